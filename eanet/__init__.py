@@ -1,0 +1,1 @@
+"""EANet: a vision transformer with external attention (arXiv 2105.02358), in JAX."""
