@@ -1,0 +1,158 @@
+"""The progress of training, as a live bar or as one line an epoch, and numbers for people."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import rich.console
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Metrics = Mapping[str, float]
+
+
+class Progress:
+    """Where training stands; drawn live on a terminal, told once an epoch elsewhere."""
+
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int,
+        steps_per_epoch: int,
+        num_epochs: float,
+        *,
+        say: Callable[[str], None],
+        width: Callable[[], int | None],
+    ):
+        self._say = say
+        self._width = width
+        self._total_steps = total_steps
+        self._step = start_step
+        self._steps_per_epoch = steps_per_epoch
+        self._num_epochs = num_epochs
+        self._train: Metrics = {}
+        self._val: Metrics = {}
+        self._timed_from: tuple[int, float] | None = None
+
+    def update(self, step: int, **metrics: float) -> None:
+        """Takes where training stands.
+
+        Args:
+          step: Steps taken so far.
+          **metrics: loss, accuracy, images_per_second of late, as Python numbers.
+        """
+        if self._timed_from is None:  # from here on, so that compilation is not counted
+            self._timed_from = step, time.monotonic()
+        self._step = step
+        self._train = metrics
+
+    def epoch_done(self, epoch: float, train: Metrics, val: Metrics | None = None) -> None:
+        """Says how an epoch ended.
+
+        Args:
+          epoch: Passes over the training set so far.
+          train: loss, accuracy, images_per_second of the epoch.
+          val: loss, accuracy, top5_accuracy; None where the epoch was not validated.
+        """
+        self._val = val or self._val
+        self._say(self._epoch_line(epoch, train, val))
+
+    def _epoch_line(self, epoch: float, train: Metrics, val: Metrics | None) -> str:
+        end = f"{self._num_epochs:g}"
+        parts = [(0, f"epoch {f'{epoch:.4g}':>{len(end)}}/{end}"), (0, "train " + _figures(train))]
+        if val:
+            parts.append((0, "val " + _figures(val)))
+            if "top5_accuracy" in val:
+                parts.append((2, f"top-5 {100 * val['top5_accuracy']:.1f}%"))
+        if "images_per_second" in train:
+            parts.append((1, f"{_rate(train['images_per_second'])} images/s"))
+        width = self._width()
+        left = self._seconds_left() if width is None else None  # a terminal has it in the bar
+        if left:
+            parts.append((0, _time_left(left)))
+        return _fit(parts, width)
+
+    def _seconds_left(self) -> float | None:
+        if self._timed_from is None or self._step == self._timed_from[0]:
+            return None
+        since_step, since = self._timed_from
+        # Over the whole run, not the last seconds: validation and saving take their share.
+        seconds_per_step = (time.monotonic() - since) / (self._step - since_step)
+        return (self._total_steps - self._step) * seconds_per_step
+
+    def __rich_console__(
+        self, console: rich.console.Console, options: rich.console.ConsoleOptions
+    ) -> Iterator[Table | Text]:
+        width = options.max_width
+        epoch = min(math.floor(self._step / self._steps_per_epoch) + 1, math.ceil(self._num_epochs))
+        left = self._seconds_left()
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(no_wrap=True)
+        bar.add_column(ratio=1)
+        bar.add_column(no_wrap=True, justify="right")
+        bar.add_row(
+            Text(f"epoch {epoch}/{self._num_epochs:g}", style="bold"),
+            ProgressBar(total=self._total_steps, completed=self._step),
+            Text(f"{self._step / max(self._total_steps, 1):.0%}  {_time_left(left)}"),
+        )
+        yield bar
+        parts = [(0, "train " + (_figures(self._train) or "compiling the first step"))]
+        if self._val:
+            parts.append((0, "val " + _figures(self._val)))
+        if "images_per_second" in self._train:
+            parts.append((1, f"{_rate(self._train['images_per_second'])} images/s"))
+        yield Text(_fit(parts, width), no_wrap=True, overflow="ellipsis", style="cyan")
+
+
+def human(number: float) -> str:
+    """A number in units a person compares: 361380 is "361.4 k", 100700000 is "100.7 M"."""
+    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor * 0.99995:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number:g}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction as per cent: 0.4391 is "43.91%"."""
+    return f"{100 * fraction:.2f}%"
+
+
+def duration(seconds: float) -> str:
+    """A time as h:mm:ss, or with a tenth of a second below one minute."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _figures(metrics: Metrics) -> str:
+    """The text "loss 2.445 acc 48.5%", as far as the figures are there."""
+    parts = []
+    if "loss" in metrics:
+        loss = metrics["loss"]
+        parts.append(f"loss {loss:.3f}" if abs(loss) < 1e4 else f"loss {loss:.1e}")
+    if "accuracy" in metrics:
+        parts.append(f"acc {100 * metrics['accuracy']:.1f}%")
+    return " ".join(parts)
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 99.5 else f"{per_second:.1f}"
+
+
+def _time_left(seconds: float | None) -> str:
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
+def _fit(parts: Sequence[tuple[int, str]], width: int | None) -> str:
+    """Joins the texts; where they are wider than `width`, those of the highest rank go first."""
+    shown = list(parts)
+    while True:
+        line = "  ".join(text for _, text in shown)
+        rank = max(rank for rank, _ in shown)
+        if width is None or len(line) <= width or rank == 0:
+            return line
+        shown = [part for part in shown if part[0] < rank]
