@@ -1,0 +1,242 @@
+r"""External attention, the idea of the paper on one page, and its self-attention twin.
+
+Guo, Liu, Mu and Hu, "Beyond Self-attention: External Attention using Two Linear Layers for Visual
+Tasks" (arXiv 2105.02358), in the multi-head form of its classification experiments. With tokens
+`x` `[B, N, d]`, H heads of width h and S memory units:
+
+    U = x W_in + b_in          [B, N, H, h]    queries, split into heads
+    L = U M_k + b_k            [B, N, H, S]    similarity to each unit of the key memory
+    P = softmax over N of L                    a unit's weight over the tokens sums to one
+    A = P / (1e-9 + sum_S P)                   a token's weight over the units sums to one
+    Y = A M_v + b_v            [B, N, H, h]    read from the value memory
+    y = Y W_out + b_out        [B, N, d]       heads joined
+
+**What is the memory, and why is it not just a 1×1 convolution?** `M_k` `[h, S]` and `M_v` `[S, h]`
+are ordinary parameters, learned by gradient descent and shared by all samples and all heads: S
+prototypes of the whole data set, where self-attention would compare a token with the other tokens
+of its own image. Without the normalisation in between, the two products would indeed be two 1×1
+convolutions. The softmax over the *tokens* is what makes it attention: a token's weight depends on
+how well all other tokens of its image match the same unit, so tokens compete for a unit, and the
+division over the *units* then undoes the scale of a unit that matches everything.
+
+**Cost.** `O(d·S·H·N)` multiply-adds, linear in the number of tokens; self-attention is
+`O(d·N²)`. Tokens see each other through H·S sums only, so nothing of size N×N ever exists.
+
+**How it is computed.** No nonlinearity stands between `W_in` and `M_k`, nor between `M_v` and
+`W_out`. Their products hold no batch axis and are formed once a step wherever that costs fewer
+multiply-adds: same function, same gradients, and the intermediates of width H·h are never written.
+"""
+
+import math
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from eanet.errors import UserError
+from eanet.layers import Kernel, Linear, dropout, keys_for, mixture, similarity
+
+Norm = Literal["double", "softmax_tokens", "softmax_memory"]
+
+# Keeps the division over the units finite where a token matches none of them (paper and Keras).
+EPSILON = 1e-9
+
+
+@jax.custom_vjp
+def double_normalization(logits: Float[Array, "h s b n"]) -> Float[Array, "h s b n"]:
+    """Softmax over the tokens n, then division by `EPSILON +` the sum over the units s."""
+    return _double_normalization(logits)[0]
+
+
+def _double_normalization(logits):
+    weights = jax.nn.softmax(logits, axis=3)
+    sums = EPSILON + jnp.sum(weights, axis=1, keepdims=True)
+    return weights / sums, sums
+
+
+def _double_normalization_forward(logits):
+    attention, sums = _double_normalization(logits)
+    return attention, (attention, sums)
+
+
+def _double_normalization_backward(saved, gradient):
+    attention, sums = saved
+    # Through the division: the gradient with respect to the softmax, times its value.
+    inner = attention * (gradient - jnp.sum(gradient * attention, axis=1, keepdims=True))
+    # Through the softmax, whose value is attention * sums.
+    return (inner - attention * sums * jnp.sum(inner, axis=3, keepdims=True),)
+
+
+double_normalization.defvjp(_double_normalization_forward, _double_normalization_backward)
+
+
+def normalize(logits: Float[Array, "h s b n"], norm: Norm) -> Float[Array, "h s b n"]:
+    """Attention weights from logits: over tokens and units, over tokens only, or units only."""
+    if norm == "double":
+        return double_normalization(logits)
+    return jax.nn.softmax(logits, axis={"softmax_tokens": 3, "softmax_memory": 1}[norm])
+
+
+class ExternalAttention(nnx.Module):
+    """Multi-head external attention with one memory for all heads (see the module's docstring).
+
+    `num_heads=1` is the single-head form of the paper. S, H, h and d are independent.
+
+    Args:
+      embed_dim: d, the width of the tokens.
+      num_heads: H.
+      head_dim: h, the width of a head.
+      memory_size: S, the number of units in the memory.
+      norm: "double" is the paper's; the others are its ablations and leave one axis out.
+      dropout_rate: of the normalised attention and of the output.
+      dtype: of the products; normalisations and sums are always float32.
+      param_dtype: of the parameters.
+      rngs: source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        num_heads: int,
+        head_dim: int,
+        memory_size: int,
+        norm: Norm = "double",
+        dropout_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if norm not in get_args(Norm):
+            raise UserError(f"model.norm must be one of {', '.join(get_args(Norm))}, not {norm!r}")
+        width = num_heads * head_dim
+        glorot = nnx.initializers.glorot_uniform()
+
+        def kernel(rows: int, columns: int, shape: tuple[int, ...]) -> Kernel:
+            return Kernel(glorot(rngs.params(), (rows, columns), param_dtype).reshape(shape))
+
+        def bias(*shape: int) -> nnx.Param:
+            return nnx.Param(jnp.zeros(shape, param_dtype))
+
+        self.query_kernel = kernel(embed_dim, width, (embed_dim, num_heads, head_dim))
+        self.query_bias = bias(num_heads, head_dim)
+        self.key_memory = kernel(head_dim, memory_size, (head_dim, memory_size))
+        self.key_memory_bias = bias(memory_size)
+        self.value_memory = kernel(memory_size, head_dim, (memory_size, head_dim))
+        self.value_memory_bias = bias(head_dim)
+        self.out_kernel = kernel(width, embed_dim, (num_heads, head_dim, embed_dim))
+        self.out_bias = bias(embed_dim)
+        self.norm: Norm = norm
+        self.dropout_rate = dropout_rate
+        self.dtype = dtype
+        # Multiply-adds per token and head of one product, against those of the two it replaces.
+        self.folded = embed_dim * memory_size <= head_dim * (embed_dim + memory_size)
+
+    def _weights(self, x: Float[Array, "b n d"]) -> Float[Array, "h s b n"]:
+        """The normalised attention; tokens are the minor axis, so all loops over it vectorise."""
+        batch, tokens, embed_dim = x.shape
+        rows = x.reshape(-1, embed_dim)
+        query, memory = self.query_kernel[...], self.key_memory[...]
+        heads, units = query.shape[1], memory.shape[1]
+        if self.folded:
+            kernel = jnp.einsum("dhk,ks->hsd", query, memory).reshape(-1, embed_dim)
+            logits = similarity(kernel.astype(self.dtype), rows.astype(self.dtype))
+        else:
+            queries = self._product("dk,md->km", query.reshape(embed_dim, -1), rows)
+            logits = self._product("ks,hkm->hsm", memory, queries.reshape(heads, -1, len(rows)))
+        logits = logits.reshape(heads, units, batch, tokens)
+        if self.norm == "softmax_memory":
+            # A softmax over the tokens cancels what is constant per unit; this one does not.
+            constant = self.query_bias[...] @ memory + self.key_memory_bias[None, :]
+            logits += constant[:, :, None, None]
+        return normalize(logits, self.norm)
+
+    def weights(self, x: Float[Array, "b n d"]) -> Float[Array, "b h n s"]:
+        """The normalised attention A of every head, token and unit, in float32."""
+        return self._weights(x).transpose(2, 0, 3, 1)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Attends; `keys`, two for each example, switch dropout on."""
+        attention = dropout(self._weights(x), self.dropout_rate, keys_for(keys, 0), batch_axis=2)
+        value, out = self.value_memory[...], self.out_kernel[...]
+        heads, head_dim, embed_dim = out.shape
+        if self.folded:
+            kernel = jnp.einsum("sk,hkd->hsd", value, out).reshape(-1, embed_dim)
+            y = mixture(
+                kernel.astype(self.dtype), attention.reshape(len(kernel), -1).astype(self.dtype)
+            )
+        else:
+            read = self._product("sk,hsm->hkm", value, attention.reshape(heads, len(value), -1))
+            y = self._product(
+                "km,kd->md", read.reshape(heads * head_dim, -1), out.reshape(-1, embed_dim)
+            )
+        bias = jnp.einsum("k,hkd->d", self.value_memory_bias[...], out) + self.out_bias[...]
+        y = (y + bias[None, :]).astype(self.dtype).reshape(x.shape)
+        return dropout(y, self.dropout_rate, keys_for(keys, 1))
+
+    def _product(self, equation: str, *operands: Array) -> Array:
+        """A product in `dtype` with sums in float32."""
+        return jnp.einsum(
+            equation,
+            *(operand.astype(self.dtype) for operand in operands),
+            preferred_element_type=jnp.float32,
+        )
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head softmax self-attention, the baseline; `head_dim` is independent of `embed_dim`.
+
+    Args:
+      embed_dim: d, the width of the tokens.
+      num_heads: H.
+      head_dim: h, Keras' `key_dim`.
+      dropout_rate: of the attention weights and of the output.
+      dtype: of the products; the softmax is always float32.
+      param_dtype: of the parameters.
+      rngs: source of the initial parameters.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        num_heads: int,
+        head_dim: int,
+        dropout_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        width = num_heads * head_dim
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.query = Linear(embed_dim, width, **options)
+        self.key = Linear(embed_dim, width, **options)
+        self.value = Linear(embed_dim, width, **options)
+        self.out = Linear(width, embed_dim, **options)
+        self.num_heads = num_heads
+        self.dropout_rate = dropout_rate
+
+    def _heads(self, x: Float[Array, "b n width"]) -> Float[Array, "b n heads h"]:
+        return x.reshape(*x.shape[:2], self.num_heads, -1)
+
+    def weights(self, x: Float[Array, "b n d"]) -> Float[Array, "b heads n n"]:
+        """softmax(Q Kᵀ / sqrt(h)), in float32."""
+        query, key = self._heads(self.query(x)), self._heads(self.key(x))
+        query = query / math.sqrt(query.shape[-1])
+        logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
+        return jax.nn.softmax(logits, axis=-1)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Attends; `keys`, two for each example, switch dropout on."""
+        value = self._heads(self.value(x))
+        attention = dropout(self.weights(x), self.dropout_rate, keys_for(keys, 0))
+        mixed = jnp.einsum("bhqt,bthk->bqhk", attention.astype(value.dtype), value)
+        return dropout(
+            self.out(mixed.reshape(*x.shape[:2], -1)), self.dropout_rate, keys_for(keys, 1)
+        )

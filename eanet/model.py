@@ -1,0 +1,279 @@
+"""EANet: patches, pre-norm blocks of (external) attention, mean over tokens, linear head.
+
+The default arguments are those of the Keras example "Image classification with EANet".
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from eanet.attention import ExternalAttention, Norm, SelfAttention
+from eanet.errors import UserError
+from eanet.layers import LayerNorm, Linear, dropout, keys_for
+
+AttentionKind = Literal["external", "self"]
+
+
+class PatchEmbed(nnx.Module):
+    """Cuts images into non-overlapping patches, projects them and adds a position embedding.
+
+    Args:
+      image_shape: height, width and channels; the patch size must divide height and width.
+      patch_size: side p of a patch in pixels.
+      embed_dim: d, the width of a token.
+
+    Raises:
+      UserError: if the patch size does not divide height and width.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        patch_size: int,
+        embed_dim: int,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        height, width, channels = image_shape
+        for name, size in (("height", height), ("width", width)):
+            if size % patch_size:
+                raise UserError(
+                    f"model.patch_size={patch_size} does not divide the images' {name} of {size} "
+                    f"pixels: choose a divisor of {height} and {width}"
+                )
+        self.image_shape = tuple(image_shape)
+        self.patch_size = patch_size
+        self.num_tokens = (height // patch_size) * (width // patch_size)
+        self.projection = Linear(
+            patch_size * patch_size * channels,
+            embed_dim,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.position_embedding = nnx.Param(
+            jax.random.uniform(
+                rngs.params(), (self.num_tokens, embed_dim), param_dtype, minval=-0.05, maxval=0.05
+            )
+        )
+
+    def __call__(self, images: Float[Array, "b height width c"]) -> Float[Array, "b n d"]:
+        """Tokens of the patches in row-major order; inside a patch: row, column, channel."""
+        if images.shape[1:] != self.image_shape:
+            raise UserError(
+                f"the model was built for images of shape {self.image_shape}, "
+                f"but got {images.shape[1:]}"
+            )
+        batch, height, width, channels = images.shape
+        size = self.patch_size
+        patches = images.reshape(batch, height // size, size, width // size, size, channels)
+        patches = patches.swapaxes(2, 3).reshape(batch, self.num_tokens, size * size * channels)
+        tokens = self.projection(patches)
+        return tokens + self.position_embedding[None, :, :].astype(tokens.dtype)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with exact GELU between them and dropout after each."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        mlp_dim: int,
+        *,
+        dropout_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.hidden = Linear(embed_dim, mlp_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.out = Linear(mlp_dim, embed_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.dropout_rate = dropout_rate
+
+    def __call__(
+        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
+    ) -> Float[Array, "b n d"]:
+        hidden = jax.nn.gelu(self.hidden(x), approximate=False)
+        hidden = dropout(hidden, self.dropout_rate, keys_for(keys, 0))
+        return dropout(self.out(hidden), self.dropout_rate, keys_for(keys, 1))
+
+
+class Block(nnx.Module):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+
+    def __init__(
+        self,
+        attention: Callable[..., Any],
+        *,
+        embed_dim: int,
+        mlp_dim: int,
+        dropout_rate: float,
+        dtype: Any,
+        param_dtype: Any,
+        rngs: nnx.Rngs,
+    ):
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.attention_norm = LayerNorm(embed_dim, dtype=dtype, param_dtype=param_dtype)
+        self.attention = attention(embed_dim, dropout_rate=dropout_rate, **options)
+        self.mlp_norm = LayerNorm(embed_dim, dtype=dtype, param_dtype=param_dtype)
+        self.mlp = Mlp(embed_dim, mlp_dim, dropout_rate=dropout_rate, **options)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 4"] | None = None
+    ) -> Float[Array, "b n d"]:
+        x = x + self.attention(self.attention_norm(x), keys=keys_for(keys, slice(0, 2)))
+        return x + self.mlp(self.mlp_norm(x), keys=keys_for(keys, slice(2, 4)))
+
+
+class EANet(nnx.Module):
+    """A vision transformer with external attention (arXiv 2105.02358).
+
+    Args:
+      num_classes: number of logits.
+      image_shape: height, width and channels of the images.
+      patch_size: side of a patch in pixels; must divide height and width.
+      embed_dim: d, the width of a token.
+      depth: number of blocks.
+      num_heads: H. Independent of `embed_dim` and `head_dim`.
+      head_dim: h, the width of a head.
+      memory_size: S, the number of memory units of external attention.
+      mlp_dim: width of the hidden layer of the MLP.
+      attention: "external", or "self" for the baseline with multi-head self-attention.
+      norm: of external attention, see `eanet.attention`.
+      final_norm: a layer norm before the mean over tokens; the Keras example has none.
+      dropout_rate: after the normalised attention, its output, GELU and the MLP's output.
+      dtype: of the computation ("float32" or "bfloat16"); statistics and sums stay float32.
+      param_dtype: of the parameters.
+      rngs: source of the initial parameters.
+
+    Raises:
+      UserError: for shapes that are impossible; the message names the config key.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        *,
+        patch_size: int = 2,
+        embed_dim: int = 64,
+        depth: int = 8,
+        num_heads: int = 16,
+        head_dim: int = 16,
+        memory_size: int = 16,
+        mlp_dim: int = 64,
+        attention: AttentionKind = "external",
+        norm: Norm = "double",
+        final_norm: bool = False,
+        dropout_rate: float = 0.2,
+        dtype: Any = "float32",
+        param_dtype: Any = "float32",
+        rngs: nnx.Rngs,
+    ):
+        sizes = {
+            "patch_size": patch_size,
+            "embed_dim": embed_dim,
+            "depth": depth,
+            "num_heads": num_heads,
+            "head_dim": head_dim,
+            "memory_size": memory_size,
+            "mlp_dim": mlp_dim,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"model.{name} must be at least 1, not {size}")
+        if not 0.0 <= dropout_rate < 1.0:
+            raise UserError(f"model.dropout_rate must lie in [0, 1), not {dropout_rate}")
+        dtypes = {"dtype": _float_dtype("dtype", dtype)}
+        dtypes["param_dtype"] = _float_dtype("param_dtype", param_dtype)
+
+        def attend(embed_dim: int, **options: Any) -> ExternalAttention | SelfAttention:
+            options.update(num_heads=num_heads, head_dim=head_dim)
+            if attention == "external":
+                return ExternalAttention(embed_dim, memory_size=memory_size, norm=norm, **options)
+            return SelfAttention(embed_dim, **options)
+
+        if attention not in get_args(AttentionKind):
+            choices = ", ".join(get_args(AttentionKind))
+            raise UserError(f"model.attention must be one of {choices}, not {attention!r}")
+        self.patch_embed = PatchEmbed(
+            image_shape, patch_size=patch_size, embed_dim=embed_dim, rngs=rngs, **dtypes
+        )
+        self.blocks = nnx.List(
+            Block(
+                attend,
+                embed_dim=embed_dim,
+                mlp_dim=mlp_dim,
+                dropout_rate=dropout_rate,
+                rngs=rngs,
+                **dtypes,
+            )
+            for _ in range(depth)
+        )
+        self.final_norm = LayerNorm(embed_dim, **dtypes) if final_norm else None
+        self.head = Linear(embed_dim, num_classes, rngs=rngs, **dtypes)
+
+    def features(
+        self,
+        images: Float[Array, "b height width c"],
+        *,
+        keys: Key[Array, "b"] | Key[Array, ""] | None = None,
+    ) -> Float[Array, "b n d"]:
+        """The tokens that the head takes the mean of."""
+        x = self.patch_embed(images)
+        block_keys = _split(keys, len(images), len(self.blocks))
+        for index, block in enumerate(self.blocks):
+            x = block(x, keys=keys_for(block_keys, index))
+        return x if self.final_norm is None else self.final_norm(x)
+
+    def __call__(
+        self,
+        images: Float[Array, "b height width c"],
+        *,
+        keys: Key[Array, "b"] | Key[Array, ""] | None = None,
+    ) -> Float[Array, "b classes"]:
+        """Logits, in float32.
+
+        Args:
+          images: normalised per channel.
+          keys: switch dropout on: one key an example (what is dropped in it is then a function
+            of its key alone), or one key for the batch.
+        """
+        tokens = self.features(images, keys=keys).astype(jnp.float32)
+        return self.head(jnp.mean(tokens, axis=1)).astype(jnp.float32)
+
+    def attention_maps(
+        self, images: Float[Array, "b height width c"]
+    ) -> list[Float[Array, "b heads n units"]]:
+        """The normalised attention of each block: over memory units, or tokens for "self"."""
+        maps = []
+        x = self.patch_embed(images)
+        for block in self.blocks:
+            maps.append(block.attention.weights(block.attention_norm(x)))
+            x = block(x)
+        return maps
+
+
+def _split(keys: Array | None, batch: int, depth: int) -> Key[Array, "b depth 4"] | None:
+    """Four keys for each example and block."""
+    if keys is None:
+        return None
+    if keys.ndim == 0:
+        keys = jax.random.split(keys, batch)
+    return jax.vmap(lambda key: jax.random.split(key, (depth, 4)))(keys)
+
+
+def _float_dtype(name: str, dtype: Any) -> jnp.dtype:
+    choices = {"float32", "bfloat16", "float16", "float64"}
+    try:
+        resolved = jnp.dtype(dtype)
+    except TypeError:
+        resolved = None
+    if resolved is None or resolved.name not in choices:
+        raise UserError(f"model.{name} must be one of {', '.join(sorted(choices))}, not {dtype!r}")
+    return resolved
