@@ -1,0 +1,67 @@
+"""The Keras example "Image classification with EANet" on CIFAR-100, faithful to its settings.
+
+python main.py --config=configs/eanet_cifar100.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The base of the other configs: every key that there is, with the example's value."""
+    config = ConfigDict()
+    config.seed = 0  # of the initial parameters, the order of examples, augmentation and dropout
+    config.batch_size = 128  # images a step, on all devices together
+    config.microbatch_size = 0  # images a pass, gradients are summed over passes; 0: the fastest
+    config.num_epochs = 50.0  # may be fractional
+    config.label_smoothing = 0.1  # share of the target spread evenly over all classes
+    config.eval_every_epochs = 1.0  # validate this often, and report the training metrics
+    config.checkpoint_every_epochs = 1.0  # save this often, besides at every validation
+    config.random_bits = "counter"  # generator of dropout and augmentation, or "threefry2x32"
+
+    config.dataset = dataset = ConfigDict()
+    dataset.name = "cifar100"  # a TFDS name, "digits", or "folder:PATH"
+    dataset.data_dir = ""  # of prepared TFDS data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+    dataset.val_fraction = 0.2  # share of the training split that is held out for validation
+    dataset.val_split = "last"  # "last": the end of the split, unshuffled; "random": stratified
+
+    config.augment = augment = ConfigDict()
+    augment.flip = True  # mirror left and right with probability 1/2
+    augment.rotation = 0.1  # largest rotation either way, as a fraction of a turn
+    augment.contrast = 0.1  # largest change of the contrast factor from 1
+    augment.zoom = 0.2  # largest change of height and width, independently
+    augment.pad_crop = 0  # pad by this many pixels and crop back at random
+    augment.random_erasing = 0.0  # probability of erasing a random rectangle
+    augment.mixup = 0.0  # alpha of mixup
+    augment.cutmix = 0.0  # alpha of cutmix
+    augment.keras3_contrast_clip = False  # reproduce the defect of Keras 3 (docs/parity.md)
+
+    config.model = model = ConfigDict()
+    model.patch_size = 2  # side of a patch in pixels
+    model.embed_dim = 64  # d, width of a token
+    model.depth = 8  # number of blocks
+    model.num_heads = 16  # H
+    model.head_dim = 16  # width of a head
+    model.memory_size = 16  # S, number of memory units (external attention)
+    model.mlp_dim = 64  # hidden width of the MLP
+    model.attention = "external"  # or "self"
+    model.norm = "double"  # or "softmax_tokens", "softmax_memory" (external attention)
+    model.final_norm = False  # a layer norm before the mean over tokens
+    model.dropout_rate = 0.2  # after attention weights, attention output, GELU and MLP output
+    model.dtype = "float32"  # of the computation, or "bfloat16"
+    model.param_dtype = "float32"  # of the parameters
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = "adamw"  # or "adam", "sgd", "lion", "muon"
+    optimizer.learning_rate = 1e-3  # peak
+    optimizer.schedule = "constant"  # or "cosine", "one_cycle"
+    optimizer.warmup_epochs = 0.0  # linear rise from zero
+    # The example's AdamW subtracts 1e-4·w a step, not multiplied by the learning rate: 0.1 here.
+    optimizer.weight_decay = 0.1  # learning_rate · weight_decay · w is subtracted each step
+    optimizer.decay = "all"  # which parameters decay: "all", or "matrices" only
+    optimizer.clip_norm = 0.0  # global norm to which gradients are clipped; 0: not at all
+    optimizer.b1 = 0.9  # decay of the first moment (adamw, adam, lion)
+    optimizer.b2 = 0.999  # decay of the second moment (adamw, adam, lion)
+    optimizer.epsilon = 1e-7  # added to the root of the second moment (Keras' default)
+    optimizer.momentum = 0.9  # of sgd and muon
+    optimizer.ema_decay = 0.0  # of the moving average of the weights to evaluate; 0: none
+    return config

@@ -1,0 +1,35 @@
+"""EANet on the handwritten digits that scikit-learn ships: 8 × 8 pixels, no download.
+
+python main.py --config=configs/eanet_digits.py
+"""
+
+from ml_collections import ConfigDict
+
+from configs import eanet_cifar100
+
+
+def get_config() -> ConfigDict:
+    """A small model, trained on a cosine schedule with the augmentation that suits digits."""
+    config = eanet_cifar100.get_config()
+    config.batch_size = 64
+    config.num_epochs = 60.0
+    config.eval_every_epochs = 2.0
+    config.checkpoint_every_epochs = 2.0
+    config.dataset.name = "digits"
+    config.dataset.val_fraction = 0.15
+    config.dataset.val_split = "random"
+    config.augment.flip = False  # a mirrored digit is none
+    config.augment.rotation = 0.03
+    config.augment.contrast = 0.0
+    config.augment.zoom = 0.1
+    config.augment.pad_crop = 1
+    config.model.patch_size = 1
+    config.model.depth = 4
+    config.model.num_heads = 8
+    config.model.dropout_rate = 0.1
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 3.0
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.decay = "matrices"
+    return config

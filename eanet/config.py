@@ -1,0 +1,160 @@
+"""Configs: from a file and the command line, to and from `config.json`, and how two differ."""
+
+import difflib
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from eanet.errors import Interrupted, TrainingDiverged, UserError
+
+
+def DEFINE_config(name: str = "config") -> flags.FlagHolder:
+    """Defines `--name=FILE` and its overrides `--name.KEY=VALUE`; an unknown key is an error."""
+    return config_flags.DEFINE_config_file(
+        name, None, "A config file; --config.KEY=VALUE overrides a value.", lock_config=True
+    )
+
+
+def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
+    """Parses the flags, calls `main` and exits.
+
+    Exit codes: 0 done; 2 the user's input is at fault; 3 training diverged; 128 + signal
+    interrupted, with the state saved. For all but the first, one line on standard error says why.
+    """
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        code, message = 2, f"error: {error}"
+    except TrainingDiverged as error:
+        code, message = 3, f"error: {error}"
+    except Interrupted as error:
+        code, message = 128 + error.signal, str(error)
+    sys.stdout.flush()
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def load_module(path: str | Path) -> ModuleType:
+    """The Python module of a config file.
+
+    Raises:
+      UserError: if there is no such file, or it is no config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise UserError(f"there is no config file {path}{hint}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a Python file; a config file ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"{path} has no function get_config()")
+    return module
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of a config with their full keys, as in `model.memory_size`."""
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def check_key(key: str, config: ConfigDict) -> None:
+    """Refuses a key that the config does not have, naming the nearest one.
+
+    Raises:
+      UserError: if there is no value `key` in the config.
+    """
+    known = [name for name, _ in flatten(config)]
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, 1) or [
+        name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
+    ]
+    hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+    raise UserError(f"unknown config key {key}; {hint}")
+
+
+def to_json(config: ConfigDict) -> bytes:
+    """The text of `config.json`."""
+    return (json.dumps(config.to_dict(), indent=2) + "\n").encode()
+
+
+def from_json(path: Path) -> ConfigDict:
+    """Reads `config.json`; values only, no code.
+
+    Raises:
+      UserError: if the file is missing or is not the config of a run.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; is this a run's workdir?") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise UserError(f"{path} is not the config of a run: it has no section 'model'")
+    return ConfigDict(values).lock()
+
+
+def differences(saved: ConfigDict, given: ConfigDict) -> list[tuple[str, Any, Any]]:
+    """The keys in which two configs differ, with both values; None where one lacks the key."""
+    old, new = dict(flatten(saved)), dict(flatten(given))
+    return [
+        (key, old.get(key), new.get(key))
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    _check_config_flags(arguments)
+    try:
+        rest = flags.FLAGS(arguments)
+    except flags.Error as error:
+        raise UserError(f"{error} (--help lists the flags)") from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    return rest
+
+
+def _check_config_flags(arguments: Sequence[str]) -> None:
+    """Finds a missing file or an unknown key before ml_collections does, to say it better."""
+    config = None
+    for index, argument in enumerate(arguments):
+        match = re.match(r"--?config(?:=(.*)|$)", argument)
+        override = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match:
+            value = match[1] if match[1] is not None else "".join(arguments[index + 1 : index + 2])
+            config = _get_config(value)
+        elif override and config is None:
+            raise UserError(f"{argument} stands before --config=FILE; give the file first")
+        elif override:
+            check_key(override[1], config)
+
+
+def _get_config(value: str) -> ConfigDict:
+    """The config of `FILE` or `FILE:ARGUMENT`."""
+    path, _, argument = value.partition(":")
+    module = load_module(path)
+    try:
+        return module.get_config(argument) if argument else module.get_config()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--config={value}: {error}") from None

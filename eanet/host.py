@@ -1,0 +1,80 @@
+"""What the host process needs before JAX starts, so that it starts and computes fast.
+
+None of it changes the mathematics; `--nohost_setup` leaves it all out. Settings that the user has made in
+the environment stay.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+# XLA:CPU takes its temporary buffers from malloc at every call. By default glibc maps them anew
+# and gives them back, so that every page faults again in every step.
+_ALLOCATOR = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
+)
+
+# More devices than this would each hold a copy of the data for little gain.
+_MAX_CPU_DEVICES = 8
+
+
+def set_up() -> None:
+    """Sets the environment for JAX; restarts the process once where the allocator needs that.
+
+    Call it before jax is imported. Two devices of one thread each compute faster than one device
+    with two threads, so every core becomes a device. Compiled programs are kept for later starts.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))
+    os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    if "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or _has_accelerator():
+        return
+    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(_usable_cores(), _MAX_CPU_DEVICES)))
+    if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = _ALLOCATOR
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def settings() -> dict[str, str]:
+    """The settings in force, for the record of a run."""
+    names = ("GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _compilation_cache() -> Path:
+    """Compiled programs, apart for each kind of processor: code for one may not run on another."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+    return root / "eanet" / f"compiled-{processor}"
+
+
+def _processor() -> str:
+    """Model and instruction sets of the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() + platform.machine()
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    )
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _has_accelerator() -> bool:
+    """Whether JAX will start on something else than the CPU, as far as one sees without it."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms:
+        return platforms.split(",")[0] != "cpu"
+    names = {str(d.name).lower().replace("_", "-") for d in importlib.metadata.distributions()}
+    return any(
+        name == "libtpu" or (name.startswith("jax-") and name.endswith("-plugin")) for name in names
+    )

@@ -1,0 +1,97 @@
+"""Which step belongs to which epoch, and after which steps something is to be done."""
+
+import dataclasses
+import math
+
+from eanet.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Durations in epochs become steps.
+
+    The training examples of all epochs form one stream that is cut into batches, so that a batch
+    may reach into the next epoch and none is smaller than the others.
+
+    Attributes:
+      num_examples: in the training split.
+      batch_size: images a step.
+      num_epochs: how long to train; may be fractional.
+      eval_every_epochs: how often to validate, and to report the training metrics.
+      checkpoint_every_epochs: how often to save, besides at every validation.
+    """
+
+    num_examples: int
+    batch_size: int
+    num_epochs: float
+    eval_every_epochs: float
+    checkpoint_every_epochs: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_size <= self.num_examples:
+            raise UserError(
+                f"batch_size must lie between 1 and the {self.num_examples} training examples, "
+                f"not {self.batch_size}"
+            )
+        for name in ("num_epochs", "eval_every_epochs", "checkpoint_every_epochs"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise UserError(f"{name} must be a positive number, not {value}")
+        if self.total_steps * self.batch_size >= 2**31:
+            raise UserError(f"num_epochs={self.num_epochs} is more than 2^31 examples in all")
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Fractional where the batch size does not divide the number of examples."""
+        return self.num_examples / self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole training; at least one."""
+        return max(1, self.steps(self.num_epochs))
+
+    def steps(self, epochs: float) -> int:
+        """The steps after which this many epochs are complete."""
+        return math.ceil(epochs * self.num_examples / self.batch_size - 1e-6)
+
+    def epochs(self, step: int) -> float:
+        """How many epochs this many steps are; whole where a step completes an epoch."""
+        epochs = step * self.batch_size / self.num_examples
+        whole = math.floor(epochs)
+        return float(whole) if whole and self.steps(whole) == step else round(epochs, 6)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 0, in whose order of examples the batch of this step begins."""
+        return step * self.batch_size // self.num_examples
+
+    def offset_in_epoch(self, step: int) -> int:
+        """The position in that order at which the batch begins."""
+        return step * self.batch_size % self.num_examples
+
+    def next_event(self, step: int) -> int:
+        """The first step after `step` at which the order changes or something is to be done."""
+        order_ends = self.steps(self.epoch_of(step) + 1)
+        every = (self.eval_every_epochs, self.checkpoint_every_epochs)
+        return min(self.total_steps, order_ends, *(self._next(step, each) for each in every))
+
+    def validates_at(self, step: int) -> bool:
+        """Whether to validate after this step."""
+        return self._is_multiple(step, self.eval_every_epochs) or step == self.total_steps
+
+    def reports_at(self, step: int) -> bool:
+        """Whether to report the training metrics after this step."""
+        return self._is_multiple(step, 1.0) or self.validates_at(step)
+
+    def saves_at(self, step: int) -> bool:
+        """Whether to save after this step."""
+        return self._is_multiple(step, self.checkpoint_every_epochs) or step == self.total_steps
+
+    def _next(self, step: int, every: float) -> int:
+        """The first step after `step` that completes a multiple of `every` epochs."""
+        count = math.floor(self.epochs(step) / every)
+        while self.steps(count * every) <= step:
+            count += 1
+        return self.steps(count * every)
+
+    def _is_multiple(self, step: int, every: float) -> bool:
+        return step > 0 and self._next(step - 1, every) == step
