@@ -22,7 +22,7 @@ from eanet.model import EANet
 from eanet.model_card import write_model_card
 from eanet.optimizer import make_optimizer, make_schedule
 from eanet.pace import Pace
-from eanet.random_bits import IMPLEMENTATIONS
+from eanet.random_bits import IMPLEMENTATIONS, random_key
 from eanet.run_log import RunLog
 from eanet.schedule import Plan
 from eanet.signals import StopRequest, stop_request
@@ -71,7 +71,10 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
     dataset = data.load(seed=config.seed, log=log, **config.dataset)
     model = steps.split_model(
         lambda: EANet(
-            dataset.num_classes, dataset.image_shape, rngs=nnx.Rngs(config.seed), **config.model
+            dataset.num_classes,
+            dataset.image_shape,
+            rngs=nnx.Rngs(random_key(config.seed)),  # compiles faster than JAX's own generator
+            **config.model,
         )
     )
     plan = Plan(
@@ -230,7 +233,8 @@ def loop(
             order = steps.epoch_order(
                 config.seed, plan.epoch_of(step), plan.num_examples, config.batch_size
             )
-            order, end, running = devices.replicate(order, run.mesh), plan.next_event(step), None
+            order, end = devices.replicate(order, run.mesh), plan.next_event(step)
+            running: tuple[int, int, Any] | None = None
             while step < end and not stop:
                 count = min(pace.steps, end - step)
                 start = plan.offset_in_epoch(step)
@@ -241,8 +245,9 @@ def loop(
                 if running:
                     finished(*running)
                 running = (step, count, sums)
-            finished(*running)
-            val = None
+            if running:
+                finished(*running)
+            val: dict[str, float] | None = None
             if plan.reports_at(step):
                 train_metrics = steps.means(state.sums)
                 train_metrics["learning_rate"] = float(run.learning_rate(step - 1))
@@ -256,7 +261,7 @@ def loop(
                 progress.epoch_done(plan.epochs(step), train=train_metrics, val=val)
                 pace.restart()
             if val or stop or plan.saves_at(step):
-                checkpoints.save(step, state, val_accuracy=val and val["accuracy"])
+                checkpoints.save(step, state, val_accuracy=val["accuracy"] if val else None)
     checkpoints.wait()
     if stop.signal is not None and step < plan.total_steps:
         raise Interrupted(

@@ -28,7 +28,7 @@ multiply-adds: same function, same gradients, and the intermediates of width H·
 """
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ from jaxtyping import Array, Float, Key
 from eanet.errors import UserError
 from eanet.layers import Kernel, Linear, dropout, keys_for, mixture, similarity
 
-Norm = Literal["double", "softmax_tokens", "softmax_memory"]
+NORMS = ("double", "softmax_tokens", "softmax_memory")
 
 # Keeps the division over the units finite where a token matches none of them (paper and Keras).
 EPSILON = 1e-9
@@ -72,7 +72,7 @@ def _double_normalization_backward(saved, gradient):
 double_normalization.defvjp(_double_normalization_forward, _double_normalization_backward)
 
 
-def normalize(logits: Float[Array, "h s b n"], norm: Norm) -> Float[Array, "h s b n"]:
+def normalize(logits: Float[Array, "h s b n"], norm: str) -> Float[Array, "h s b n"]:
     """Attention weights from logits: over tokens and units, over tokens only, or units only."""
     if norm == "double":
         return double_normalization(logits)
@@ -103,14 +103,14 @@ class ExternalAttention(nnx.Module):
         num_heads: int,
         head_dim: int,
         memory_size: int,
-        norm: Norm = "double",
+        norm: str = "double",
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if norm not in get_args(Norm):
-            raise UserError(f"model.norm must be one of {', '.join(get_args(Norm))}, not {norm!r}")
+        if norm not in NORMS:
+            raise UserError(f"model.norm must be one of {', '.join(NORMS)}, not {norm!r}")
         width = num_heads * head_dim
         glorot = nnx.initializers.glorot_uniform()
 
@@ -128,7 +128,7 @@ class ExternalAttention(nnx.Module):
         self.value_memory_bias = bias(head_dim)
         self.out_kernel = kernel(width, embed_dim, (num_heads, head_dim, embed_dim))
         self.out_bias = bias(embed_dim)
-        self.norm: Norm = norm
+        self.norm = norm
         self.dropout_rate = dropout_rate
         self.dtype = dtype
         # Multiply-adds per token and head of one product, against those of the two it replaces.

@@ -315,7 +315,7 @@ def check(**switches: Any) -> None:
     """Raises `UserError` unless every argument of `augment` given here is in its range."""
     for key, value in switches.items():
         kind = numbers.Integral if key == "pad_crop" else numbers.Real
-        if not (isinstance(value, kind) and 0 <= value <= _GREATEST[key]):
+        if not (isinstance(value, kind) and 0.0 <= float(value) <= _GREATEST[key]):
             raise UserError(
                 f"augment.{key}={value!r} must be a {'whole ' * (key == 'pad_crop')}number "
                 f"from 0 (off) to {_GREATEST[key]:g}"

@@ -3,6 +3,7 @@
 import functools
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ def command() -> None:
     config_flag = config_lib.DEFINE_config("config")
     out = flags.DEFINE_string("out", "augment.png", "The picture to write, a .png file.")
 
-    def main(argv: list[str]) -> None:
+    def main(argv: Sequence[str]) -> None:
         del argv
         config = config_flag.value
         dataset = data.load(

@@ -87,7 +87,7 @@ class Console:
         device: str,
         step: int,
         total_steps: int,
-        steps_per_epoch: int,
+        steps_per_epoch: float,
     ) -> None:
         """Says on what the run computes, where it goes, and where it stands."""
         epochs = f"{total_steps / steps_per_epoch:.4g}"
@@ -158,7 +158,7 @@ class Console:
 
     @contextmanager
     def progress(
-        self, total_steps: int, start_step: int, steps_per_epoch: int, num_epochs: float
+        self, total_steps: int, start_step: int, steps_per_epoch: float, num_epochs: float
     ) -> Iterator["Progress"]:
         """Shows training from `start_step` to `total_steps` while the context lasts."""
         progress = Progress(

@@ -43,7 +43,7 @@ def summarize(model: EANet) -> list[Row]:
     block = blocks[0]
     mlp = block.mlp
     attention = "external" if isinstance(block.attention, ExternalAttention) else "self"
-    rows = [
+    rows: list[Row] = [
         (
             "patch embedding",
             (tokens, width),

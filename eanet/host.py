@@ -1,7 +1,7 @@
 """What the host process needs before JAX starts, so that it starts and computes fast.
 
-None of it changes the mathematics; `--nohost_setup` leaves it all out. Settings that the user has made in
-the environment stay.
+None of it changes the mathematics. `--nohost_setup` leaves out what is for the CPU alone, and
+settings that the user has made in the environment stay.
 """
 
 import hashlib

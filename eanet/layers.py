@@ -140,7 +140,7 @@ def _layer_norm_statistics(x, epsilon):
     return mean, inverse
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _normalize(x: Float[Array, "... d"], epsilon: float) -> Float[Array, "... d"]:
     mean, inverse = _layer_norm_statistics(x, epsilon)
     return (x - mean) * inverse
@@ -152,12 +152,12 @@ def _normalize_forward(x, epsilon):
     return normalized, (normalized, inverse)
 
 
-def _normalize_backward(saved, gradient):
+def _normalize_backward(epsilon, saved, gradient):
     normalized, inverse = saved
     mean = jnp.mean(gradient, axis=-1, keepdims=True)
     slope = jnp.mean(gradient * normalized, axis=-1, keepdims=True)
     # Without the barrier XLA:CPU recomputes this whole expression inside transposing copies.
-    return jax.lax.optimization_barrier((gradient - mean - normalized * slope) * inverse), None
+    return (jax.lax.optimization_barrier((gradient - mean - normalized * slope) * inverse),)
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
@@ -184,8 +184,10 @@ class LayerNorm(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        """Normalises, scales and shifts."""
         normalized = _normalize(x.astype(jnp.float32), self.epsilon)
-        return (normalized * self.scale[None, None, :] + self.bias[None, None, :]).astype(self.dtype)
+        scaled = normalized * self.scale[None, None, :] + self.bias[None, None, :]
+        return scaled.astype(self.dtype)
 
 
 class Linear(nnx.Module):
@@ -206,6 +208,7 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        """Maps the last axis."""
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
         y = project(rows, self.kernel[...].astype(self.dtype)) + self.bias[None, :]
         return y.astype(self.dtype).reshape(*x.shape[:-1], y.shape[-1])

@@ -95,6 +95,7 @@ def make_optimizer(
             eps=epsilon,
             weight_decay=weight_decay,
             weight_decay_mask=mask,
+            adam_weight_decay=weight_decay if decay == "all" else 0.0,
             muon_weight_dimension_numbers=lambda params: _muon_axes(params, matrices),
         )
     return optax.chain(optax.clip_by_global_norm(clip_norm), update) if clip_norm else update
@@ -107,11 +108,12 @@ def _muon_axes(params: Any, matrices: Any) -> Any:
     attention, whose heads and head width `[H, h, d]` are.
     """
 
-    def axes(path: Any, param: jax.Array, is_matrix: bool) -> MuonDimensionNumbers | None:
+    def axes(path: Any, is_matrix: bool, param: jax.Array) -> MuonDimensionNumbers | None:
         if not is_matrix:
             return None
         inputs = param.ndim - 1 if path[-1].key == "out_kernel" else 1
         all_axes = tuple(range(param.ndim))
         return MuonDimensionNumbers(all_axes[:inputs], all_axes[inputs:])
 
-    return jax.tree_util.tree_map_with_path(axes, params, matrices)
+    # Optax also asks with a node without leaves in the place of every other parameter.
+    return jax.tree_util.tree_map_with_path(axes, matrices, params)

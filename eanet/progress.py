@@ -19,7 +19,7 @@ class Progress:
         self,
         total_steps: int,
         start_step: int,
-        steps_per_epoch: int,
+        steps_per_epoch: float,
         num_epochs: float,
         *,
         say: Callable[[str], None],

@@ -20,7 +20,7 @@ def random_key(seed: int, implementation: str = "counter") -> jax.Array:
     """A typed key for `jax.random` and the model's dropout.
 
     Args:
-      seed: any integer of 64 bits.
+      seed: an integer; its lowest 32 bits count.
       implementation: one of `IMPLEMENTATIONS`; "counter" is the generator of this module.
     """
     return jax.random.key(seed, impl=_COUNTER if implementation == "counter" else implementation)
@@ -38,7 +38,7 @@ def _split(key_data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.key_data(jax.random.split(_threefry(key_data), shape))
 
 
-def _fold_in(key_data: jax.Array, data: jax.Array) -> jax.Array:
+def _fold_in(key_data: jax.Array, data: jax.Array | int) -> jax.Array:
     return jax.random.key_data(jax.random.fold_in(_threefry(key_data), data))
 
 

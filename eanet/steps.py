@@ -36,6 +36,8 @@ _EVALUATION_BLOCK = 1024
 class TrainState:
     """All that training changes, as one pytree; randomness is a function of seed and step.
 
+    Its leaves are arrays, or in their place shapes or shardings.
+
     Attributes:
       step: int32 scalar, the number of finished steps.
       params: nested dict of parameters.
@@ -44,11 +46,11 @@ class TrainState:
       sums: float32 scalars summed over the steps since the last report, see `means`.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     opt_state: Any
     ema: Any
-    sums: dict[str, Float[Array, ""]]
+    sums: dict[str, Any]
 
     @property
     def eval_params(self) -> Any:
@@ -229,7 +231,7 @@ def make_train_steps(
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         sums |= {"examples": jnp.float32(batch_size), "steps": jnp.float32(1)}
-        sums["grad_norm"] = optax.global_norm(gradient)
+        sums["grad_norm"] = optax.tree.norm(gradient)
         return TrainState(
             step=state.step + 1,
             params=params,
@@ -258,8 +260,8 @@ def _average(ema: Any, params: Any, step: Array, decay: float) -> Any:
     """Exponential moving average whose horizon grows with the step, up to `1 / (1 − decay)`."""
     if ema is None:
         return None
-    decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
-    return jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, params)
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda old, new: keep * old + (1.0 - keep) * new, ema, params)
 
 
 def make_evaluate(
