@@ -1,0 +1,44 @@
+"""Set-up of all tests: two CPU devices, strict shapes, and the real data where there is some."""
+
+import os
+import sys
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+
+# train.py and configs/ stand beside tests/.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# From here on, a wrong shape or type in a signature of these modules is an error.
+jaxtyping.install_import_hook(
+    [
+        f"eanet.{name}"
+        for name in ("attention", "augment", "layers", "model", "random_bits", "steps")
+    ],
+    # As everywhere in Python, an int may stand for a float.
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+
+
+@pytest.fixture(scope="session")
+def real_cifar100():
+    """CIFAR-100 itself, from `$TFDS_DATA_DIR` and the user's cache."""
+    from eanet import data
+
+    root = os.environ.get("TFDS_DATA_DIR")
+    if not root or not (Path(root) / "cifar100").is_dir():
+        pytest.skip("needs CIFAR-100: set TFDS_DATA_DIR to a directory where TFDS has prepared it")
+    return data.load("cifar100", data_dir=root)
+
+
+@pytest.fixture
+def unchecked_types():
+    """Lets wrong values through to the code itself, as they come from a user's config."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

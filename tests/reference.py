@@ -1,0 +1,118 @@
+"""The model in plain NumPy, float64, written from the formulas and not from the code.
+
+Everything here is analytic, so that complex numbers go through it and `gradient` gets derivatives
+without a step error: Im f(x + i·h·v) / h for a tiny h.
+"""
+
+import numpy as np
+from scipy.special import erf
+
+STEP = 1e-30
+
+
+def to_float64(tree):
+    if isinstance(tree, dict):
+        return {key: to_float64(value) for key, value in tree.items()}
+    return np.asarray(tree, np.float64)
+
+
+def softmax(logits, axis):
+    weights = np.exp(logits - logits.real.max(axis, keepdims=True))
+    return weights / weights.sum(axis, keepdims=True)
+
+
+def external_weights(params, x, norm="double"):
+    """A [B, N, H, S] of tokens x [B, N, d]."""
+    queries = np.tensordot(x, params["query_kernel"], 1) + params["query_bias"]
+    logits = queries @ params["key_memory"] + params["key_memory_bias"]
+    if norm == "softmax_memory":
+        return softmax(logits, 3)
+    weights = softmax(logits, 1)
+    return weights / (1e-9 + weights.sum(3, keepdims=True)) if norm == "double" else weights
+
+
+def external_attention(params, x, norm="double"):
+    weights = external_weights(params, x, norm)
+    read = weights @ params["value_memory"] + params["value_memory_bias"]
+    return np.tensordot(read, params["out_kernel"], 2) + params["out_bias"]
+
+
+def linear(params, x):
+    return x @ params["kernel"] + params["bias"]
+
+
+def self_weights(params, x, num_heads):
+    """Attention [B, H, N, N]."""
+    query, key = (_heads(linear(params[name], x), num_heads) for name in ("query", "key"))
+    return softmax(query @ key.swapaxes(2, 3) / np.sqrt(query.shape[3]), 3)
+
+
+def self_attention(params, x, num_heads):
+    value = _heads(linear(params["value"], x), num_heads)
+    mixed = (self_weights(params, x, num_heads) @ value).swapaxes(1, 2)
+    return linear(params["out"], mixed.reshape(*x.shape[:2], -1))
+
+
+def _heads(x, num_heads):
+    return x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
+
+
+def layer_norm(params, x, epsilon=1e-5):
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred**2).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + epsilon) * params["scale"] + params["bias"]
+
+
+def gelu(x):
+    return x * (1 + erf(x / np.sqrt(2))) / 2
+
+
+def patches(images, size):
+    """[B, H, W, C] -> [B, N, size·size·C], by the definition: one patch after the other."""
+    rows, columns = images.shape[1] // size, images.shape[2] // size
+    cut = [
+        images[:, r * size : (r + 1) * size, c * size : (c + 1) * size].reshape(len(images), -1)
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    return np.stack(cut, 1)
+
+
+def model(params, images, patch_size, attention):
+    """Logits; `attention(params, x)` is one of the above."""
+    embed = params["patch_embed"]
+    x = linear(embed["projection"], patches(images, patch_size)) + embed["position_embedding"]
+    for index in range(len(params["blocks"])):
+        block = params["blocks"][index]
+        x = x + attention(block["attention"], layer_norm(block["attention_norm"], x))
+        hidden = gelu(linear(block["mlp"]["hidden"], layer_norm(block["mlp_norm"], x)))
+        x = x + linear(block["mlp"]["out"], hidden)
+    if params.get("final_norm"):
+        x = layer_norm(params["final_norm"], x)
+    return linear(params["head"], x.mean(1))
+
+
+def cross_entropy(logits, targets, smoothing=0.0):
+    targets = (1 - smoothing) * targets + smoothing / logits.shape[-1]
+    return -(targets * np.log(softmax(logits, -1))).sum(-1)
+
+
+def gradient(function, array):
+    """Of a scalar function with respect to every entry of a float64 array."""
+    result = np.empty(array.shape)
+    for index in np.ndindex(array.shape):
+        moved = array.astype(complex)
+        moved[index] += 1j * STEP
+        result[index] = function(moved).imag / STEP
+    return result
+
+
+def slope(function, tree, direction):
+    """The derivative of a scalar function of a tree of dicts along a direction."""
+
+    def move(value, along):
+        if isinstance(value, dict):
+            return {key: move(value[key], along[key]) for key in value}
+        return value + 1j * STEP * along
+
+    return function(move(tree, direction)).imag / STEP

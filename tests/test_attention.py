@@ -1,0 +1,297 @@
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from flax import nnx
+
+from eanet.attention import ExternalAttention, SelfAttention
+from eanet.errors import UserError
+from eanet.random_bits import random_key
+
+NORMS = ("double", "softmax_tokens", "softmax_memory")
+
+# tokens, embed_dim, num_heads, head_dim, memory_size
+FOLDED, UNFOLDED = (5, 6, 2, 4, 3), (5, 6, 2, 2, 8)
+CASES = {
+    "folded": (FOLDED, "double"),
+    "folded, over tokens": (FOLDED, "softmax_tokens"),
+    "folded, over units": (FOLDED, "softmax_memory"),
+    "unfolded": (UNFOLDED, "double"),
+    "unfolded, over units": (UNFOLDED, "softmax_memory"),
+    "one head": ((4, 5, 1, 3, 2), "double"),
+    "one token": ((1, 4, 2, 3, 3), "double"),
+    "one unit": ((4, 5, 2, 3, 1), "double"),
+}
+
+
+def random(shape, seed, scale=1.0):
+    return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def randomised(build, scale=0.5):
+    """The module that `build()` makes, with every parameter at random, biases too."""
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    leaves, tree = jax.tree.flatten(state)
+    leaves = [random(leaf.shape, i, scale).astype(leaf.dtype) for i, leaf in enumerate(leaves)]
+    return nnx.merge(graphdef, jax.tree.unflatten(tree, leaves))
+
+
+def make(shape=FOLDED, norm="double", scale=0.5, **options):
+    """External attention at random, and tokens for it."""
+    tokens, embed_dim, num_heads, head_dim, memory_size = shape
+    options |= {"head_dim": head_dim, "memory_size": memory_size, "norm": norm}
+    module = randomised(
+        lambda: ExternalAttention(embed_dim, num_heads=num_heads, rngs=nnx.Rngs(0), **options),
+        scale,
+    )
+    return module, random((2, tokens, embed_dim), seed=1)
+
+
+def parameters(module):
+    return nnx.to_pure_dict(nnx.state(module))
+
+
+# Everything runs compiled, because a hundred small compilations take longer than one.
+
+
+@partial(jax.jit, static_argnums=0)
+def _call(graphdef, state, x, keys):
+    module = nnx.merge(graphdef, state)
+    return module(x, keys=keys), module.weights(x)
+
+
+def call(module, x, keys=None):
+    return _call(*nnx.split(module), x, keys)[0]
+
+
+def weights_of(module, x):
+    return _call(*nnx.split(module), x, None)[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradients(graphdef, params, x, weights):
+    def loss(params, x):
+        return jnp.sum(weights * nnx.merge(graphdef, nnx.State(params))(x))
+
+    return jax.grad(loss, (0, 1))(params, x)
+
+
+def gradients(module, x, weights):
+    """Of sum(weights · module(x)) with respect to the parameters and x."""
+    return _gradients(nnx.graphdef(module), parameters(module), x, weights)
+
+
+def assert_near(actual, expected, tolerance):
+    """To a tolerance relative to the largest expected entry."""
+    scale = max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, 0, tolerance * scale)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_all_gradients_are_those_of_the_plain_formula(case):
+    shape, norm = CASES[case]
+    module, x = make(shape, norm)
+    weights = random(x.shape, seed=2)
+    params = reference.to_float64(parameters(module))
+    x64 = np.asarray(x, np.float64)
+
+    assert module.folded == case.startswith(("folded", "one"))
+    assert_near(call(module, x), reference.external_attention(params, x64, norm), 1e-5)
+
+    params_gradient, x_gradient = gradients(module, x, weights)
+    weights = np.asarray(weights)
+    for name, value in params.items():
+
+        def loss(value, name=name):
+            y = reference.external_attention({**params, name: value}, x64, norm)
+            return (weights * y).sum()
+
+        assert_near(params_gradient[name], reference.gradient(loss, value), 1e-4)
+
+    def loss_of_x(x):
+        return (weights * reference.external_attention(params, x, norm)).sum()
+
+    assert_near(x_gradient, reference.gradient(loss_of_x, x64), 1e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_weights_are_the_normalised_attention_in_float32(norm):
+    module, x = make(norm=norm)
+    expected = reference.external_weights(
+        reference.to_float64(parameters(module)), np.asarray(x, np.float64), norm
+    )
+    weights = weights_of(module, x)
+    assert weights.dtype == jnp.float32
+    np.testing.assert_allclose(weights, expected.swapaxes(1, 2), atol=1e-6)
+
+
+def test_the_axis_of_each_normalisation():
+    by_norm = {norm: np.asarray(weights_of(*make(norm=norm))) for norm in NORMS}
+    np.testing.assert_allclose(by_norm["softmax_tokens"].sum(2), 1, atol=1e-6)
+    np.testing.assert_allclose(by_norm["softmax_memory"].sum(3), 1, atol=1e-6)
+    np.testing.assert_allclose(by_norm["double"].sum(3), 1, atol=1e-6)
+    # The first axis of the double one is that of the tokens, the second divides over the units.
+    divided = by_norm["softmax_tokens"] / by_norm["softmax_tokens"].sum(3, keepdims=True)
+    np.testing.assert_allclose(by_norm["double"], divided, atol=1e-6)
+    assert np.abs(by_norm["double"].sum(2) - 1).max() > 0.1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_tokens_in_another_order_give_the_same_outputs_in_that_order(norm):
+    module, x = make(norm=norm)
+    order = [3, 0, 4, 1, 2]
+    np.testing.assert_allclose(call(module, x[:, order]), call(module, x)[:, order], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [FOLDED, UNFOLDED])
+def test_the_order_of_the_memory_units_means_nothing(shape):
+    module, x = make(shape, "softmax_memory")
+    before = call(module, x)
+    order = np.random.default_rng(0).permutation(shape[-1])
+    module.key_memory[...] = module.key_memory[:, order]
+    module.key_memory_bias[...] = module.key_memory_bias[order]
+    module.value_memory[...] = module.value_memory[order]
+    np.testing.assert_allclose(call(module, x), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_large_logits_stay_finite(norm):
+    module, x = make(norm=norm, scale=1.0)
+    x = x * 1e4
+    y = call(module, x)
+    assert np.isfinite(y).all() and np.isfinite(weights_of(module, x)).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients(module, x, x)))
+    logits = np.abs(np.log(np.maximum(np.asarray(weights_of(module, x / 1e4)), 1e-30)))
+    assert logits.max() > 1  # so that 1e4 times as much is much
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_softmax_over_tokens_cancels_what_is_constant_per_unit(norm):
+    module, x = make(norm=norm)
+    params_gradient, _ = gradients(module, x, random(x.shape, seed=2))
+    for name in ("query_bias", "key_memory_bias"):
+        assert bool(np.any(np.asarray(params_gradient[name]))) == (norm == "softmax_memory")
+
+
+def test_tokens_see_each_other_through_sums_per_unit_only():
+    """A token's output depends on the others by H·(S − 1) numbers, on no token by itself."""
+    heads, units = 1, 3
+    module, x = make((4, 6, heads, 5, units))
+    jacobian = jax.jit(
+        jax.jacrev(lambda others: call(module, jnp.concatenate([x[:1, :1], others], 1))[0, 0])
+    )
+    matrix = np.asarray(jacobian(x[:1, 1:])).reshape(6, -1)
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    assert singular[heads * (units - 1) - 1] > 1e-3 > 1e-5 > singular[heads * (units - 1)]
+
+
+def test_without_a_softmax_over_tokens_no_token_sees_another():
+    module, x = make(norm="softmax_memory")
+    other = x.at[:, 1:].add(1)
+    np.testing.assert_array_equal(call(module, x)[:, 0], call(module, other)[:, 0])
+
+
+def test_dropout_keeps_the_expectation():
+    module, x = make(dropout_rate=0.4)
+    count = 20_000
+    keys = jax.random.split(random_key(0), (count, 2))
+    many = call(module, jnp.broadcast_to(x[:1], (count, *x.shape[1:])), keys)
+    error = np.std(many, axis=0) / math.sqrt(count)
+    assert (np.abs(np.mean(many, axis=0) - call(module, x[:1])[0]) < 5 * error).all()
+    assert 0.35 < np.mean(np.asarray(many) == 0) < 0.45
+
+
+def test_attention_dropout_removes_single_weights_of_single_heads():
+    """With value memory and output set to the identity the dropped weights are the output."""
+    tokens, units = 50, 20
+    module, x = make((tokens, units, 1, units, units), dropout_rate=0.25)
+    for kernel in (module.value_memory, module.out_kernel):
+        kernel[...] = jnp.eye(units).reshape(kernel.shape)
+    module.value_memory_bias[...] = module.out_bias[...] = jnp.zeros(units)
+    weights = np.asarray(weights_of(module, x))[:, 0]
+    read = np.asarray(call(module, x, jax.random.split(random_key(0), (2, 2))))
+    kept = read != 0
+    np.testing.assert_allclose(read[kept], weights[kept] / 0.75**2, rtol=1e-4)
+    assert abs(kept.mean() - 0.75**2) < 0.05
+
+
+@pytest.mark.parametrize("shape", [FOLDED, UNFOLDED])
+def test_bfloat16_is_close_to_float32(shape):
+    exact, x = make(shape)
+    rough, _ = make(shape, dtype=jnp.bfloat16)
+    assert call(rough, x).dtype == jnp.bfloat16
+    assert weights_of(rough, x).dtype == jnp.float32
+    assert_near(call(rough, x), np.asarray(call(exact, x), np.float64), 0.02)
+    assert not np.array_equal(np.asarray(call(rough, x), np.float32), call(exact, x))
+
+
+def test_jit_changes_nothing():
+    module, x = make(UNFOLDED, dropout_rate=0.3)
+    keys = jax.random.split(random_key(0), (2, 2))
+    np.testing.assert_allclose(call(module, x, keys), module(x, keys=keys), atol=1e-5)
+
+
+def test_an_unknown_norm_is_refused(unchecked_types):
+    with pytest.raises(UserError, match=r"model\.norm must be one of double, .*'triple'"):
+        make(norm="triple")
+
+
+def make_self(num_heads=2, head_dim=3, **options):
+    options |= {"num_heads": num_heads, "head_dim": head_dim}
+    module = randomised(lambda: SelfAttention(6, rngs=nnx.Rngs(0), **options))
+    return module, random((2, 5, 6), seed=1)
+
+
+@pytest.mark.parametrize("num_heads, head_dim", [(2, 3), (1, 8)])
+def test_self_attention_is_the_plain_formula(num_heads, head_dim):
+    module, x = make_self(num_heads, head_dim)
+    params = reference.to_float64(parameters(module))
+    x64 = np.asarray(x, np.float64)
+    assert_near(call(module, x), reference.self_attention(params, x64, num_heads), 1e-5)
+    np.testing.assert_allclose(
+        weights_of(module, x), reference.self_weights(params, x64, num_heads), atol=1e-6
+    )
+
+    weights = random(x.shape, seed=2)
+    params_gradient, x_gradient = gradients(module, x, weights)
+    weights = np.asarray(weights)
+
+    def loss(params):
+        return (weights * reference.self_attention(params, x64, num_heads)).sum()
+
+    for name in params:
+        for part in ("kernel", "bias"):
+
+            def loss_of(value, name=name, part=part):
+                return loss({**params, name: {**params[name], part: value}})
+
+            expected = reference.gradient(loss_of, params[name][part])
+            assert_near(params_gradient[name][part], expected, 1e-4)
+    expected = reference.gradient(
+        lambda x: (weights * reference.self_attention(params, x, num_heads)).sum(), x64
+    )
+    assert_near(x_gradient, expected, 1e-4)
+
+
+def test_self_attention_is_that_of_jax():
+    module, x = make_self()
+
+    @jax.jit
+    def expected(x):
+        heads = [part(x).reshape(2, 5, 2, 3) for part in (module.query, module.key, module.value)]
+        return module.out(jax.nn.dot_product_attention(*heads).reshape(2, 5, 6))
+
+    np.testing.assert_allclose(call(module, x), expected(x), atol=1e-5)
+
+
+def test_self_attention_drops_and_rounds():
+    module, x = make_self(dropout_rate=0.5, dtype=jnp.bfloat16)
+    y = call(module, x, jax.random.split(random_key(0), (2, 2)))
+    assert y.dtype == jnp.bfloat16 and weights_of(module, x).dtype == jnp.float32
+    assert 0.2 < np.mean(np.asarray(y) == 0) < 0.8
+    exact, _ = make_self()
+    assert_near(call(module, x), np.asarray(call(exact, x), np.float64), 0.03)
