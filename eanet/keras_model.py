@@ -78,7 +78,7 @@ def build(
     x = PatchEmbedding(tokens, embed_dim)(x)
     for _ in range(depth):
         before = x
-        x = layers.LayerNormalization(epsilon=1e-4)(x)
+        x = layers.LayerNormalization(epsilon=1e-5)(x)
         if attention == "external":
             x = _external_attention(
                 x, tokens, embed_dim, num_heads, head_dim, memory_size, dropout_rate
@@ -87,7 +87,7 @@ def build(
             x = layers.MultiHeadAttention(num_heads, head_dim, dropout=dropout_rate)(x, x)
         x = layers.add([x, before])
         before = x
-        x = layers.LayerNormalization(epsilon=1e-4)(x)
+        x = layers.LayerNormalization(epsilon=1e-5)(x)
         x = layers.Dense(mlp_dim, activation=keras.activations.gelu)(x)
         x = layers.Dropout(dropout_rate)(x)
         x = layers.Dense(embed_dim)(x)

@@ -159,7 +159,7 @@ def test_quarter_turns_are_rot90(turns, size):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_parameters_that_change_nothing(shape):
-    images = make_images(shape)
+    images = jnp.asarray(make_images(shape))
     nothing, one = jnp.zeros(shape[0]), jnp.ones(shape[0])
     np.testing.assert_array_equal(rotate(images, nothing), images)
     np.testing.assert_array_equal(zoom(images, one, one), images)
@@ -177,7 +177,7 @@ def test_rotation_there_and_back_keeps_a_smooth_centre():
 
 
 def test_flip_mirrors_some_images_and_twice_is_nothing():
-    images = make_images((64, 4, 6, 3))
+    images = jnp.asarray(make_images((64, 4, 6, 3)))
     key = random_key(1)
     once = augmentations.random_flip(key, images)
     is_kept = np.all(once == images, axis=(1, 2, 3))
@@ -229,7 +229,7 @@ def test_pad_and_crop_shifts_evenly_in_both_directions(shape):
     pixels = 2
     padded = np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
     height, width = shape[1:3]
-    shifted = np.asarray(augmentations.pad_and_crop(random_key(0), images, pixels))
+    shifted = np.asarray(augmentations.pad_and_crop(random_key(0), jnp.asarray(images), pixels))
     counts = np.zeros((5, 5), int)
     matches = np.zeros(shape[0], int)
     for row in range(5):
@@ -384,7 +384,7 @@ def operations(switches):
 
 
 @pytest.mark.parametrize("switches", [{}, dict.fromkeys(EVERYTHING, 0), {"flip": False}])
-def test_everything_off_leaves_no_operation(switches):
+def test_everything_off_leaves_no_operation(switches, unchecked_types):
     assert not operations(switches).eqns
 
 
@@ -475,7 +475,7 @@ def test_a_batch_split_over_devices_stays_split_and_equal():
         ("keras3_contrast_clip", -1),
     ],
 )
-def test_values_out_of_range_are_named(key, value):
+def test_values_out_of_range_are_named(key, value, unchecked_types):
     with pytest.raises(UserError) as error:
         augment(random_key(0), make_images(), make_targets(6), **{key: value})
     message = str(error.value)

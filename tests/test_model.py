@@ -304,12 +304,22 @@ def test_other_initial_parameters(initial):
             assert (value == 1).all(), name
 
 
+def test_the_compiler_is_not_one_that_mixes_up_many_rows():
+    """jax-ml/jax#39103: jaxlib 0.10.2 gives the last row the sum of another."""
+    x = jnp.arange(32_769.0)[:, None] * jnp.array([[1.0, 0.0, 0.0]])
+
+    def squares(x):
+        return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x)
+
+    np.testing.assert_array_equal(jax.jit(squares)(x), np.arange(32_769.0, dtype=np.float32) ** 2)
+
+
 @pytest.mark.slow
 def test_compiled_and_eager_agree_at_full_size():
-    """XLA:CPU of some versions computes wrong results for large shapes (jax-ml/jax#39103).
+    """XLA:CPU of some versions computes wrong results where arrays are large.
 
     Logits, loss and gradients of the default model at batch 128, dropout on: operation by
-    operation, compiled, and as a training step computes them. This is why jaxlib is pinned.
+    operation, compiled, and as a training step computes them.
     """
     batch, classes = 128, 100
     rng = np.random.default_rng(0)

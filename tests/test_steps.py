@@ -257,6 +257,20 @@ def test_a_step_depends_on_its_number(on_two_devices):
     assert abs(float(first.sums["loss"]) - float(second.sums["loss"])) > 1e-3
 
 
+def test_every_example_of_every_step_has_a_key_of_its_own():
+    seen = []
+
+    class Watched(Linear):
+        def apply(self, params, images, keys=None):
+            note = lambda data: seen.extend(map(tuple, np.asarray(data).tolist()))  # noqa: E731
+            jax.debug.callback(note, jax.random.key_data(keys))
+            return super().apply(params, images, keys)
+
+    Training(Watched()).train([3])
+    jax.effects_barrier()
+    assert len(seen) == len(set(seen)) == 3 * BATCH
+
+
 def test_two_devices_give_what_one_gives_and_passes_what_a_whole_batch_gives(eanet, three_steps):
     """Four images on each of two devices against four passes of two, all that is random on."""
     one = Training(
