@@ -18,7 +18,7 @@ train: .venv/run
 	$(BIN)/python main.py --config=configs/eanet_cifar100.py
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: .venv/dev
 	$(BIN)/ruff check .

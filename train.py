@@ -196,6 +196,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return results
 
 
+def saved(checkpoints: Checkpoints) -> str:
+    """Says which checkpoint there is to fall back on."""
+    step = checkpoints.latest()
+    return "no checkpoint was saved yet" if step is None else f"step {step} is the last checkpoint"
+
+
 def loop(
     run: Run,
     state: TrainState,
@@ -219,9 +225,8 @@ def loop(
             metrics = steps.means(sums)  # waits for the device
             if not math.isfinite(metrics["loss"]):
                 raise TrainingDiverged(
-                    f"the loss is not finite at step {step}; the last good checkpoint is that of "
-                    f"step {checkpoints.latest() or 'none'}; lower optimizer.learning_rate or set "
-                    "optimizer.clip_norm"
+                    f"the loss is not finite at step {step}; {saved(checkpoints)}; lower "
+                    "optimizer.learning_rate or set optimizer.clip_norm"
                 )
             pace.finished(count)
             progress.update(step, images_per_second=images_per_second(), **metrics)

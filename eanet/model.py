@@ -272,7 +272,7 @@ def _split(keys: Array | None, batch: int, depth: int) -> Key[Array, "b depth 4"
 
 
 def _float_dtype(name: str, dtype: Any) -> jnp.dtype:
-    choices = {"float32", "bfloat16", "float16", "float64"}
+    choices = {"float32", "bfloat16", "float16"}
     try:
         resolved = jnp.dtype(dtype)
     except TypeError:

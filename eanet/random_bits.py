@@ -31,7 +31,8 @@ def _threefry(key_data: jax.Array) -> jax.Array:
 
 
 def _seed(seed: jax.Array) -> jax.Array:
-    return jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+    # Not the seed itself: the hash is too weak to part keys that differ in one bit.
+    return jax.random.bits(jax.random.key(seed, impl="threefry2x32"), (2,), jnp.uint32)
 
 
 def _split(key_data: jax.Array, shape: tuple[int, ...]) -> jax.Array:

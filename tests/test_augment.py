@@ -335,7 +335,7 @@ def test_the_key_alone_decides():
 
 @pytest.mark.slow
 def test_jit_changes_nothing():
-    images, targets = make_images(), make_targets(6)
+    images, targets = jnp.asarray(make_images()), jnp.asarray(make_targets(6))
     expected = augment(random_key(0), images, targets, **EVERYTHING)
     results = jitted(**EVERYTHING)(random_key(0), images, targets)
     for result, eager in zip(results, expected, strict=True):
