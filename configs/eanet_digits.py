@@ -2,8 +2,8 @@
 
 python main.py --config=configs/eanet_digits.py
 
-Measured (seed 0, n = 1): 99.1 % of 216 validation images, 99.2 % of 359 test images, in about two
-minutes on 2 cores of an AMD EPYC, much of it compilation.
+Measured (seed 0, n = 1): all 216 validation images at the best checkpoint, which gets 99.4 % of the
+359 test images right; less than two minutes on 2 cores of an AMD EPYC, set-up of `.venv` included.
 """
 
 from ml_collections import ConfigDict
