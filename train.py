@@ -112,6 +112,22 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
     )
 
 
+def set_up_saved(workdir: Path, log: Callable[[str], None]) -> Run:
+    """Builds what the run's own `config.json` describes.
+
+    Raises:
+      UserError: if the file is missing, damaged or lacks a value.
+    """
+    path = workdir / "config.json"
+    config = config_lib.from_json(path)
+    try:
+        return set_up(config, log)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged, a value is missing or of a wrong type: {error}"
+        ) from error
+
+
 def check(config: ConfigDict) -> None:
     """Refuses values that no other part looks at before the first step."""
     augment.check(**config.augment)
@@ -298,7 +314,7 @@ def evaluate(
       UserError: if the workdir is no run, or the checkpoint is missing, damaged or does not fit.
     """
     console = console or Console()
-    run = run or set_up(config_lib.from_json(workdir / "config.json"), console.note)
+    run = run or set_up_saved(workdir, console.note)
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")

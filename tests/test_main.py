@@ -293,6 +293,10 @@ def test_evaluation_refuses_what_is_not_there(finished, run_main, tmp_path):
     assert_refused(run_main("--mode=eval", f"--workdir={workdir}", "--checkpoint=7"), "7")
     (tmp_path / "config.json").write_text("{")
     assert_refused(run_main("--mode=eval", f"--workdir={tmp_path}"), "config.json")
+    config = json.loads((workdir / "config.json").read_text())
+    for damaged in (config | {"dataset": 3}, {"model": {}}, config | {"batch_size": "many"}):
+        (tmp_path / "config.json").write_text(json.dumps(damaged))
+        assert_refused(run_main("--mode=eval", f"--workdir={tmp_path}"), "config.json")
 
 
 def test_a_workdir_that_cannot_be_made_is_one_line(run_main, tmp_path):
