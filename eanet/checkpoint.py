@@ -1,9 +1,11 @@
 """Checkpoints that are either whole or not there; the only place that knows Orbax."""
 
 import functools
+import logging
 import math
 import os
 import sys
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -256,13 +258,20 @@ class Checkpoints:
 @functools.cache
 def _orbax() -> Any:
     """Orbax, imported when first needed (it costs half a second) and off the terminal."""
-    from absl import logging
+    from absl import logging as absl_logging
 
     # v1's plain functions: names, retention and atomicity, CheckpointManager's part, are ours.
     from orbax.checkpoint import v1
 
     inside = f"{os.sep}orbax{os.sep}"
-    logging.get_absl_logger().addFilter(lambda record: inside not in record.pathname)
+
+    def of_others(record: logging.LogRecord) -> bool:
+        """Whether a line comes neither from Orbax nor from a save that failed, and was reported."""
+        raised = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
+        return not any(inside in path for path in (record.pathname, *(f.filename for f in raised)))
+
+    absl_logging.get_absl_logger().addFilter(of_others)
+    logging.getLogger("asyncio").addFilter(of_others)
     report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:
