@@ -2,6 +2,7 @@
 
 python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=VALUE ...]
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
+python main.py --mode=replay --workdir=DIR     the step that made a run fail, layer by layer
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from eanet.errors import UserError
 
 CONFIG = config_lib.DEFINE_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: runs/CONFIG_NAME.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "replay"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "For eval: best, latest or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val", "train"], "For eval: what to look at.")
 flags.DEFINE_bool("host_setup", True, "Set allocator and devices for XLA's CPU backend.")
@@ -31,10 +32,14 @@ def main(arguments: Sequence[str]) -> None:
     del arguments
     import train  # after the flags, so that a mistyped one is answered at once
 
-    if MODE.value == "eval":
+    if MODE.value in ("eval", "replay"):
         if WORKDIR.value is None:
-            raise UserError("--mode=eval needs --workdir=DIR, the directory of a run")
-        train.evaluate(Path(WORKDIR.value), checkpoint=CHECKPOINT.value, split=SPLIT.value)
+            raise UserError(f"--mode={MODE.value} needs --workdir=DIR, the directory of a run")
+        workdir = Path(WORKDIR.value)
+        if MODE.value == "replay":
+            train.replay(workdir)
+        else:
+            train.evaluate(workdir, checkpoint=CHECKPOINT.value, split=SPLIT.value)
         return
     if CONFIG.value is None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")

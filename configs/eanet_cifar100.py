@@ -20,6 +20,11 @@ def get_config() -> ConfigDict:
     config.label_smoothing = 0.1  # share of the target spread evenly over all classes
     config.eval_every_epochs = 1.0  # validate this often, and report the training metrics
     config.checkpoint_every_epochs = 1.0  # save this often, besides at every validation
+    config.checkpoint_every_steps = 0  # and this often; 0: no more
+    config.checkpoint_every_minutes = 0.0  # and this often; 0: no more
+    config.on_nonfinite = "stop"  # where loss or gradient is not finite, or "skip" that step
+    config.nonfinite_limit = 10  # so many steps may be skipped in a run
+    config.layer_statistics = False  # log activations and gradients by layer at every report
     config.random_bits = "counter"  # generator of dropout and augmentation, or "threefry2x32"
 
     config.dataset = dataset = ConfigDict()

@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
         code, message = 3, f"error: {error}"
     except Interrupted as error:
         code, message = 128 + error.signal, str(error)
+    except KeyboardInterrupt:
+        code, message = 128 + signal.SIGINT, "interrupted"
     sys.stdout.flush()
     print(" ".join(message.split()), file=sys.stderr, flush=True)
     sys.exit(code)

@@ -136,6 +136,15 @@ class Console:
         table.add_row("total", "", f"{total[0]:,}", human(total[1]), style="bold")
         self._titled("Model", table)
 
+    def layers_table(self, layers: Mapping[str, Mapping[str, float]]) -> None:
+        """Shows what `eanet.examine` finds in a step."""
+        columns = ("activation_rms", "activation_max", "gradient_norm")
+        table = _table("after", *(column.replace("_", " ") for column in columns))
+        for name, values in layers.items():
+            shown = (f"{values[column]:.4g}" if column in values else "" for column in columns)
+            table.add_row(name, *shown)
+        self._titled("The step by layer", table)
+
     def results_table(self, results: Mapping[str, Any]) -> None:
         """Shows what `eanet.report.write_results` records of one split."""
         table = _table("", "")

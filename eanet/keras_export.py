@@ -104,7 +104,7 @@ def _restore(
     ema = config.optimizer.ema_decay > 0
 
     def initial_state() -> steps.TrainState:
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.init())
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.init(0))
         return steps.init_state(params, optimizer, ema=ema)
 
     like = jax.eval_shape(initial_state)

@@ -29,7 +29,7 @@ from eanet.errors import UserError
 from eanet.keras_weights import Architecture, KerasWeights, infer, our_model, to_params
 from eanet.optimizer import make_optimizer
 from eanet.run_log import write_atomically
-from eanet.workdir import claim
+from eanet.workdir import claimed
 
 # The record of an import: where the weights came from, and what they expect of the images.
 RECORD = "keras_import.json"
@@ -70,10 +70,12 @@ def import_weights(
     config.model.update(architecture.model_options())
     config.model.update(norm="double", final_norm=False, param_dtype="float32")
     _compare_with_dataset(weights, architecture, config, log)
-    with Checkpoints(workdir / "checkpoints", log=log) as checkpoints:
+    with (
+        claimed(workdir, config, log),
+        Checkpoints(workdir / "checkpoints", log=log) as checkpoints,
+    ):
         if checkpoints.steps():
             raise UserError(f"{workdir} holds a run already; choose another --workdir")
-        claim(workdir, config)
         record = {"source": str(source), "normalization": _normalization(weights)}
         write_atomically(workdir / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         (workdir / "metrics.jsonl").touch()  # the log of a run without a step

@@ -3,7 +3,7 @@
 The default arguments are those of the Keras example "Image classification with EANet".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -220,6 +220,28 @@ class EANet(nnx.Module):
         self.final_norm = LayerNorm(embed_dim, **dtypes) if final_norm else None
         self.head = Linear(embed_dim, num_classes, rngs=rngs, **dtypes)
 
+    @property
+    def stage_names(self) -> list[str]:
+        """Of `stages`, in order."""
+        blocks = [f"blocks/{index}" for index in range(len(self.blocks))]
+        return ["patch_embed", *blocks, *(["final_norm"] if self.final_norm else [])]
+
+    def stages(
+        self,
+        images: Float[Array, "b height width c"],
+        *,
+        keys: Key[Array, "b"] | Key[Array, ""] | None = None,
+    ) -> Iterator[Float[Array, "b n d"]]:
+        """The tokens after the patch embedding, each block, and the final norm if there is one."""
+        x = self.patch_embed(images)
+        yield x
+        block_keys = _split(keys, len(images), len(self.blocks))
+        for index, block in enumerate(self.blocks):
+            x = block(x, keys=keys_for(block_keys, index))
+            yield x
+        if self.final_norm is not None:
+            yield self.final_norm(x)
+
     def features(
         self,
         images: Float[Array, "b height width c"],
@@ -227,11 +249,8 @@ class EANet(nnx.Module):
         keys: Key[Array, "b"] | Key[Array, ""] | None = None,
     ) -> Float[Array, "b n d"]:
         """The tokens that the head takes the mean of."""
-        x = self.patch_embed(images)
-        block_keys = _split(keys, len(images), len(self.blocks))
-        for index, block in enumerate(self.blocks):
-            x = block(x, keys=keys_for(block_keys, index))
-        return x if self.final_norm is None else self.final_norm(x)
+        *_, tokens = self.stages(images, keys=keys)
+        return tokens
 
     def __call__(
         self,

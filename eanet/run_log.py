@@ -76,6 +76,10 @@ class RunLog:
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
+    def has(self, step: int, split: str) -> bool:
+        """Whether the metrics of a split at a step are recorded."""
+        return (step, split) in self._written
+
     def close(self) -> None:
         """Closes the files; writing afterwards is an error."""
         self._file.close()

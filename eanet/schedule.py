@@ -19,6 +19,7 @@ class Plan:
       num_epochs: how long to train; may be fractional.
       eval_every_epochs: how often to validate, and to report the training metrics.
       checkpoint_every_epochs: how often to save, besides at every validation.
+      checkpoint_every_steps: the same in steps; 0 for never.
     """
 
     num_examples: int
@@ -26,6 +27,7 @@ class Plan:
     num_epochs: float
     eval_every_epochs: float
     checkpoint_every_epochs: float
+    checkpoint_every_steps: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= self.num_examples:
@@ -37,6 +39,10 @@ class Plan:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise UserError(f"{name} must be a positive number, not {value}")
+        if self.checkpoint_every_steps < 0:
+            raise UserError(
+                f"checkpoint_every_steps must not be negative, but is {self.checkpoint_every_steps}"
+            )
         if self.total_steps * self.batch_size >= 2**31:
             raise UserError(f"num_epochs={self.num_epochs} is more than 2^31 examples in all")
 
@@ -72,7 +78,10 @@ class Plan:
         """The first step after `step` at which the order changes or something is to be done."""
         order_ends = self.steps(self.epoch_of(step) + 1)
         every = (self.eval_every_epochs, self.checkpoint_every_epochs)
-        return min(self.total_steps, order_ends, *(self._next(step, each) for each in every))
+        events = [self.total_steps, order_ends, *(self._next(step, each) for each in every)]
+        if self.checkpoint_every_steps:
+            events.append(step - step % self.checkpoint_every_steps + self.checkpoint_every_steps)
+        return min(events)
 
     def validates_at(self, step: int) -> bool:
         """Whether to validate after this step."""
@@ -84,6 +93,9 @@ class Plan:
 
     def saves_at(self, step: int) -> bool:
         """Whether to save after this step."""
+        every = self.checkpoint_every_steps
+        if every and step > 0 and step % every == 0:
+            return True
         return self._is_multiple(step, self.checkpoint_every_epochs) or step == self.total_steps
 
     def _next(self, step: int, every: float) -> int:

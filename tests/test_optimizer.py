@@ -3,12 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from eanet.errors import UserError
 from eanet.model import EANet
 from eanet.optimizer import DECAYS, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
-from eanet.steps import split_model
+from eanet.split_model import split_model
 
 
 def constant(learning_rate):
@@ -138,7 +137,7 @@ def test_which_parameters_decay(name, decay):
 
 def test_matrices_are_the_kernels_of_linear_maps():
     kernels = split_model(
-        lambda: EANet(5, (4, 4, 1), depth=1, final_norm=True, rngs=nnx.Rngs(0))
+        lambda rngs: EANet(5, (4, 4, 1), depth=1, final_norm=True, rngs=rngs)
     ).kernels
     flags = {
         ".".join(str(part.key) for part in path): flag
