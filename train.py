@@ -12,8 +12,7 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from eanet import augment, costs, data, devices, host, report, steps
-from eanet import config as config_lib
+from eanet import augment, config_check, costs, data, devices, host, memory, report, steps
 from eanet.checkpoint import Checkpoints
 from eanet.console import Console
 from eanet.curves import plot_curves
@@ -22,7 +21,7 @@ from eanet.model import EANet
 from eanet.model_card import write_model_card
 from eanet.optimizer import make_optimizer, make_schedule
 from eanet.pace import Pace
-from eanet.random_bits import IMPLEMENTATIONS, random_key
+from eanet.random_bits import random_key
 from eanet.run_log import RunLog
 from eanet.schedule import Plan
 from eanet.signals import StopRequest, stop_request
@@ -67,8 +66,19 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
     Raises:
       UserError: for what the user can mend in config or data.
     """
-    check(config)
+    config_check.check(config)
     dataset = data.load(seed=config.seed, log=log, **config.dataset)
+    augment.check(dataset.image_shape, **config.augment)
+    plan = Plan(
+        num_examples=len(dataset.train),
+        batch_size=config.batch_size,
+        num_epochs=config.num_epochs,
+        eval_every_epochs=config.eval_every_epochs,
+        checkpoint_every_epochs=config.checkpoint_every_epochs,
+    )
+    mesh = devices.make_mesh(config.batch_size)
+    images = devices.images_per_pass(mesh, config.batch_size, config.microbatch_size)
+    memory.check(memory.least_bytes(config.model, dataset.image_shape, images), mesh)
     model = steps.split_model(
         lambda: EANet(
             dataset.num_classes,
@@ -76,13 +86,6 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
             rngs=nnx.Rngs(random_key(config.seed)),  # compiles faster than JAX's own generator
             **config.model,
         )
-    )
-    plan = Plan(
-        num_examples=len(dataset.train),
-        batch_size=config.batch_size,
-        num_epochs=config.num_epochs,
-        eval_every_epochs=config.eval_every_epochs,
-        checkpoint_every_epochs=config.checkpoint_every_epochs,
     )
     options = config.optimizer.to_dict()
     del options["ema_decay"]
@@ -92,7 +95,6 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
         total_steps=plan.total_steps,
         warmup_steps=plan.steps(options.pop("warmup_epochs")),
     )
-    mesh = devices.make_mesh(config.batch_size)
     return Run(
         config=config,
         dataset=dataset,
@@ -110,36 +112,6 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
             label_smoothing=config.label_smoothing,
         ),
     )
-
-
-def set_up_saved(workdir: Path, log: Callable[[str], None]) -> Run:
-    """Builds what the run's own `config.json` describes.
-
-    Raises:
-      UserError: if the file is missing, damaged or lacks a value.
-    """
-    path = workdir / "config.json"
-    config = config_lib.from_json(path)
-    try:
-        return set_up(config, log)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged, a value is missing or of a wrong type: {error}"
-        ) from error
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses values that no other part looks at before the first step."""
-    augment.check(**config.augment)
-    if config.random_bits not in IMPLEMENTATIONS:
-        choices = ", ".join(IMPLEMENTATIONS)
-        raise UserError(f"random_bits must be one of {choices}, not {config.random_bits!r}")
-    for key, below in (("label_smoothing", 1.0), ("optimizer.ema_decay", 1.0)):
-        value = dict(config_lib.flatten(config))[key]
-        if not 0.0 <= value < below:
-            raise UserError(f"{key} must lie in [0, {below:g}), not {value}")
-    if config.microbatch_size < 0:
-        raise UserError(f"microbatch_size must not be negative, but is {config.microbatch_size}")
 
 
 def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -174,6 +146,7 @@ def describe(run: Run, console: Console) -> None:
     console.model_table(rows, costs.totals(rows))
 
 
+@memory.shortage_refused()
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
 
@@ -290,6 +263,7 @@ def loop(
         )
 
 
+@memory.shortage_refused()
 def evaluate(
     workdir: Path,
     *,
@@ -314,7 +288,7 @@ def evaluate(
       UserError: if the workdir is no run, or the checkpoint is missing, damaged or does not fit.
     """
     console = console or Console()
-    run = run or set_up_saved(workdir, console.note)
+    run = run or set_up(config_check.read(workdir / "config.json"), console.note)
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")
