@@ -1,7 +1,6 @@
 """Training and evaluation of one run; the only place that knows the whole config."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,18 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from eanet import augment, black_box, costs, data, devices, host, report, steps
-from eanet import config as config_lib
+from eanet import (
+    augment,
+    black_box,
+    config_check,
+    costs,
+    data,
+    devices,
+    host,
+    memory,
+    report,
+    steps,
+)
 from eanet.batches import Prepare, epoch_order, make_prepare, normalizer
 from eanet.checkpoint import Checkpoints
 from eanet.console import Console
@@ -26,15 +35,13 @@ from eanet.metrics import means
 from eanet.model import EANet
 from eanet.model_card import write_model_card
 from eanet.optimizer import make_optimizer, make_schedule
-from eanet.random_bits import IMPLEMENTATIONS, lowest_word
+from eanet.random_bits import lowest_word
 from eanet.run_log import RunLog
 from eanet.schedule import Plan
 from eanet.signals import StopRequest, stop_request
 from eanet.split_model import SplitModel, split_model
 from eanet.steps import TrainState
 from eanet.workdir import claimed
-
-ON_NONFINITE = ("stop", "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +99,9 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
     Raises:
       UserError: for what the user can mend in config or data.
     """
-    check(config)
+    config_check.check(config)
     dataset = data.load(seed=config.seed, log=log, **config.dataset)
-    model = split_model(
-        lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
-    )
+    augment.check(dataset.image_shape, **config.augment)
     plan = Plan(
         num_examples=len(dataset.train),
         batch_size=config.batch_size,
@@ -104,6 +109,12 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
         eval_every_epochs=config.eval_every_epochs,
         checkpoint_every_epochs=config.checkpoint_every_epochs,
         checkpoint_every_steps=config.checkpoint_every_steps,
+    )
+    mesh = devices.make_mesh(config.batch_size)
+    images = devices.images_per_pass(mesh, config.batch_size, config.microbatch_size)
+    memory.check(memory.least_bytes(config.model, dataset.image_shape, images), mesh)
+    model = split_model(
+        lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
     )
     options = config.optimizer.to_dict()
     del options["ema_decay"]
@@ -113,7 +124,6 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
         total_steps=plan.total_steps,
         warmup_steps=plan.steps(options.pop("warmup_epochs")),
     )
-    mesh = devices.make_mesh(config.batch_size)
     normalize = normalizer(dataset.mean, dataset.std)
     return Run(
         config=config,
@@ -135,46 +145,6 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
             model.apply, mesh, normalize=normalize, label_smoothing=config.label_smoothing
         ),
     )
-
-
-def set_up_saved(workdir: Path, log: Callable[[str], None]) -> Run:
-    """Builds what the run's own `config.json` describes.
-
-    Raises:
-      UserError: if the file is missing, damaged or lacks a value.
-    """
-    path = workdir / "config.json"
-    config = config_lib.from_json(path)
-    try:
-        return set_up(config, log)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged, a value is missing or of a wrong type: {error}"
-        ) from error
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses values that no other part looks at before the first step."""
-    augment.check(**config.augment)
-    if config.random_bits not in IMPLEMENTATIONS:
-        choices = ", ".join(IMPLEMENTATIONS)
-        raise UserError(f"random_bits must be one of {choices}, not {config.random_bits!r}")
-    for key, below in (("label_smoothing", 1.0), ("optimizer.ema_decay", 1.0)):
-        value = dict(config_lib.flatten(config))[key]
-        if not 0.0 <= value < below:
-            raise UserError(f"{key} must lie in [0, {below:g}), not {value}")
-    if config.on_nonfinite not in ON_NONFINITE:
-        choices = ", ".join(ON_NONFINITE)
-        raise UserError(f"on_nonfinite must be one of {choices}, not {config.on_nonfinite!r}")
-    if config.nonfinite_limit < 0:
-        raise UserError(f"nonfinite_limit must not be negative, but is {config.nonfinite_limit}")
-    if not 0.0 <= config.checkpoint_every_minutes < math.inf:
-        raise UserError(
-            "checkpoint_every_minutes must be a number from 0 on, "
-            f"not {config.checkpoint_every_minutes}"
-        )
-    if config.microbatch_size < 0:
-        raise UserError(f"microbatch_size must not be negative, but is {config.microbatch_size}")
 
 
 def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array], jax.Array]]:
@@ -206,6 +176,7 @@ def describe(run: Run, console: Console) -> None:
     console.model_table(rows, costs.totals(rows))
 
 
+@memory.shortage_refused()
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
 
@@ -405,6 +376,7 @@ def examine(run: Run, state: TrainState, step: int) -> dict[str, dict[str, float
     return examine_step(state, run.seed, train_split.images[index], train_split.labels[index])
 
 
+@memory.shortage_refused()
 def replay(workdir: Path) -> None:
     """Repeats the step that `blackbox.json` tells of, and shows it layer by layer.
 
@@ -414,7 +386,7 @@ def replay(workdir: Path) -> None:
     """
     console = Console()
     record = black_box.read(workdir)
-    run, step = set_up_saved(workdir, console.note), record["step"]
+    run, step = set_up(config_check.read(workdir / "config.json"), console.note), record["step"]
     if run.batch_indices(step).tolist() != record["indices"]:
         raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
     with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
@@ -431,6 +403,7 @@ def replay(workdir: Path) -> None:
     console.note(f"step {step + 1} is finite here")
 
 
+@memory.shortage_refused()
 def evaluate(
     workdir: Path,
     *,
@@ -455,7 +428,7 @@ def evaluate(
       UserError: if the workdir is no run, or the checkpoint is missing, damaged or does not fit.
     """
     console = console or Console()
-    run = run or set_up_saved(workdir, console.note)
+    run = run or set_up(config_check.read(workdir / "config.json"), console.note)
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")

@@ -35,10 +35,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from eanet.errors import UserError
+from eanet import values
 from eanet.layers import Kernel, Linear, dropout, keys_for, mixture, similarity
 
-NORMS = ("double", "softmax_tokens", "softmax_memory")
+RULES = {"norm": values.Choice("double", "softmax_tokens", "softmax_memory")}
 
 # Keeps the division over the units finite where a token matches none of them (paper and Keras).
 EPSILON = 1e-9
@@ -109,8 +109,7 @@ class ExternalAttention(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if norm not in NORMS:
-            raise UserError(f"model.norm must be one of {', '.join(NORMS)}, not {norm!r}")
+        values.check(RULES, {"norm": norm}, "model.")
         width = num_heads * head_dim
         glorot = nnx.initializers.glorot_uniform()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet import data_cifar, data_tfds
+from eanet import data_cifar, data_split, data_tfds, values
 from eanet.data_cache import cached, default_cache_dir
 from eanet.data_digits import digits_source
 from eanet.data_folder import folder_source
@@ -22,7 +22,13 @@ from eanet.data_source import Decoded, Split
 from eanet.data_split import channel_statistics, split_validation
 from eanet.errors import UserError
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["RULES", "Dataset", "Split", "load"]
+
+RULES: dict[str, values.Rule] = {
+    "name": values.Text(),
+    "data_dir": values.Text(),
+    **data_split.RULES,
+}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ def settings() -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
+def physical_memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def _compilation_cache() -> Path:
     """Compiled programs, apart for each kind of processor: code for one may not run on another."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()

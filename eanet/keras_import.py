@@ -22,7 +22,7 @@ import optax
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
-from eanet import data, keras_files, steps
+from eanet import config_check, data, keras_files, steps
 from eanet.checkpoint import Checkpoints
 from eanet.costs import count_parameters
 from eanet.errors import UserError
@@ -63,6 +63,7 @@ def import_weights(
       UserError: the file is damaged or does not fit model or data set, or the workdir is taken.
         Then nothing has been written.
     """
+    config_check.check(config)
     weights = keras_files.read(source)
     architecture = infer(weights, image_size=image_size, channels=channels)
     params = to_params(weights, architecture)
@@ -183,7 +184,7 @@ def main(arguments: list[str]) -> int:
     try:
         sizes = {"image_size": _image_size(options.image_size), "channels": options.channels}
         if options.workdir:
-            config = config_lib.load_module(options.config).get_config()
+            config = config_lib.load(options.config)
             for key, value in (("name", options.dataset), ("data_dir", options.data_dir)):
                 if value is not None:
                     config.dataset[key] = value

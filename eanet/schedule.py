@@ -3,7 +3,18 @@
 import dataclasses
 import math
 
+from eanet import values
 from eanet.errors import UserError
+from eanet.values import Number
+
+_EPOCHS = Number(0, 1_000_000, above=True)
+RULES: dict[str, values.Rule] = {
+    "batch_size": Number(1, 2**31 - 1, whole=True),
+    "num_epochs": _EPOCHS,
+    "eval_every_epochs": _EPOCHS,
+    "checkpoint_every_epochs": _EPOCHS,
+    "checkpoint_every_steps": Number(0, 2**31 - 1, whole=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +41,11 @@ class Plan:
     checkpoint_every_steps: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.num_examples:
+        values.check(RULES, {name: getattr(self, name) for name in RULES})
+        if self.batch_size > self.num_examples:
             raise UserError(
-                f"batch_size must lie between 1 and the {self.num_examples} training examples, "
-                f"not {self.batch_size}"
-            )
-        for name in ("num_epochs", "eval_every_epochs", "checkpoint_every_epochs"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise UserError(f"{name} must be a positive number, not {value}")
-        if self.checkpoint_every_steps < 0:
-            raise UserError(
-                f"checkpoint_every_steps must not be negative, but is {self.checkpoint_every_steps}"
+                f"batch_size={self.batch_size} is more than the {self.num_examples} training "
+                "examples; choose at most that"
             )
         if self.total_steps * self.batch_size >= 2**31:
             raise UserError(f"num_epochs={self.num_epochs} is more than 2^31 examples in all")
@@ -100,6 +104,7 @@ class Plan:
 
     def _next(self, step: int, every: float) -> int:
         """The first step after `step` that completes a multiple of `every` epochs."""
+        every = max(every, 1 / self.steps_per_epoch)  # more often than at every step it cannot be
         count = math.floor(self.epochs(step) / every)
         while self.steps(count * every) <= step:
             count += 1

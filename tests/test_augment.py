@@ -483,8 +483,9 @@ def test_values_out_of_range_are_named(key, value, unchecked_types):
 
 
 def test_check_accepts_the_limits():
-    augmentations.check(**EVERYTHING, keras3_contrast_clip=True)
-    augmentations.check(rotation=0.5, contrast=1, zoom=0.99, random_erasing=1, flip=False)
+    size = (5, 6, 1)
+    augmentations.check(size, **EVERYTHING, keras3_contrast_clip=True)
+    augmentations.check(size, rotation=0.5, contrast=1, zoom=0.99, random_erasing=1, flip=False)
 
 
 @pytest.mark.parametrize(("channels", "switches"), [(1, {"flip": True}), (3, {"cutmix": 1.0})])

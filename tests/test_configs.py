@@ -11,7 +11,7 @@ import pytest
 
 import train
 from eanet import config as config_lib
-from eanet import costs, data, devices
+from eanet import config_check, costs, data, devices
 from eanet.data_source import Split
 from eanet.metrics import means
 
@@ -113,6 +113,13 @@ def test_a_variant_states_only_what_differs():
     keys = [name for name, _ in config_lib.flatten(base)]
     for key in PARAMETERS:
         assert [name for name, _ in config_lib.flatten(get_config(*key))] == keys
+
+
+def test_every_value_of_every_config_has_a_rule():
+    for key in PARAMETERS:
+        config_check.check(get_config(*key))
+    keys = {name for name, _ in config_lib.flatten(get_config("eanet_cifar100", ""))}
+    assert keys == set(config_check.RULES)
 
 
 def test_every_value_of_the_base_config_is_explained():

@@ -324,9 +324,9 @@ def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ({"model.memory_size": 0}, ["model.memory_size", "at least 1"]),
+        ({"model.memory_size": 0}, ["model.memory_size=0", "from 1 to 65,536"]),
         ({"model.patch_size": 5}, ["patch_size=5", "8"]),
-        ({"model.attention": "wide"}, ["model.attention", "external, self"]),
+        ({"model.attention": "wide"}, ["model.attention='wide'", "external, self"]),
         ({"model.norm": "wide"}, ["model.norm", "double"]),
         ({"model.dtype": "int8"}, ["model.dtype", "bfloat16"]),
         ({"model.dropout_rate": 1.0}, ["model.dropout_rate"]),
@@ -351,7 +351,7 @@ def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
     ],
 )
 def test_an_impossible_value_is_refused_in_one_line(tmp_path, override, parts):
-    config = config_lib.load_module(ROOT / "configs/testing.py").get_config()
+    config = config_lib.load(str(ROOT / "configs/testing.py"))
     config.update_from_flattened_dict(override)
     with pytest.raises(UserError) as refusal:
         train.train(config, tmp_path / "run")

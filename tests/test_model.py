@@ -148,13 +148,13 @@ def test_images_of_another_shape_are_refused():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"depth": 0}, r"model\.depth must be at least 1, not 0"),
-        ({"memory_size": -1}, r"model\.memory_size must be at least 1, not -1"),
-        ({"dropout_rate": 1.0}, r"model\.dropout_rate must lie in \[0, 1\), not 1.0"),
-        ({"attention": "both"}, r"model\.attention must be one of external, self, not 'both'"),
-        ({"norm": "none"}, r"model\.norm must be one of .* not 'none'"),
-        ({"dtype": "float23"}, r"model\.dtype must be one of .* not 'float23'"),
-        ({"param_dtype": "int32"}, r"model\.param_dtype must be one of .* not 'int32'"),
+        ({"depth": 0}, r"model\.depth=0 must be a whole number from 1 to 1,000"),
+        ({"memory_size": -1}, r"model\.memory_size=-1 must be a whole number from 1"),
+        ({"dropout_rate": 1.0}, r"model\.dropout_rate=1.0 must be a number from 0 to 0.999"),
+        ({"attention": "both"}, r"model\.attention='both' must be one of external, self"),
+        ({"norm": "none"}, r"model\.norm='none' must be one of double, "),
+        ({"dtype": "float23"}, r"model\.dtype='float23' must be one of float32, "),
+        ({"param_dtype": "int32"}, r"model\.param_dtype='int32' must be one of float32, "),
     ],
 )
 def test_impossible_options(options, message, unchecked_types):

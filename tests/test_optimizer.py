@@ -214,8 +214,8 @@ def test_one_cycle_rises_to_its_peak_and_falls_below_its_start(warmup_steps, pea
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"name": "adagrad"}, r"optimizer\.name must be one of adamw, .*'adagrad'"),
-        ({"decay": "none"}, r"optimizer\.decay must be one of matrices, all, not 'none'"),
+        ({"name": "adagrad"}, r"optimizer\.name='adagrad' must be one of adamw, "),
+        ({"decay": "none"}, r"optimizer\.decay='none' must be one of matrices, all"),
         ({"name": "adam", "weight_decay": 0.1}, "adam has no weight decay"),
     ],
 )
@@ -226,7 +226,7 @@ def test_impossible_optimizers(options, message):
 
 
 def test_impossible_schedules():
-    with pytest.raises(UserError, match=r"optimizer\.schedule must be one of .*'linear'"):
+    with pytest.raises(UserError, match=r"optimizer\.schedule='linear' must be one of constant, "):
         make_schedule("linear", learning_rate=1.0, total_steps=10)
     for name in SCHEDULES:
         with pytest.raises(UserError, match=r"optimizer\.warmup_epochs is 10 steps.* only 10"):

@@ -129,7 +129,7 @@ def test_fractions_of_epochs():
 
 @pytest.mark.parametrize("batch_size", [0, -1, 101])
 def test_an_impossible_batch_size(batch_size):
-    with pytest.raises(UserError, match=f"between 1 and the 100 training examples.*{batch_size}"):
+    with pytest.raises(UserError, match=f"batch_size={batch_size} .*(from 1|100 training)"):
         Plan(100, batch_size, 1.0, 1.0, 1.0)
 
 
@@ -139,7 +139,7 @@ def test_impossible_durations(index, value):
     durations = [1.0, 1.0, 1.0]
     durations[index] = value
     name = ("num_epochs", "eval_every_epochs", "checkpoint_every_epochs")[index]
-    with pytest.raises(UserError, match=f"{name} must be a positive number"):
+    with pytest.raises(UserError, match=f"{name}={value} must be a number above 0"):
         Plan(100, 10, *durations)
 
 
