@@ -132,7 +132,7 @@ def check_key(key: str, known: Iterable[str]) -> None:
         name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
     ]
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-    raise UserError(f"unknown config key {key}; {hint}")
+    raise UserError(f"unknown config key {key!r}; {hint}")
 
 
 def to_json(config: ConfigDict) -> bytes:
@@ -175,7 +175,7 @@ def _check_config_flags(arguments: Sequence[str]) -> None:
     config = None
     for index, argument in enumerate(arguments):
         match = re.match(r"--?config(?:=(.*)|$)", argument)
-        override = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         if match:
             value = match[1] if match[1] is not None else "".join(arguments[index + 1 : index + 2])
             config = load(value)
