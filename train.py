@@ -61,14 +61,21 @@ class Run:
         return steps.init_state(self.model.init(), self.optimizer, ema=ema)
 
 
-def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
+def set_up(
+    config: ConfigDict, log: Callable[[str], None], dataset: data.Dataset | None = None
+) -> Run:
     """Loads the data and builds everything that the config describes.
+
+    Args:
+      config: as `configs/eanet_cifar100.py` describes it.
+      log: called with a line of text where loading takes long or needs to be known.
+      dataset: takes the place of the one that the config names.
 
     Raises:
       UserError: for what the user can mend in config or data.
     """
     check(config)
-    dataset = data.load(seed=config.seed, log=log, **config.dataset)
+    dataset = dataset or data.load(seed=config.seed, log=log, **config.dataset)
     model = steps.split_model(
         lambda: EANet(
             dataset.num_classes,
