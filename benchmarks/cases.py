@@ -132,4 +132,12 @@ CASES = {
     ),
     "dtypes": Case("Training, by type", contestants=_ours("model.dtype", ("float32", "bfloat16"))),
     "depths": Case("Training, by number of blocks", contestants=_ours("model.depth", (8, 32))),
+    "host": Case(
+        "Training, by what eanet.host sets",
+        contestants=OURS
+        | {
+            "plain allocator": Contestant("benchmarks.ours", environment={"GLIBC_TUNABLES": ""}),
+            "one device": Contestant("benchmarks.ours", environment={"JAX_NUM_CPU_DEVICES": "1"}),
+        },
+    ),
 }
