@@ -1,0 +1,55 @@
+"""One start, part by part, in a process of its own; `benchmarks.startup` runs it.
+
+Does what `main.py` does up to its first step, one part after the other, and prints a line of JSON:
+the part's name and when it was finished, in seconds of the system's monotonic clock.
+"""
+
+import time
+
+from eanet import host
+
+if __name__ == "__main__":
+    host.set_up()  # before JAX is imported, as in main.py
+    FINISHED = {"interpreter and restart": time.monotonic()}
+
+import json
+from collections.abc import Sequence
+
+import jax
+
+import train
+from eanet import config as config_lib
+from eanet import devices, steps
+
+CONFIG = config_lib.DEFINE_config()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Starts, and tells when each part was finished."""
+    del arguments
+    finished("imports and flags")
+    run = train.set_up(CONFIG.value, lambda line: None)
+    examples = run.dataset.train
+    order = steps.epoch_order(run.config.seed, 0, len(examples), run.config.batch_size)
+    placed = devices.replicate((examples.images, examples.labels, order), run.mesh)
+    finished("data")
+    state = jax.block_until_ready(run.initial_state())
+    finished("initial state")
+    traced = train.make_train_steps(run).trace(state, *placed, 0, 1)  # type: ignore[attr-defined]
+    finished("tracing")
+    lowered = traced.lower()
+    finished("lowering")
+    program = lowered.compile()
+    finished("compiling, or reading the cache")
+    steps.means(program(state, *placed, 0, 1)[1])
+    finished("first step")
+    print(json.dumps(FINISHED))
+
+
+def finished(part: str) -> None:
+    """Notes that a part is done."""
+    FINISHED[part] = time.monotonic()
+
+
+if __name__ == "__main__":
+    config_lib.run(main)
