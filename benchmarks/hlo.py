@@ -33,8 +33,8 @@ RULES = (
     ("head and loss", "eanet/model.py", "EANet.__call__"),
     ("head and loss", "eanet/steps.py", "cross_entropy"),
     ("head and loss", "eanet/steps.py", "make_train_steps.<locals>.loss"),
-    ("sums over passes and devices", "eanet/steps.py", "make_train_steps.<locals>.add_pass"),
-    ("sums over passes and devices", "eanet/steps.py", "make_train_steps.<locals>.gradients"),
+    ("sums over passes", "eanet/steps.py", "make_train_steps.<locals>.add_pass"),
+    ("sums over passes", "eanet/steps.py", "make_train_steps.<locals>.gradients"),
     ("augmentation", "eanet/augment.py", ""),
     ("augmentation", "eanet/mixing.py", ""),
     ("optimizer", "/optax/", ""),
@@ -45,7 +45,8 @@ RULES = (
 )
 
 OTHER = "other"
-PARTS = tuple(dict.fromkeys(part for part, _, _ in RULES))
+DEVICES = "exchange between devices"  # most of it is waiting for the slower one
+PARTS = (*dict.fromkeys(part for part, _, _ in RULES), DEVICES)
 
 # These compute nothing.
 _IDLE = {
@@ -95,6 +96,8 @@ class Program:
         return self._parts[name]
 
     def _find(self, instruction: Instruction) -> str:
+        if instruction.opcode.startswith(("all-", "collective-", "reduce-scatter")):
+            return DEVICES
         called = re.search(r"calls=%([\w.\-]+)", instruction.text)
         if instruction.opcode == "fusion" and called:
             votes: Counter[str] = Counter()
