@@ -76,7 +76,7 @@ class Program:
 
     def __init__(self, text: str):
         self._stacks = _Stacks(text)
-        self._instructions: dict[str, Instruction] = {}
+        self.instructions: dict[str, Instruction] = {}
         self._computations: dict[str, list[Instruction]] = {}
         self._parts: dict[str, str] = {}
         computation: list[Instruction] = []
@@ -86,13 +86,13 @@ class Program:
             elif found := re.match(r"\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([\w\-]+)\((.*)$", line):
                 name, shape, opcode, rest = found.groups()
                 operands = tuple(re.findall(r"%([\w.\-]+)", rest.partition(")")[0]))
-                self._instructions[name] = Instruction(opcode, shape, operands, rest)
-                computation.append(self._instructions[name])
+                self.instructions[name] = Instruction(opcode, shape, operands, rest)
+                computation.append(self.instructions[name])
 
     def part(self, name: str) -> str:
         """The part that an instruction belongs to, `OTHER` if unknown."""
         if name not in self._parts:
-            self._parts[name] = self._find(self._instructions[name])
+            self._parts[name] = self._find(self.instructions[name])
         return self._parts[name]
 
     def _find(self, instruction: Instruction) -> str:
@@ -123,7 +123,7 @@ class Program:
         values = sum(math.prod(dimensions) for dimensions in _dimensions(instruction.shape))
         contracted = re.search(r"lhs_contracting_dims={([\d,]+)}", instruction.text)
         if instruction.opcode == "dot" and contracted:
-            [left] = _dimensions(self._instructions[instruction.operands[0]].shape)
+            [left] = _dimensions(self.instructions[instruction.operands[0]].shape)
             values *= math.prod(left[int(axis)] for axis in contracted[1].split(","))
         return values
 
