@@ -70,6 +70,11 @@ class Run:
             self.config.seed, plan.epoch_of(step), plan.num_examples, plan.batch_size
         )
 
+    def placed(self, step: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The training images and labels and the order of their epoch, on the devices."""
+        examples = self.dataset.train
+        return devices.replicate((examples.images, examples.labels, self.order(step)), self.mesh)
+
     def batch_indices(self, step: int) -> np.ndarray:
         """Indices of the examples of the batch after `step`."""
         start = self.plan.offset_in_epoch(step)
@@ -93,14 +98,21 @@ class Run:
         return steps.init_state(self.model.init(seed), self.optimizer, ema=ema)
 
 
-def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
+def set_up(
+    config: ConfigDict, log: Callable[[str], None], dataset: data.Dataset | None = None
+) -> Run:
     """Loads the data and builds everything that the config describes.
+
+    Args:
+      config: as `configs/eanet_cifar100.py` describes it.
+      log: called with a line of text where loading takes long or needs to be known.
+      dataset: takes the place of the one that the config names.
 
     Raises:
       UserError: for what the user can mend in config or data.
     """
     config_check.check(config)
-    dataset = data.load(seed=config.seed, log=log, **config.dataset)
+    dataset = dataset or data.load(seed=config.seed, log=log, **config.dataset)
     augment.check(dataset.image_shape, **config.augment)
     plan = Plan(
         num_examples=len(dataset.train),
@@ -393,10 +405,8 @@ def replay(workdir: Path) -> None:
         state = checkpoints.restore(step, like=run.abstract_state())
     layers = examine(run, state, step)
     console.layers_table(layers)
-    examples = run.dataset.train.images, run.dataset.train.labels
-    order = devices.replicate((*examples, run.order(step)), run.mesh)
     start = run.plan.offset_in_epoch(step)
-    _, _, reached = make_train_steps(run)(state, *order, run.seed, step, start, 1)
+    _, _, reached = make_train_steps(run)(state, *run.placed(step), run.seed, step, start, 1)
     if int(reached) == step:
         where = first_not_finite(layers) or "only in the compiled step"
         raise TrainingDiverged(f"step {step + 1} fails again (first: {where})")

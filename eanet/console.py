@@ -100,6 +100,13 @@ class Console:
             state = f"starts: {total_steps:,} steps, {epochs} epochs"
         self._fields({"device": device, "workdir": str(workdir), "training": state})
 
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Shows rows of text under a title; the first column is text, the others are figures."""
+        table = _table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        self._titled(title, table)
+
     def dataset_table(
         self,
         name: str,
@@ -111,10 +118,8 @@ class Console:
         """Shows a data set: examples by split, the shape of an image, the number of classes."""
         shape = " × ".join(map(str, image_shape))
         title = f"Data: {name}, {num_classes:,} classes, images {shape}"
-        table = _table("split", "examples")
-        for split, count in examples.items():
-            table.add_row(split, f"{count:,}")
-        self._titled(title, table)
+        rows = [(split, f"{count:,}") for split, count in examples.items()]
+        self.table(title, ("split", "examples"), rows)
 
     def model_table(
         self,
@@ -139,11 +144,11 @@ class Console:
     def layers_table(self, layers: Mapping[str, Mapping[str, float]]) -> None:
         """Shows what `eanet.examine` finds in a step."""
         columns = ("activation_rms", "activation_max", "gradient_norm")
-        table = _table("after", *(column.replace("_", " ") for column in columns))
-        for name, values in layers.items():
-            shown = (f"{values[column]:.4g}" if column in values else "" for column in columns)
-            table.add_row(name, *shown)
-        self._titled("The step by layer", table)
+        rows = [
+            (name, *(f"{values[c]:.4g}" if c in values else "" for c in columns))
+            for name, values in layers.items()
+        ]
+        self.table("The step by layer", ("after", *(c.replace("_", " ") for c in columns)), rows)
 
     def results_table(self, results: Mapping[str, Any]) -> None:
         """Shows what `eanet.report.write_results` records of one split."""

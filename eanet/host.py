@@ -13,9 +13,7 @@ from pathlib import Path
 
 # XLA:CPU takes its temporary buffers from malloc at every call. By default glibc maps them anew
 # and gives them back, so that every page faults again in every step.
-_ALLOCATOR = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
-)
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
 
 # More devices than this would each hold a copy of the data for little gain.
 _MAX_CPU_DEVICES = 8
@@ -34,7 +32,7 @@ def set_up() -> None:
         return
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(_usable_cores(), _MAX_CPU_DEVICES)))
     if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = _ALLOCATOR
+        os.environ["GLIBC_TUNABLES"] = ALLOCATOR
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

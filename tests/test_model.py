@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import reference
+import step_bounds
 from flax import nnx
 
 from eanet import devices, steps
@@ -366,7 +367,11 @@ def test_compiled_and_eager_agree_at_full_size():
     state = devices.replicate(steps.init_state(params, optimizer, ema=False), mesh)
     order = devices.replicate(np.arange(2 * batch, dtype=np.int32) % batch, mesh)
     data = devices.replicate((images, labels), mesh)
-    state, sums, _ = train_steps(state, *data, order, np.uint32(0), 0, 0, 1)
+    program = train_steps.lower(state, *data, order, np.uint32(0), 0, 0, 1).compile()
+    temporary = program.memory_analysis().temp_size_in_bytes
+    counted = program.cost_analysis() | {"temporary bytes": temporary}
+    step_bounds.assert_within(counted, step_bounds.COMPILED)
+    state, sums, _ = program(state, *data, order, np.uint32(0), 0, 0, 1)
     assert means(sums)["loss"] == pytest.approx(float(eager_loss), rel=1e-5)
     step_gradient = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
     # Differences of parameters near 1 are exact to 1e-7.
