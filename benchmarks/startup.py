@@ -96,14 +96,15 @@ def program(config: Sequence[str], directory: Path) -> dict[str, float]:
             text=True,
         )
         metrics = Path(workdir) / "metrics.jsonl"
-        while not (metrics.exists() and metrics.stat().st_size):
-            if process.poll() is not None:
-                raise UserError(f"main.py failed: {process.communicate()[1].strip()}")
-            time.sleep(0.005)
-        seconds = time.monotonic() - start
-        process.kill()
-        process.communicate()
-    return {PROGRAM: seconds}
+        try:
+            while not (metrics.exists() and metrics.stat().st_size):
+                if process.poll() is not None:
+                    raise UserError(f"main.py failed: {process.communicate()[1].strip()}")
+                time.sleep(0.005)
+            return {PROGRAM: time.monotonic() - start}
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def rows(results: Mapping[str, Mapping[str, Any]]) -> Iterable[Sequence[str]]:

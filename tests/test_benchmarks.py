@@ -103,7 +103,7 @@ def run(module, tmp_path, *arguments):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / f"{module}.json").read_text(), parse_constant=pytest.fail)
@@ -139,7 +139,9 @@ def test_scaling(tmp_path):
 
 @pytest.mark.slow
 def test_startup(tmp_path):
-    record, _ = run("startup", tmp_path, "--config=configs/testing.py", "--rounds=1")
+    record, _ = run(
+        "startup", tmp_path, "--config=configs/testing.py", "--config.model.depth=1", "--rounds=1"
+    )
     cold, warm = (record["seconds"][cache] for cache in ("cold", "warm"))
     parts = [value["median"] for part, value in cold.items() if "in all" not in part]
     assert sum(parts) == pytest.approx(cold["parts, in all"]["median"])
