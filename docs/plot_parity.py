@@ -82,7 +82,7 @@ def table(rows: list[dict[str, float]], keras: list[dict[str, float]]) -> str:
 def main() -> None:
     """Writes parity.png and prints a table for every run."""
     logs = {name: our_log(directory) for name, directory in RUNS.items()}
-    keras = keras_log()
+    keras = keras_log()[: max(len(rows) for rows in logs.values())]
     draw(logs, keras)
     for name, rows in logs.items():
         print(f"{name}\n\n{table(rows, keras)}\n")
