@@ -161,6 +161,19 @@ def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.
     )
 
 
+def size(config: ConfigDict) -> costs.RunSize:
+    """What a run of this config will hold and compute; nothing is trained.
+
+    Raises:
+      UserError: for what `train` would refuse, and for a run without validation.
+    """
+    run = set_up(config, lambda _: None)
+    if not len(run.dataset.val):
+        raise UserError("a sweep compares on validation, but dataset.val_fraction leaves none")
+    parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
+    return costs.RunSize(parameters, multiply_adds, run.plan.total_steps * config.batch_size)
+
+
 def describe(run: Run, console: Console) -> None:
     """Shows data and model."""
     dataset = run.dataset
@@ -174,11 +187,11 @@ def describe(run: Run, console: Console) -> None:
     console.model_table(rows, costs.totals(rows))
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
 
     Args:
-      config: as `configs/eanet_cifar100.py` describes it.
+      config: as `configs/eanet_cifar100.py` describes it; None takes the workdir's own.
       workdir: directory of the run; made if missing.
 
     Returns:
@@ -190,8 +203,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Interrupted: if SIGTERM or SIGINT came; the state is saved.
     """
     console = Console()
-    run = set_up(config, console.note)
-    claim(workdir, config)
+    run = set_up(config, console.note) if config else set_up_saved(workdir, console.note)
+    claim(workdir, run.config)
     describe(run, console)
     with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
         step, state = checkpoints.restore_newest(like=run.abstract_state()) or (0, None)

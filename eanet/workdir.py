@@ -32,6 +32,18 @@ def claim(workdir: Path, config: ConfigDict) -> None:
                 f"cannot write to the workdir {workdir}: {error.strerror}; choose another --workdir"
             ) from None
         return
+    check(workdir, config)
+
+
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Refuses a workdir that belongs to another config; changes nothing.
+
+    Raises:
+      UserError: if it does.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        return
     differences = config_lib.differences(config_lib.from_json(path), config)
     if differences:
         shown = [f"{key} is {old!r} there, {new!r} here" for key, old, new in differences]
