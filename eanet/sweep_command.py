@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from eanet import sweep_files, sweep_plan, sweep_search
+from eanet import host, sweep_files, sweep_plan, sweep_search
 from eanet.config import flatten
 from eanet.console import Console
 from eanet.costs import RunSize
@@ -143,6 +143,7 @@ class _Grid:
 def _check(options: Options) -> None:
     if options.workers < 1:
         raise UserError(f"--workers must be at least 1, not {options.workers}")
+    host.share(0, options.workers)
 
 
 def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) -> dict[str, RunSize]:

@@ -5,7 +5,7 @@ import json
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
@@ -84,8 +84,9 @@ def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
     if not runs:
         raise UserError(f"{where} has no runs")
     keys = tuple(dict.fromkeys(key for run in runs for key in run))
-    planned, identical = _without_repetitions(_named(runs, keys, base))
-    return SweepPlan(title, keys, tuple(planned), (*identical, *_confounded(planned, keys)))
+    distinct, identical = _without_repetitions(_named(runs, keys, base))
+    planned = tuple(_with_names_of_their_own(distinct))
+    return SweepPlan(title, keys, planned, (*identical, *_confounded(planned, keys)))
 
 
 def search_space(name: str, module: ModuleType, base: ConfigDict) -> Space:
@@ -206,21 +207,16 @@ def _value_in(config: ConfigDict, key: Any, where: str) -> Any:
 
 
 def _named(
-    runs: Sequence[Overrides], keys: Sequence[str], base: ConfigDict
+    runs: Iterable[Overrides], keys: Iterable[str], base: ConfigDict
 ) -> list[PlannedRun]:  # fmt: skip
     shown = short_names(keys)
-    planned = []
-    for run in runs:
-        config = override(base, run)
-        parts = [f"{shown[key]}={_shown(value)}" for key, value in run.items()]
-        name = ",".join(parts) or "base"
-        planned.append(PlannedRun(name, run, config))
-    names = [run.name for run in planned]
     return [
-        run
-        if names.count(run.name) == 1 and len(run.name) <= _MAX_NAME
-        else PlannedRun(f"{run.name[:_MAX_NAME]},{run.digest}", run.overrides, run.config)
-        for run in planned
+        PlannedRun(
+            ",".join(f"{shown[key]}={_shown(value)}" for key, value in run.items()) or "base",
+            run,
+            override(base, run),
+        )
+        for run in runs
     ]
 
 
@@ -236,8 +232,19 @@ def _without_repetitions(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], 
     for run in runs:
         first = kept.setdefault(run.digest, run)
         if first is not run:
-            warnings.append(f"{run.name} is identical to {first.name} and runs only once")
+            warnings.append(f"{run.name} is identical to {first.name}: they run only once")
     return list(kept.values()), warnings
+
+
+def _with_names_of_their_own(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Different values may look alike as parts of a file's name, or make it too long."""
+    names = [run.name for run in runs]
+    return [
+        run
+        if names.count(run.name) == 1 and len(run.name) <= _MAX_NAME
+        else replace(run, name=f"{run.name[:_MAX_NAME]},{run.digest}")
+        for run in runs
+    ]
 
 
 def _confounded(runs: Sequence[PlannedRun], keys: Sequence[str]) -> list[str]:

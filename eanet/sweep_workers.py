@@ -126,7 +126,6 @@ class Workers:
                 self.display.warn(f"queue or files cannot be reached, trying again: {error}")
             self._unavailable = True
             return False
-        self._unavailable = False
         return done
 
     def _look(self) -> bool:
@@ -144,6 +143,7 @@ class Workers:
         for work in self._work:
             self._attend(work)
         standings, now = self.queue.standings(), time.monotonic()
+        self._unavailable = False
         self.display.show(standings, {work.claim.name: now - work.started for work in self._work})
         return not self._work and all(each.state.final for each in standings.values())
 
