@@ -27,6 +27,7 @@ from eanet.run_log import RunLog
 from eanet.schedule import Plan
 from eanet.signals import StopRequest, stop_request
 from eanet.steps import TrainState
+from eanet.sweep_estimate import RunSize
 from eanet.workdir import claim
 
 
@@ -161,7 +162,7 @@ def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.
     )
 
 
-def size(config: ConfigDict) -> costs.RunSize:
+def size(config: ConfigDict) -> RunSize:
     """What a run of this config will hold and compute; nothing is trained.
 
     Raises:
@@ -171,7 +172,7 @@ def size(config: ConfigDict) -> costs.RunSize:
     if not len(run.dataset.val):
         raise UserError("a sweep compares on validation, but dataset.val_fraction leaves none")
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
-    return costs.RunSize(parameters, multiply_adds, run.plan.total_steps * config.batch_size)
+    return RunSize(parameters, multiply_adds, run.plan.total_steps * config.batch_size)
 
 
 def describe(run: Run, console: Console) -> None:

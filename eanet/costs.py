@@ -1,7 +1,6 @@
 """Parameters and multiply-adds of a model, part by part."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,21 +10,6 @@ from eanet.attention import ExternalAttention
 from eanet.model import EANet
 
 Row = tuple[str, tuple[int, ...], int, int]
-
-
-@dataclass(frozen=True)
-class RunSize:
-    """What a run holds and computes.
-
-    Attributes:
-      parameters: of the model.
-      multiply_adds: of the model for one image.
-      images: that training takes, each as often as it does.
-    """
-
-    parameters: int
-    multiply_adds: int
-    images: int
 
 
 def count_parameters(tree: Any) -> int:

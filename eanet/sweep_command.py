@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +13,10 @@ from ml_collections import ConfigDict
 from eanet import host, sweep_files, sweep_plan, sweep_search
 from eanet.config import flatten
 from eanet.console import Console
-from eanet.costs import RunSize
 from eanet.errors import Interrupted, UserError
 from eanet.signals import stop_request
 from eanet.sweep_console import SweepDisplay, show_plan
-from eanet.sweep_estimate import measured_rate
+from eanet.sweep_estimate import RunSize, measured_rate
 from eanet.sweep_plan import PlannedRun, SweepPlan
 from eanet.sweep_queue import Claim, Queue
 from eanet.sweep_report import write_report
@@ -37,6 +36,7 @@ class Options:
       workers: runs at once.
       dry_run: whether only to say what would be done.
       command: what trains in a given workdir.
+      timing: how often to look after the runs.
     """
 
     directory: Path | None
@@ -44,6 +44,7 @@ class Options:
     workers: int
     dry_run: bool
     command: Callable[[Path], list[str]]
+    timing: Timing = field(default_factory=Timing)
 
 
 def run_grid(
@@ -183,7 +184,7 @@ def _open(directory: Path, options: Options, runs: Mapping[str, str]) -> Queue:
             f"cannot write to {directory}: {error.strerror}; choose another --workdir"
         ) from None
     storage = open_storage(options.storage, own)
-    queue = Queue(storage, directory.resolve().name, own, silence=Timing().silence)
+    queue = Queue(storage, directory.resolve().name, own, silence=options.timing.silence)
     queue.enqueue(runs)
     return queue
 
@@ -194,13 +195,20 @@ def _work(
     display = SweepDisplay(console, directory)
     display.show(queue.standings(), {})
     console.note(f"{directory}: {display.summary()}")
-    workers = Workers(queue, task, directory, options.workers, options.command, display)
+    workers = Workers(
+        queue, task, directory, options.workers, options.command, display, options.timing
+    )
     with stop_request() as stop, console.live(display):
         workers.run(stop)
     display.show(queue.standings(), {})
     console.note(f"{directory}: {display.summary()}")
     if stop.signal is not None:
         raise Interrupted(stop.signal, "sweep interrupted: the same command goes on")
+    finish(console, directory)
+
+
+def finish(console: Console, directory: Path) -> None:
+    """Measures what single images take, and writes the report."""
     latency = [sys.executable, "-m", "eanet.sweep_latency", str(directory)]
     subprocess.run(latency, stdin=subprocess.DEVNULL, check=False)
     for path in write_report(directory):

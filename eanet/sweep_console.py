@@ -10,9 +10,8 @@ from rich.console import ConsoleOptions, RenderResult
 from rich.text import Text
 
 from eanet.console import Console, new_table
-from eanet.costs import RunSize
 from eanet.progress import duration, human, percent
-from eanet.sweep_estimate import Rate
+from eanet.sweep_estimate import Rate, RunSize
 from eanet.sweep_files import RunRecord, read_run
 from eanet.sweep_queue import Standing, State
 

@@ -6,9 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eanet.costs import RunSize
 from eanet.errors import UserError
 from eanet.sweep_files import RunRecord, read_run
+
+
+@dataclass(frozen=True)
+class RunSize:
+    """What a run holds and computes.
+
+    Attributes:
+      parameters: of the model.
+      multiply_adds: of the model for one image.
+      images: that training takes, each as often as it does.
+    """
+
+    parameters: int
+    multiply_adds: int
+    images: int
 
 
 @dataclass(frozen=True)
