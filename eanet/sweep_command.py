@@ -122,7 +122,7 @@ def run_search(
     digest = sweep_plan.digest(ConfigDict({"base": base.to_dict(), "space": repr(space)}))
     queue = _open(directory, options, dict.fromkeys(names, digest))
     sweep_files.write_sweep(directory, list(space), [{"name": each} for each in names])
-    _work(console, directory, options, queue, Search(queue.study, space, base, method))
+    _work(console, directory, options, queue, Search(queue, space, base, method))
 
 
 class _Grid:

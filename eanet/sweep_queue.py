@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError as Lost
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -32,10 +34,6 @@ from eanet import run_lock
 from eanet.errors import UserError
 
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
-
-
-class Lost(Exception):
-    """The run was given to another worker."""
 
 
 class State(enum.Enum):
@@ -64,7 +62,8 @@ class Standing:
 class Claim:
     """A run that this process works at, until one of the methods that end it.
 
-    All of them raise `Lost` where the run is no longer this worker's.
+    All of them raise `Lost`, Optuna's error that a trial is finished, where the run is no longer
+    this worker's; the lock is then still held.
 
     Attributes:
       name: of the run.
@@ -108,20 +107,12 @@ class Claim:
         self._end(TrialState.FAIL)
 
     def _set(self, key: str, value: Any) -> None:
-        try:
-            self._storage.set_trial_user_attr(self.trial_id, key, value)
-        except UpdateFinishedTrialError:
-            self.lock.close()
-            raise Lost(self.name) from None
+        self._storage.set_trial_user_attr(self.trial_id, key, value)
 
     def _end(self, state: TrialState, value: float | None = None) -> None:
-        try:
-            values = None if value is None else [value]
-            self._storage.set_trial_state_values(self.trial_id, state, values)
-        except UpdateFinishedTrialError:
-            self.lock.close()
-            raise Lost(self.name) from None
-        self.lock.close()  # not where the storage failed: the run is still this worker's
+        values = None if value is None else [value]
+        self._storage.set_trial_state_values(self.trial_id, state, values)
+        self.lock.close()
 
 
 class Queue:
@@ -177,7 +168,7 @@ class Queue:
                 continue
             try:
                 mine = self._storage.set_trial_state_values(oldest._trial_id, TrialState.RUNNING)
-            except UpdateFinishedTrialError:
+            except Lost:
                 mine = False
             if not mine:
                 lock.close()
@@ -207,6 +198,14 @@ class Queue:
     def standings(self) -> dict[str, Standing]:
         """Where every planned run stands."""
         return {name: _standing(tries) for name, tries in self._tries().items()}
+
+    def trial(self, claim: Claim, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
+        """The try of a claim as Optuna's samplers and pruners know it."""
+        # Loaded anew, since a study keeps what it has once read for its sampler.
+        study = optuna.load_study(
+            study_name=self.study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
+        )
+        return optuna.Trial(study, claim.trial_id)
 
     def _tries(self) -> dict[str, list[FrozenTrial]]:
         """The tries of each planned run, oldest first."""
@@ -244,7 +243,7 @@ class Queue:
             ended = {"reason": "its worker died", "again": True}
             self._storage.set_trial_user_attr(trial._trial_id, "ended", ended)
             self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        except UpdateFinishedTrialError:
+        except Lost:
             return False
         return True
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import optuna
 from ml_collections import ConfigDict
+from optuna.pruners import MedianPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from eanet import sweep_files
 from eanet.sweep import Between, Space
 from eanet.sweep_plan import override
-from eanet.sweep_queue import Claim
-
-METHODS = ("tpe", "random")
+from eanet.sweep_queue import Claim, Queue
 
 
 def names(trials: int) -> list[str]:
@@ -29,26 +28,24 @@ class Search:
     validation (Optuna's median rule).
 
     Args:
-      study: of Optuna, which remembers the results.
+      queue: of the runs, which remembers their results.
       space: what to choose from.
       base: the config that is overridden.
       method: "tpe", which learns from the results so far, or "random".
     """
 
-    def __init__(self, study: optuna.Study, space: Space, base: ConfigDict, method: str):
+    def __init__(self, queue: Queue, space: Space, base: ConfigDict, method: str):
         self.keys: Sequence[str] = tuple(space)
-        self._study = study
+        self._queue = queue
         self._space = space
         self._base = base
         self._method = method
         self._reported: dict[int, tuple[optuna.Trial, int]] = {}
-        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
 
     def config(self, claim: Claim) -> ConfigDict:
         """The config that is suggested for a run; a run that is tried again keeps its own."""
-        # A seed for each run: hosts that start at the same time shall not suggest the same.
-        self._study.sampler = self._sampler(random.Random(f"{self._base.seed} {claim.name}"))
-        trial = optuna.Trial(self._study, claim.trial_id)
+        pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+        trial = self._queue.trial(claim, self._sampler(claim.name), pruner)
         self._reported[claim.trial_id] = trial, 0
         return override(self._base, {key: _suggest(trial, key, self._space) for key in self._space})
 
@@ -63,8 +60,9 @@ class Search:
         self._reported[claim.trial_id] = trial, len(records)
         return stop
 
-    def _sampler(self, seeds: random.Random) -> BaseSampler:
-        seed = seeds.getrandbits(32)
+    def _sampler(self, run: str) -> BaseSampler:
+        # A seed for each run: hosts that start at the same time shall not suggest the same.
+        seed = random.Random(f"{self._base.seed} {run}").getrandbits(32)
         if self._method == "random":
             return RandomSampler(seed)
         return TPESampler(seed=seed, constant_liar=True)  # counts what runs elsewhere as bad

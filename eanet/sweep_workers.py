@@ -221,4 +221,5 @@ class Workers:
         self.display.warn(f"{claim.name}: failed: {reason}")
 
     def _lose(self, claim: Claim) -> None:
+        claim.lock.close()
         self.display.warn(f"{claim.name}: another worker has it, as this one was silent too long")

@@ -92,6 +92,7 @@ def test_a_worker_elsewhere_is_alive_as_long_as_it_beats(tmp_path):
     assert there.revive() == ["a"]  # silent since it was last looked at
     with pytest.raises(Lost):
         claim.beat()
+    claim.lock.close()
     # An orphan of the first worker that still trains keeps the run from being taken there.
     orphan = run_lock.acquire(tmp_path / "here" / "a.lock")
     assert here.take().name == "b"
@@ -145,6 +146,7 @@ def test_whatever_happens_every_run_ends_once_and_never_two_count_at_a_time(acti
             try:
                 how(claim)
             except Lost:
+                claim.lock.close()
                 return
             if how is done:
                 ended.append(claim.name)
@@ -154,8 +156,8 @@ def test_whatever_happens_every_run_ends_once_and_never_two_count_at_a_time(acti
 
         for worker, action in actions:
             queue, own = queues[worker], claims[worker]
-            if action == "take" and (claim := queue.take()):
-                own.append(claim)
+            if action == "take":
+                own += filter(None, [queue.take()])
             elif action == "revive":
                 queue.revive()
             elif action == "join":
