@@ -48,10 +48,12 @@ def test_runs_are_taken_in_order_once_each_by_whoever_asks(tmp_path):
     }
     assert [queue.standings() for queue in queues] == [expected] * 3
     assert [queue.take() for queue in queues] == [None] * 3
+    assert [queue.revive() for queue in queues] == [[]] * 3
+    assert len(queues[0].study.trials) == 3
 
 
 def test_two_that_enqueue_at_the_same_time_do_no_harm(tmp_path, monkeypatch):
-    queues = [open_queue(tmp_path, runs={}) for _ in range(2)]
+    queues = [open_queue(tmp_path, place, runs={}) for place in ("here", "there")]
     # Neither sees what the other has added before it has added its own.
     seen = [queue._tries for queue in queues]
     for queue in queues:
@@ -81,6 +83,26 @@ def test_a_run_whose_worker_died_is_taken_by_another(tmp_path):
             end()
     again.done(0.5)
     assert state(here)["a"] is State.DONE
+
+
+def test_what_happens_between_a_look_and_an_act_is_noticed(tmp_path, monkeypatch):
+    here, there = open_queue(tmp_path), open_queue(tmp_path, "there", silence=0.0)
+    seen = there._tries()
+    claim = here.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(there, "_tries", lambda: seen)
+        assert there.take().name == "b"
+    there.revive()
+    seen = there._tries()
+    claim.done(1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(there, "_tries", lambda: seen)
+        assert there.revive() == []
+    # A worker that ends its run while it is being declared dead has ended it.
+    claim = here.take()
+    here._storage.set_trial_user_attr(claim.trial_id, "ended", {"reason": "died", "again": True})
+    claim.done(1.0)
+    assert there.revive() == [] and state(there)[claim.name] is State.DONE
 
 
 def test_a_worker_elsewhere_is_alive_as_long_as_it_beats(tmp_path):
@@ -207,6 +229,7 @@ def test_a_journal_cut_short_is_mended_and_a_damaged_one_refused(tmp_path):
     whole = path.read_bytes()
     for cut in (1, 7, 40):
         path.write_bytes(whole[:-cut])
+        open_queue(tmp_path).take().done(1.0)  # adds lines
         assert state(open_queue(tmp_path))["a"] in (State.RUNNING, State.DONE)
         assert path.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -cut) + 1])
     path.write_bytes(b'{"op_code": 99, "worker_id": "x"}\n' + whole)

@@ -154,6 +154,7 @@ def test_latencies_are_taken_up(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("overrides", "keys"),

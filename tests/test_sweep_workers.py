@@ -82,6 +82,7 @@ def test_what_goes_wrong_in_one_run_is_recorded_and_stops_no_other(sweeping, tmp
     assert results["cores"] == max(1, cores // 2)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(sweeping, tmp_path):
     sweep = f"{SIX};num_epochs=0.6"
     process = sweeping(sweep)
