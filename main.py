@@ -1,10 +1,14 @@
 """Trains, evaluates or sweeps EANet; see README.md.
 
 python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=VALUE ...]
+python main.py --workdir=DIR    # goes on with the run there
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
-python main.py --mode=replay --workdir=DIR     the step that made a run fail, layer by layer
+python main.py --mode=replay --workdir=DIR    # the step that made a run fail, layer by layer
+python main.py --mode=sweep --config=FILE --sweep=NAME|RUNS [--dry_run] [--workers=N]
+    [--storage=URL] [--search=tpe|random --trials=N] [--workdir=DIR] [--config.KEY=VALUE ...]
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,14 +21,26 @@ from absl import flags
 from ml_collections import config_flags
 
 from eanet import config as config_lib
+from eanet import signals
 from eanet.errors import UserError
 
 CONFIG = config_lib.DEFINE_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: runs/CONFIG_NAME.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "replay"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "replay", "sweep"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "For eval: best, latest or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val", "train"], "For eval: what to look at.")
-flags.DEFINE_bool("host_setup", True, "Set allocator and devices for XLA's CPU backend.")
+SWEEP = flags.DEFINE_string(
+    "sweep",
+    None,
+    "A sweep or search of the config file, or runs: 'model.memory_size=4,16;seed=0..2'.",
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "For sweep: only list the runs.")
+WORKERS = flags.DEFINE_integer("workers", 1, "For sweep: runs at once on this machine.")
+STORAGE = flags.DEFINE_string("storage", None, "For sweep: URL of a database for many machines.")
+SEARCH = flags.DEFINE_enum("search", None, ["tpe", "random"], "For sweep: search this way.")
+TRIALS = flags.DEFINE_integer("trials", 20, "For search: runs in all.")
+STOP_AT_EOF = flags.DEFINE_bool("stop_at_eof", False, "Stop when standard input ends.")
+HOST_SETUP = flags.DEFINE_bool("host_setup", True, "Set up XLA's CPU backend: allocator, devices.")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,6 +48,8 @@ def main(arguments: Sequence[str]) -> None:
     del arguments
     import train  # after the flags, so that a mistyped one is answered at once
 
+    if STOP_AT_EOF.value:
+        signals.stop_at_eof()
     if MODE.value in ("eval", "replay"):
         if WORKDIR.value is None:
             raise UserError(f"--mode={MODE.value} needs --workdir=DIR, the directory of a run")
@@ -40,11 +58,45 @@ def main(arguments: Sequence[str]) -> None:
             train.replay(workdir)
         else:
             train.evaluate(workdir, checkpoint=CHECKPOINT.value, split=SPLIT.value)
-        return
-    if CONFIG.value is None:
+    elif MODE.value == "train" and CONFIG.value is None and WORKDIR.value is not None:
+        train.train(None, Path(WORKDIR.value))
+    elif CONFIG.value is None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]).stem
-    train.train(CONFIG.value, Path(WORKDIR.value or f"runs/{name}"))
+    elif MODE.value == "train":
+        train.train(CONFIG.value, Path(WORKDIR.value or f"runs/{config_file().stem}"))
+    else:
+        sweep()
+
+
+def sweep() -> None:
+    """Sweeps, or searches, as the flags say."""
+    import train
+    from eanet import sweep_command
+
+    if not SWEEP.value:
+        raise UserError("--mode=sweep needs --sweep=NAME, or runs as in 'model.memory_size=4,16'")
+    host_setup = f"--host_setup={str(HOST_SETUP.value).lower()}"
+    options = sweep_command.Options(
+        directory=Path(WORKDIR.value) if WORKDIR.value else None,
+        storage=STORAGE.value,
+        workers=WORKERS.value,
+        dry_run=DRY_RUN.value,
+        command=lambda workdir: [
+            *(sys.executable, __file__, host_setup, f"--workdir={workdir}", "--stop_at_eof")
+        ],
+    )
+    module = config_lib.load_module(config_file())
+    if SEARCH.value:
+        sweep_command.run_search(
+            SWEEP.value, CONFIG.value, module, options, method=SEARCH.value, trials=TRIALS.value
+        )
+    else:
+        sweep_command.run_grid(SWEEP.value, CONFIG.value, module, options, train.size)
+
+
+def config_file() -> Path:
+    """The file that --config names, without its argument."""
+    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
 
 
 if __name__ == "__main__":

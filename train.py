@@ -41,6 +41,7 @@ from eanet.schedule import Plan
 from eanet.signals import StopRequest, stop_request
 from eanet.split_model import SplitModel, split_model
 from eanet.steps import TrainState
+from eanet.sweep_estimate import RunSize
 from eanet.workdir import claimed
 
 
@@ -175,6 +176,19 @@ def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.
     )
 
 
+def size(config: ConfigDict) -> RunSize:
+    """What a run of this config will hold and compute; nothing is trained.
+
+    Raises:
+      UserError: for what `train` would refuse, and for a run without validation.
+    """
+    run = set_up(config, lambda _: None)
+    if not len(run.dataset.val):
+        raise UserError("a sweep compares on validation, but dataset.val_fraction leaves none")
+    parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
+    return RunSize(parameters, multiply_adds, run.plan.total_steps * config.batch_size)
+
+
 def describe(run: Run, console: Console) -> None:
     """Shows data and model."""
     dataset = run.dataset
@@ -189,11 +203,11 @@ def describe(run: Run, console: Console) -> None:
 
 
 @memory.shortage_refused()
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
 
     Args:
-      config: as `configs/eanet_cifar100.py` describes it.
+      config: as `configs/eanet_cifar100.py` describes it; None takes the workdir's own.
       workdir: directory of the run; made if missing.
 
     Returns:
@@ -205,6 +219,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Interrupted: if SIGTERM or SIGINT came; the state is saved.
     """
     console = Console()
+    config = config or config_check.read(workdir / "config.json")
     run = set_up(config, console.note)
     with claimed(workdir, config, console.warn):
         describe(run, console)

@@ -102,10 +102,10 @@ class Console:
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Shows rows of text under a title; the first column is text, the others are figures."""
-        table = _table(*columns)
+        table = new_table(*columns)
         for row in rows:
             table.add_row(*row)
-        self._titled(title, table)
+        self.titled(title, table)
 
     def dataset_table(
         self,
@@ -133,13 +133,13 @@ class Console:
             parameters, and its multiply-adds for one image.
           total: Parameters and multiply-adds of the whole.
         """
-        table = _table("part", "output shape", "parameters", "multiply-adds")
+        table = new_table("part", "output shape", "parameters", "multiply-adds")
         for part, shape, parameters, multiply_adds in rows:
             sizes = " × ".join(map(str, shape))
             table.add_row(part, sizes, f"{parameters:,}", human(multiply_adds))
         table.add_section()
         table.add_row("total", "", f"{total[0]:,}", human(total[1]), style="bold")
-        self._titled("Model", table)
+        self.titled("Model", table)
 
     def layers_table(self, layers: Mapping[str, Mapping[str, float]]) -> None:
         """Shows what `eanet.examine` finds in a step."""
@@ -152,12 +152,12 @@ class Console:
 
     def results_table(self, results: Mapping[str, Any]) -> None:
         """Shows what `eanet.report.write_results` records of one split."""
-        table = _table("", "")
+        table = new_table("", "")
         for name, (label, shown) in _RESULTS.items():
             if results.get(name) is not None:
                 style = "bold" if name == "accuracy" else None
                 table.add_row(label, shown(results[name]), style=style)
-        self._titled(f"Results on the {results['split']} split", table)
+        self.titled(f"Results on the {results['split']} split", table)
 
     def next_steps(self, workdir: str | Path) -> None:
         """Lists the files that stand in the workdir, and the commands one may want next."""
@@ -184,18 +184,25 @@ class Console:
             width=lambda: self._rich.width if self.interactive else None,
         )
         self._line(Text())
+        with self.live(progress):
+            yield progress
+
+    @contextmanager
+    def live(self, what: rich.console.RenderableType) -> Iterator[None]:
+        """Draws something again and again while the context lasts, on a terminal only."""
         if not self.interactive:
-            yield progress
+            yield
             return
-        with Live(progress, console=self._rich, refresh_per_second=2, transient=True):
+        with Live(what, console=self._rich, refresh_per_second=2, transient=True):
             self._rich.show_cursor(True)  # so that a kill does not leave the terminal without
-            yield progress
+            yield
 
     def _line(self, text: Text) -> None:
         # Unwrapped: a path or a command stays one piece to copy.
         self._rich.print(text, soft_wrap=True)
 
-    def _titled(self, title: str, table: Table) -> None:
+    def titled(self, title: str, table: Table) -> None:
+        """Shows a table under a title."""
         self._line(Text(f"\n{title}", style="bold"))
         self._rich.print(table)
 
@@ -205,7 +212,7 @@ class Console:
             self._line(Text.assemble((f"{indent}{name:<{width}}  ", "dim"), value))
 
 
-def _table(*columns: str) -> Table:
+def new_table(*columns: str) -> Table:
     """A table whose first column is text and whose others are figures."""
     table = Table(
         box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns)

@@ -1,22 +1,18 @@
 """`curves.png`: loss and accuracy of a run over its epochs."""
 
-import io
 import math
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from eanet import run_log
+from eanet.drawing import FAINT, FONT_SIZE, INK, label, new_figure, png, spread, style
 from eanet.errors import UserError
 from eanet.report import read_record
 
 # Okabe and Ito's blue and vermilion: distinct for colour-blind readers, and in grey.
 _COLOURS = {"train": "#0072B2", "val": "#D55E00"}
 _NAMES = {"train": "training", "val": "validation"}
-_INK = "#333333"
-_FAINT = "#999999"
-_FONT_SIZE = 9
 
 Record = Mapping[str, Any]
 
@@ -30,37 +26,27 @@ def plot_curves(workdir: str | Path) -> Path:
     Raises:
       UserError: There is no `metrics.jsonl`, or the picture cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     workdir = Path(workdir)
     records = run_log.read(workdir / "metrics.jsonl")
     test = read_record(workdir / "results_test.json") or {}
     best = best_validation(records)
 
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.04)
-    figure = Figure(figsize=(10, 4.2), dpi=150, facecolor="white", layout=layout)
-    FigureCanvasAgg(figure)
-    figure.suptitle(
-        _title(workdir, records), x=0.01, ha="left", size=12, color=_INK, parse_math=False
-    )
+    figure = new_figure(10, 4.2, _title(workdir, records))
     loss, accuracy = figure.subplots(1, 2)
     for axes, title in ((loss, "Loss"), (accuracy, "Accuracy, %")):
-        _style(axes, title, max([record["epoch"] for record in records], default=1))
+        style(axes, title, "epoch")
+        _scale(axes, max([record["epoch"] for record in records], default=1))
     labels = [
         (loss, _draw_loss(loss, records, best)),
         (accuracy, _draw_accuracy(accuracy, records, best, test)),
     ]
     figure.draw_without_rendering()  # fixes the scales, which the spreading needs
     for axes, texts in labels:
-        _spread(axes, texts)
+        spread(axes, texts)
 
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
     path = workdir / "curves.png"
     try:
-        run_log.write_atomically(path, picture.getvalue())
+        run_log.write_atomically(path, png(figure))
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; make room or mend its directory"
@@ -82,7 +68,7 @@ def _draw_loss(axes: Any, records: list[dict[str, Any]], best: Record | None) ->
     texts = []
     for split in _COLOURS:
         end = _draw_line(axes, records, split, "loss")
-        texts += _label(axes, end, f"{_NAMES[split]} {end:.2f}", _COLOURS[split])
+        texts += label(axes, end, f"{_NAMES[split]} {end:.2f}", _COLOURS[split])
     if best and math.isfinite(height := _number(best, "loss")):
         _ring(axes, best["epoch"], height)
     return texts
@@ -92,14 +78,14 @@ def _draw_accuracy(
     axes: Any, records: list[dict[str, Any]], best: Record | None, test: Record
 ) -> list[Any]:
     texts = []
-    for name, prefix, style in (("accuracy", "", "-"), ("top5_accuracy", "top-5 ", "--")):
+    for name, prefix, line in (("accuracy", "", "-"), ("top5_accuracy", "top-5 ", "--")):
         for split in _COLOURS:
-            end = _draw_line(axes, records, split, name, scale=100, style=style)
-            texts += _label(axes, end, f"{prefix}{_NAMES[split]} {end:.1f}", _COLOURS[split])
+            end = _draw_line(axes, records, split, name, scale=100, line=line)
+            texts += label(axes, end, f"{prefix}{_NAMES[split]} {end:.1f}", _COLOURS[split])
         result = 100 * _number(test, name)
         if math.isfinite(result):
-            axes.axhline(result, color=_FAINT, linewidth=0.9, zorder=1)
-            texts += _label(axes, result, f"{prefix}test {result:.1f}", _INK, weight="bold")
+            axes.axhline(result, color=FAINT, linewidth=0.9, zorder=1)
+            texts += label(axes, result, f"{prefix}test {result:.1f}", INK, weight="bold")
     axes.set_ylim(bottom=0)
     if best:
         height = 100 * best["accuracy"]
@@ -112,9 +98,9 @@ def _draw_accuracy(
             textcoords="offset points",
             ha="right" if late else "left",
             va="top",
-            size=_FONT_SIZE,
+            size=FONT_SIZE,
             color=_COLOURS["val"],
-            arrowprops={"arrowstyle": "-", "color": _FAINT, "linewidth": 0.8, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8, "shrinkB": 4},
         )
     return texts
 
@@ -125,7 +111,7 @@ def _draw_line(
     split: str,
     name: str,
     scale: float = 1,
-    style: str = "-",
+    line: str = "-",
 ) -> float:
     """Draws one metric of one split; returns its last finite value, NaN where there is none."""
     shown = [record for record in records if record["split"] == split]
@@ -138,9 +124,9 @@ def _draw_line(
     axes.plot(
         [record["epoch"] for record in shown],
         values,
-        style,
+        line,
         color=_COLOURS[split],
-        linewidth=1.8 if style == "-" else 1.2,
+        linewidth=1.8 if line == "-" else 1.2,
         # In a long run only points that no line would show.
         marker="o",
         markersize=5,
@@ -153,51 +139,13 @@ def _draw_line(
 
 
 def _ring(axes: Any, epoch: float, height: float) -> None:
-    style = {"color": _COLOURS["val"], "markerfacecolor": "white", "markeredgewidth": 1.6}
-    axes.plot([epoch], [height], "o", markersize=6.5, clip_on=False, zorder=3, **style)
+    look = {"color": _COLOURS["val"], "markerfacecolor": "white", "markeredgewidth": 1.6}
+    axes.plot([epoch], [height], "o", markersize=6.5, clip_on=False, zorder=3, **look)
 
 
-def _label(axes: Any, height: float, text: str, colour: str, weight: str = "normal") -> list[Any]:
-    """Writes beside the right end of a line what it is; nothing for a line without points."""
-    if not math.isfinite(height):
-        return []
-    transform = axes.get_yaxis_transform()
-    style = {"color": colour, "size": _FONT_SIZE, "weight": weight, "va": "center"}
-    return [axes.text(1.025, height, text, transform=transform, **style)]
-
-
-def _spread(axes: Any, texts: list[Any]) -> None:
-    """Moves labels up and down, as little as it takes, until none covers another.
-
-    Those beside the upper edge move down only.
-    """
-    gap = 1.35 * _FONT_SIZE * axes.figure.dpi / 72
-    texts = sorted(texts, key=lambda text: text.get_position()[1])
-    heights = [axes.transData.transform((0, text.get_position()[1]))[1] for text in texts]
-    # Least squares under "at least one gap apart" is isotonic regression of height − index·gap:
-    # neighbours out of order are pooled at their mean.
-    pools: list[list[float]] = []
-    for index, height in enumerate(heights):
-        pools.append([height - index * gap])
-        while any(sum(a) / len(a) > sum(b) / len(b) for a, b in pairwise(pools[-2:])):
-            pools[-2:] = [pools[-2] + pools[-1]]
-    ceiling = axes.bbox.ymax - (len(texts) - 1) * gap
-    placed = [min(sum(pool) / len(pool), ceiling) for pool in pools for _ in pool]
-    for index, (text, height) in enumerate(zip(texts, placed, strict=True)):
-        x, _ = text.get_position()
-        text.set_position((x, axes.transData.inverted().transform((0, height + index * gap))[1]))
-
-
-def _style(axes: Any, title: str, end: float) -> None:
-    axes.set_title(title, loc="left", size=10, color=_INK)
-    axes.set_xlabel("epoch", size=_FONT_SIZE, color=_INK)
+def _scale(axes: Any, end: float) -> None:
     axes.set_xlim(0, end if end > 0 else 1)
     axes.locator_params(axis="x", nbins=6, integer=end >= 3)
-    axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=_FONT_SIZE, color=_FAINT, labelcolor=_INK, left=False)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_FAINT)
 
 
 def _title(workdir: Path, records: list[dict[str, Any]]) -> str:

@@ -9,7 +9,10 @@ import importlib.metadata
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+from eanet.errors import UserError
 
 # XLA:CPU takes its temporary buffers from malloc at every call. By default glibc maps them anew
 # and gives them back, so that every page faults again in every step.
@@ -17,6 +20,9 @@ ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_th
 
 # More devices than this would each hold a copy of the data for little gain.
 _MAX_CPU_DEVICES = 8
+
+# What `set_up` has put into the environment for this process alone.
+_chosen_here: set[str] = set()
 
 
 def set_up() -> None:
@@ -30,11 +36,49 @@ def set_up() -> None:
     os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     if "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or _has_accelerator():
         return
-    os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(_usable_cores(), _MAX_CPU_DEVICES)))
     if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = ALLOCATOR
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(_cpu_devices(_usable_cores()))
+        _chosen_here.add("JAX_NUM_CPU_DEVICES")
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes on this machine may use.
+
+    Attributes:
+      cores: their numbers; None where the system does not let one choose.
+      environment: of the process, all of it.
+    """
+
+    cores: frozenset[int] | None
+    environment: dict[str, str]
+
+
+def share(index: int, count: int) -> Share:
+    """The part of process `index` of `count`: its own cores, or its own NVIDIA device.
+
+    Raises:
+      UserError: there are fewer devices than processes.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in _chosen_here}
+    if _has_accelerator():
+        devices = _nvidia_devices()
+        if devices and count > len(devices):
+            raise UserError(f"{count} workers need a device each, but there are {len(devices)}")
+        if devices:
+            environment["CUDA_VISIBLE_DEVICES"] = devices[index]
+        return Share(None, environment)
+    if not hasattr(os, "sched_getaffinity"):
+        devices_each = _cpu_devices(max(1, _usable_cores() // count))
+        environment.setdefault("JAX_NUM_CPU_DEVICES", str(devices_each))
+        return Share(None, environment)
+    cores = sorted(os.sched_getaffinity(0))
+    own = cores[len(cores) * index // count : len(cores) * (index + 1) // count]
+    return Share(frozenset(own or [cores[index % len(cores)]]), environment)
 
 
 def settings() -> dict[str, str]:
@@ -64,6 +108,17 @@ def _processor() -> str:
     return "\n".join(
         sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
     )
+
+
+def _cpu_devices(cores: int) -> int:
+    return min(cores, _MAX_CPU_DEVICES)
+
+
+def _nvidia_devices() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device for device in visible.split(",") if device]
+    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
 def _usable_cores() -> int:

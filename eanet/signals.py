@@ -1,11 +1,16 @@
 """SIGTERM and SIGINT ask training to stop in order; a second one ends the process at once."""
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_asked = threading.Event()
 
 
 class StopRequest:
@@ -29,6 +34,7 @@ def stop_request() -> Iterator[StopRequest]:
 
     def note(number: int, _: FrameType | None) -> None:
         request.signal = number
+        _asked.set()
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
@@ -38,3 +44,19 @@ def stop_request() -> Iterator[StopRequest]:
     finally:
         for each, handler in previous.items():
             signal.signal(each, handler)
+
+
+def stop_at_eof() -> None:
+    """From now on the end of standard input asks to stop as SIGTERM does, where nothing has yet.
+
+    Given a pipe as its input, a process so ends with the one that started it, whatever becomes of
+    that one.
+    """
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        if not _asked.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,6 +1,5 @@
 """The directory of a run: made once, claimed by one config and one process at a time."""
 
-import fcntl
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
+from eanet import run_lock
 from eanet.errors import UserError
 from eanet.run_log import write_atomically
 
@@ -36,26 +36,24 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
     Raises:
       UserError: if the workdir belongs to another config, is in use, or cannot be written.
     """
-    _check(workdir, config)
+    check(workdir, config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise _cannot_write(workdir, error) from None
+    lock = run_lock.acquire(workdir / LOCK)
+    if lock is None:
+        owner = _describe(_owner(workdir)) or "another process"
+        raise UserError(
+            f"{workdir} is in use by {owner}; wait for it, stop it, or choose another --workdir"
+        )
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{workdir} is in use by {_describe(_owner(lock)) or 'another process'}; wait for "
-                "it, stop it, or choose another --workdir"
-            ) from None
-        _check(workdir, config)  # again, for what another process did before it ended
-        died = _describe(_owner(lock))
+        check(workdir, config)  # again, for what another process did before it ended
+        died = _describe(_owner(workdir))
         if died:
             say(f"{workdir} was left by {died}, which no longer runs; taking over")
         try:
-            _write_owner(lock)
+            _write_owner(lock.descriptor)
             if not (workdir / "config.json").exists():
                 write_atomically(workdir / "config.json", config_lib.to_json(config))
         except OSError as error:
@@ -64,13 +62,17 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
             yield
         finally:
             with suppress(OSError):
-                os.ftruncate(lock, 0)
+                os.ftruncate(lock.descriptor, 0)
     finally:
-        os.close(lock)
+        lock.close()
 
 
-def _check(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir that belongs to something else; changes nothing."""
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Refuses a workdir that belongs to something else; changes nothing.
+
+    Raises:
+      UserError: if it does.
+    """
     path = workdir / "config.json"
     if not path.exists():
         if (workdir / "checkpoints").exists():
@@ -108,11 +110,11 @@ def _write_owner(lock: int) -> None:
     os.fsync(lock)
 
 
-def _owner(lock: int) -> dict[str, Any]:
+def _owner(workdir: Path) -> dict[str, Any]:
     """What the last process to hold the lock wrote; empty where it ended in order."""
     try:
-        owner = json.loads(os.pread(lock, 4096, 0))
-    except ValueError:
+        owner = json.loads((workdir / LOCK).read_bytes())
+    except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}
 

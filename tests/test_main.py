@@ -153,9 +153,9 @@ def test_evaluation_needs_no_config_and_agrees(finished, run_main):
     assert validated["accuracy"] == logged["accuracy"]
 
 
-def start(environment, workdir):
+def start(environment, workdir, *arguments):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *LONGER, f"--workdir={workdir}"],
+        [sys.executable, str(ROOT / "main.py"), *LONGER, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -186,6 +186,29 @@ def test_a_signal_saves_the_state(environment, run_main, uninterrupted, tmp_path
     step = re.search(r"after step (\d+)", errors)[1]
     assert f"resumes at step {step}" in done.stdout.replace(",", "")
     assert_same_run(uninterrupted, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_interrupted_ends_as_its_runs_do_alone(
+    environment, run_main, uninterrupted, tmp_path
+):
+    sweep = ("--mode=sweep", "--sweep=model.memory_size=4,8", "--workers=2")
+    process = start(environment, tmp_path, *sweep)
+    wait_for_lines(process, tmp_path / "memory_size=8", 7)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "sweep interrupted: the same command goes on\n")
+    done = run_main(*LONGER, *sweep, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs: 2 done" in done.stdout
+    log = (tmp_path / "memory_size=8" / "train.log").read_text()
+    assert "starts: " in log and "resumes at step" in log
+    assert_same_run(uninterrupted, tmp_path / "memory_size=8")
+    latency = json.loads((tmp_path / "latency.json").read_text())
+    assert len(latency["models"]) == 2 and min(latency["models"].values()) > 0
+    for name in ("report.html", "sweep.csv", "sweep.md", "accuracy.png", "pareto.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert "| 8 | " in (tmp_path / "sweep.md").read_text().replace("**", "")
 
 
 @pytest.mark.slow
@@ -389,6 +412,8 @@ def test_bad_input_gets_one_clear_line(run_main, tmp_path, arguments, parts):
         (["--config.seed=1", TESTING], ["--config.seed=1"]),
         (["--mode=eval"], ["--workdir"]),
         (["--mode=eval", "--workdir=/nonexistent"], ["/nonexistent"]),
+        ([TESTING, "--mode=sweep"], ["--sweep=NAME"]),
+        ([TESTING, "--mode=sweep", "--sweep=model.memory_size=4,0"], ["memory_size=0", "least 1"]),
     ],
 )
 def test_a_bad_command_gets_one_clear_line(run_main, arguments, parts):

@@ -1,0 +1,75 @@
+"""How the pictures look: one style, without matplotlib's global state."""
+
+import io
+import math
+from itertools import pairwise
+from typing import Any
+
+INK = "#333333"
+FAINT = "#999999"
+FONT_SIZE = 9
+
+# Okabe and Ito's colours: distinct for colour-blind readers.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#000000")
+
+
+def new_figure(width: float, height: float, title: str) -> Any:
+    """An empty figure of this many inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.04)
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", size=12, color=INK, parse_math=False)
+    return figure
+
+
+def png(figure: Any) -> bytes:
+    """The picture as a file."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def style(axes: Any, title: str, xlabel: str) -> None:
+    """Horizontal lines only, the title where the label of the vertical axis would be."""
+    axes.set_title(title, loc="left", size=10, color=INK, parse_math=False)
+    axes.set_xlabel(xlabel, size=FONT_SIZE, color=INK, parse_math=False)
+    axes.grid(axis="y", color="#e8e8e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=FONT_SIZE, color=FAINT, labelcolor=INK, left=False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+
+
+def label(axes: Any, height: float, text: str, colour: str, weight: str = "normal") -> list[Any]:
+    """Writes beside the right end of a line what it is; nothing for a line without points."""
+    if not math.isfinite(height):
+        return []
+    transform = axes.get_yaxis_transform()
+    look = {"color": colour, "size": FONT_SIZE, "weight": weight, "va": "center"}
+    return [axes.text(1.025, height, text, transform=transform, parse_math=False, **look)]
+
+
+def spread(axes: Any, texts: list[Any]) -> None:
+    """Moves labels up and down, as little as it takes, until none covers another.
+
+    Those beside the upper edge move down only. The scale must be fixed by now.
+    """
+    gap = 1.35 * FONT_SIZE * axes.figure.dpi / 72
+    texts = sorted(texts, key=lambda text: text.get_position()[1])
+    heights = [axes.transData.transform((0, text.get_position()[1]))[1] for text in texts]
+    # Least squares under "at least one gap apart" is isotonic regression of height − index·gap:
+    # neighbours out of order are pooled at their mean.
+    pools: list[list[float]] = []
+    for index, height in enumerate(heights):
+        pools.append([height - index * gap])
+        while any(sum(a) / len(a) > sum(b) / len(b) for a, b in pairwise(pools[-2:])):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    ceiling = axes.bbox.ymax - (len(texts) - 1) * gap
+    placed = [min(sum(pool) / len(pool), ceiling) for pool in pools for _ in pool]
+    for index, (text, height) in enumerate(zip(texts, placed, strict=True)):
+        x, _ = text.get_position()
+        text.set_position((x, axes.transData.inverted().transform((0, height + index * gap))[1]))
