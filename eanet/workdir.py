@@ -1,5 +1,6 @@
 """The directory of a run: made once, claimed by one config, never overwritten by another."""
 
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
       UserError: if the workdir belongs to another config or cannot be written.
     """
     path = workdir / "config.json"
-    if not path.exists():
+    if not os.path.exists(path):
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             if (workdir / "checkpoints").exists():
