@@ -162,6 +162,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", help="digits, folder:PATH or a TFDS name such as cifar100")
     parser.add_argument("--data_dir", help="where TFDS datasets are prepared")
     options = parser.parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # the name of a folder may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(load(options.name, data_dir=options.data_dir))
     except UserError as error:

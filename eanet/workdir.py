@@ -54,7 +54,7 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
             say(f"{workdir} was left by {died}, which no longer runs; taking over")
         try:
             _write_owner(lock.descriptor)
-            if not (workdir / "config.json").exists():
+            if not os.path.exists(workdir / "config.json"):
                 write_atomically(workdir / "config.json", config_lib.to_json(config))
         except OSError as error:
             raise _cannot_write(workdir, error) from None
@@ -74,8 +74,8 @@ def check(workdir: Path, config: ConfigDict) -> None:
       UserError: if it does.
     """
     path = workdir / "config.json"
-    if not path.exists():
-        if (workdir / "checkpoints").exists():
+    if not os.path.exists(path):
+        if os.path.exists(workdir / "checkpoints"):
             raise UserError(
                 f"{workdir} holds checkpoints but no config.json, so it is unknown what they "
                 "belong to; choose another --workdir"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
 
 _CASES = int(os.environ.get("EANET_FUZZ_CASES", "0"))
 _tally: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -52,6 +53,14 @@ def tried(kind: str, action: Callable[[], Any]) -> Any:
             _tally[kind]["accepted"] += 1
     assert not said, [str(warning.message) for warning in said]
     return result
+
+
+def mutated(text: bytes) -> st.SearchStrategy[bytes]:
+    """The text with a part cut out, doubled or replaced."""
+    places = st.integers(0, len(text))
+    return st.tuples(places, places, st.binary(max_size=6)).map(
+        lambda x: text[: x[0]] + x[2] + text[x[1] :]
+    )
 
 
 def _record(seed: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from fuzz import cases, tried
+from fuzz import cases, mutated, tried
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -192,14 +192,6 @@ def changed(values: dict, place: str, value, remove: bool) -> dict:
     if isinstance(target, dict):
         target.pop(key, None) if remove else target.update({key: value})
     return values
-
-
-def mutated(text: bytes) -> st.SearchStrategy[bytes]:
-    """The text with a part cut out, doubled or replaced."""
-    places = st.integers(0, len(text))
-    return st.tuples(places, places, st.binary(max_size=6)).map(
-        lambda x: text[: x[0]] + x[2] + text[x[1] :]
-    )
 
 
 TEXT = json.dumps(VALID, indent=2).encode()

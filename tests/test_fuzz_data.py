@@ -19,6 +19,14 @@ from PIL import Image
 
 from eanet import data, data_cifar, data_tfds
 
+
+@pytest.fixture(autouse=True, scope="module")
+def fast_disk():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 SIZE = (6, 5)
 MODES = ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB"]
 MODES += ["HSV", "I", "F", "I;16", "I;16B"]
