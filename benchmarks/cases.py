@@ -60,11 +60,11 @@ def _ours(key: str, values: Iterable[Any]) -> dict[str, Contestant]:
 OURS = {"eanet": Contestant("benchmarks.ours")}
 PEERS = {
     "keras-tensorflow": _keras("tensorflow"),
-    "keras-tensorflow-graph": _keras("tensorflow", jit_compile=False),  # without XLA
-    "keras-torch": _keras("torch"),
-    "keras-jax": _keras("jax"),
+    "keras-tensorflow-xla": _keras("tensorflow", jit_compile=True),  # "auto" takes plain graphs
     "torch": _torch(compiled=False),
     "torch-compile": _torch(compiled=True),
+    "keras-jax": _keras("jax"),
+    "keras-torch": _keras("torch"),
 }
 
 # What the peers are written for.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,8 +67,8 @@ class Worker:
 
     def peak_memory(self) -> int | None:
         """Bytes that the process and its children had resident at most; None if unknown."""
-        peaks = [_peak(process) for process in _tree(self._process.pid)]
-        return sum(peak for peak in peaks if peak) or None
+        own = psutil.Process(self._process.pid)
+        return sum(_peak(process.pid) for process in (own, *own.children(recursive=True))) or None
 
     def stop(self) -> None:
         """Ends the process."""
@@ -92,25 +94,14 @@ class Worker:
         raise Failed(f"exit code {self._process.returncode}: {lines[-1]}")
 
 
-def _tree(pid: int) -> list[int]:
-    """A process and all that descend from it; itself alone where /proc does not tell."""
-    children = [
-        int(child)
-        for file in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in file.read_text().split()
-    ]
-    return [pid, *(descendant for child in children for descendant in _tree(child))]
-
-
-def _peak(pid: int) -> int | None:
+def _peak(pid: int) -> int:
+    """Bytes that a process had resident at most; 0 if unknown."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:  # it has just ended, or this is not Linux
-        return None
-    return next(
-        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")),
-        None,
-    )
+        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return 1024 * int(found[1]) if found else 0
 
 
 def interleave(

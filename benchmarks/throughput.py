@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import psutil
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -33,6 +34,9 @@ from eanet.console import Console
 from eanet.errors import UserError
 
 PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+
+# For one more contestant; all of them keep what they have taken until the last round.
+NEEDED_MEMORY = 5e9
 
 CONFIG = config_lib.DEFINE_config()
 flags.DEFINE_list("cases", list(CASES)[:4], f"What to measure, of: {', '.join(CASES)}.")
@@ -127,12 +131,14 @@ def start(case: Case, config: ConfigDict, contestant: Contestant) -> Worker:
     """Starts a contestant and waits until it is ready.
 
     Raises:
-      Failed: it cannot do what the case asks, is not installed, or ended.
+      Failed: it cannot do what the case asks, has no room, is not installed, or ended.
     """
     if lack := case.lacks(config, contestant):
         raise Failed(f"it has {lack}")
     python, environment = sys.executable, dict(contestant.environment)
     if contestant.needs:
+        if psutil.virtual_memory().available < NEEDED_MEMORY:
+            raise Failed("too little memory is left beside the others; measure it by itself")
         python = flags.FLAGS.peer_python
         if missing := [package for package in contestant.needs if not installed(package, python)]:
             raise Failed(f"{', '.join(missing)} is not installed for {python}")
