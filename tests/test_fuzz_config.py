@@ -19,7 +19,7 @@ import train
 from eanet import config as config_lib
 from eanet import config_check
 from eanet.values import Choice, Number, Switch
-from eanet.workdir import claim
+from eanet.workdir import LOCK, claimed
 
 TESTING = str(Path(__file__).parents[1] / "configs" / "testing.py")
 
@@ -227,6 +227,11 @@ def workdir(tmp_path_factory):
     return tmp_path_factory.mktemp("run")
 
 
+def claim(workdir):
+    with claimed(workdir, small(), print):
+        pass
+
+
 @cases(few=30)
 @given(CONFIG_FILES)
 @example(json.dumps(VALID | {"seed": -1, "dataset": VALID["dataset"] | {"val_split": "random"}}))
@@ -239,6 +244,7 @@ def test_config_files(workdir, content):
     path = workdir / "config.json"
     path.write_bytes(content)
     tried("config.json, evaluated", lambda: set_up(config_check.read(path)))
-    tried("config.json, resumed", lambda: claim(workdir, small()))
-    assert path.read_bytes() == content and list(workdir.iterdir()) == [path]
+    tried("config.json, resumed", lambda: claim(workdir))
+    assert path.read_bytes() == content
+    assert {each.name for each in workdir.iterdir()} <= {"config.json", LOCK}
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
