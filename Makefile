@@ -2,11 +2,12 @@
 # make train  train the Keras example on CIFAR-100
 # make test   linters, types and all tests
 # make lint   linters and types alone
+# make bench  this project against its peers, and the other measurements; two hours of a quiet machine
 
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 
-.PHONY: demo train test lint clean
+.PHONY: demo train test lint bench clean
 
 demo: .venv/run
 	$(BIN)/python main.py --config=configs/eanet_digits.py
@@ -25,6 +26,13 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: .venv/run .venv-peers/run
+	$(BIN)/python -m benchmarks.throughput --config=configs/eanet_cifar100.py
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m eanet.data cifar100
+	$(BIN)/python -m benchmarks.startup --config=configs/eanet_cifar100.py
+	$(BIN)/python -m benchmarks.profile --config=configs/eanet_cifar100.py
+
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -r requirements.txt
@@ -34,5 +42,10 @@ lint: .venv/dev
 	$(BIN)/pip install -q -r requirements-dev.txt
 	touch $@
 
+.venv-peers/run: requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q -r requirements-peers.txt
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -3,6 +3,7 @@
 python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=VALUE ...]
 python main.py --workdir=DIR    # goes on with the run there
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
+python main.py --mode=replay --workdir=DIR    # the step that made a run fail, layer by layer
 python main.py --mode=sweep --config=FILE --sweep=NAME|RUNS [--dry_run] [--workers=N]
     [--storage=URL] [--search=tpe|random --trials=N] [--workdir=DIR] [--config.KEY=VALUE ...]
 """
@@ -25,7 +26,7 @@ from eanet.errors import UserError
 
 CONFIG = config_lib.DEFINE_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: runs/CONFIG_NAME.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "sweep"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "replay", "sweep"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "For eval: best, latest or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val", "train"], "For eval: what to look at.")
 SWEEP = flags.DEFINE_string(
@@ -49,10 +50,14 @@ def main(arguments: Sequence[str]) -> None:
 
     if STOP_AT_EOF.value:
         signals.stop_at_eof()
-    if MODE.value == "eval":
+    if MODE.value in ("eval", "replay"):
         if WORKDIR.value is None:
-            raise UserError("--mode=eval needs --workdir=DIR, the directory of a run")
-        train.evaluate(Path(WORKDIR.value), checkpoint=CHECKPOINT.value, split=SPLIT.value)
+            raise UserError(f"--mode={MODE.value} needs --workdir=DIR, the directory of a run")
+        workdir = Path(WORKDIR.value)
+        if MODE.value == "replay":
+            train.replay(workdir)
+        else:
+            train.evaluate(workdir, checkpoint=CHECKPOINT.value, split=SPLIT.value)
     elif MODE.value == "train" and CONFIG.value is None and WORKDIR.value is not None:
         train.train(None, Path(WORKDIR.value))
     elif CONFIG.value is None:

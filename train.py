@@ -1,34 +1,48 @@
 """Training and evaluation of one run; the only place that knows the whole config."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
-from flax import nnx
 from ml_collections import ConfigDict
 
-from eanet import augment, costs, data, devices, host, report, steps
-from eanet import config as config_lib
+from eanet import (
+    augment,
+    black_box,
+    config_check,
+    costs,
+    data,
+    devices,
+    host,
+    memory,
+    report,
+    steps,
+)
+from eanet.batches import Prepare, epoch_order, make_prepare, normalizer
 from eanet.checkpoint import Checkpoints
 from eanet.console import Console
 from eanet.curves import plot_curves
+from eanet.dispatch import Pace, take_steps
 from eanet.errors import Interrupted, TrainingDiverged, UserError
+from eanet.evaluation import make_evaluate
+from eanet.examine import first_not_finite, make_examine
+from eanet.metrics import means
 from eanet.model import EANet
 from eanet.model_card import write_model_card
 from eanet.optimizer import make_optimizer, make_schedule
-from eanet.pace import Pace
-from eanet.random_bits import IMPLEMENTATIONS, random_key
+from eanet.random_bits import lowest_word
 from eanet.run_log import RunLog
 from eanet.schedule import Plan
 from eanet.signals import StopRequest, stop_request
+from eanet.split_model import SplitModel, split_model
 from eanet.steps import TrainState
 from eanet.sweep_estimate import RunSize
-from eanet.workdir import claim
+from eanet.workdir import claimed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,53 +51,83 @@ class Run:
 
     config: ConfigDict
     dataset: data.Dataset
-    model: steps.SplitModel
+    model: SplitModel
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     plan: Plan
     mesh: jax.sharding.Mesh
-    evaluate: Callable[[Any, data.Split], dict[str, float]]
+    prepare: Prepare
+    evaluate: Callable[..., dict[str, float] | None]
+
+    @property
+    def seed(self) -> np.uint32:
+        """As an argument of compiled functions."""
+        return lowest_word(self.config.seed)
+
+    def order(self, step: int) -> jax.Array:
+        """Indices of the examples of the epoch in which the batch after `step` begins."""
+        plan = self.plan
+        return epoch_order(
+            self.config.seed, plan.epoch_of(step), plan.num_examples, plan.batch_size
+        )
+
+    def placed(self, step: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The training images and labels and the order of their epoch, on the devices."""
+        examples = self.dataset.train
+        return devices.replicate((examples.images, examples.labels, self.order(step)), self.mesh)
+
+    def batch_indices(self, step: int) -> np.ndarray:
+        """Indices of the examples of the batch after `step`."""
+        start = self.plan.offset_in_epoch(step)
+        return np.asarray(self.order(step)[start : start + self.plan.batch_size])
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices."""
         init = jax.jit(self._initial_state, out_shardings=devices.replicated(self.mesh))
-        return init()
+        return init(self.seed)
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and places of a state's arrays, without values."""
         sharding = devices.replicated(self.mesh)
         return jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(self._initial_state),
+            jax.eval_shape(self._initial_state, self.seed),
         )
 
-    def _initial_state(self) -> TrainState:
+    def _initial_state(self, seed: Any) -> TrainState:
         ema = self.config.optimizer.ema_decay > 0
-        return steps.init_state(self.model.init(), self.optimizer, ema=ema)
+        return steps.init_state(self.model.init(seed), self.optimizer, ema=ema)
 
 
-def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
+def set_up(
+    config: ConfigDict, log: Callable[[str], None], dataset: data.Dataset | None = None
+) -> Run:
     """Loads the data and builds everything that the config describes.
+
+    Args:
+      config: as `configs/eanet_cifar100.py` describes it.
+      log: called with a line of text where loading takes long or needs to be known.
+      dataset: takes the place of the one that the config names.
 
     Raises:
       UserError: for what the user can mend in config or data.
     """
-    check(config)
-    dataset = data.load(seed=config.seed, log=log, **config.dataset)
-    model = steps.split_model(
-        lambda: EANet(
-            dataset.num_classes,
-            dataset.image_shape,
-            rngs=nnx.Rngs(random_key(config.seed)),  # compiles faster than JAX's own generator
-            **config.model,
-        )
-    )
+    config_check.check(config)
+    dataset = dataset or data.load(seed=config.seed, log=log, **config.dataset)
+    augment.check(dataset.image_shape, **config.augment)
     plan = Plan(
         num_examples=len(dataset.train),
         batch_size=config.batch_size,
         num_epochs=config.num_epochs,
         eval_every_epochs=config.eval_every_epochs,
         checkpoint_every_epochs=config.checkpoint_every_epochs,
+        checkpoint_every_steps=config.checkpoint_every_steps,
+    )
+    mesh = devices.make_mesh(config.batch_size)
+    images = devices.images_per_pass(mesh, config.batch_size, config.microbatch_size)
+    memory.check(memory.least_bytes(config.model, dataset.image_shape, images), mesh)
+    model = split_model(
+        lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
     )
     options = config.optimizer.to_dict()
     del options["ema_decay"]
@@ -93,7 +137,7 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
         total_steps=plan.total_steps,
         warmup_steps=plan.steps(options.pop("warmup_epochs")),
     )
-    mesh = devices.make_mesh(config.batch_size)
+    normalize = normalizer(dataset.mean, dataset.std)
     return Run(
         config=config,
         dataset=dataset,
@@ -104,61 +148,31 @@ def set_up(config: ConfigDict, log: Callable[[str], None]) -> Run:
         learning_rate=learning_rate,
         plan=plan,
         mesh=mesh,
-        evaluate=steps.make_evaluate(
-            model.apply,
-            mesh,
-            normalize=steps.normalizer(dataset.mean, dataset.std),
-            label_smoothing=config.label_smoothing,
+        prepare=make_prepare(
+            num_classes=dataset.num_classes,
+            normalize=normalize,
+            augmentation=config.augment.to_dict(),
+            random_bits=config.random_bits,
+        ),
+        evaluate=make_evaluate(
+            model.apply, mesh, normalize=normalize, label_smoothing=config.label_smoothing
         ),
     )
 
 
-def set_up_saved(workdir: Path, log: Callable[[str], None]) -> Run:
-    """Builds what the run's own `config.json` describes.
-
-    Raises:
-      UserError: if the file is missing, damaged or lacks a value.
-    """
-    path = workdir / "config.json"
-    config = config_lib.from_json(path)
-    try:
-        return set_up(config, log)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged, a value is missing or of a wrong type: {error}"
-        ) from error
-
-
-def check(config: ConfigDict) -> None:
-    """Refuses values that no other part looks at before the first step."""
-    augment.check(**config.augment)
-    if config.random_bits not in IMPLEMENTATIONS:
-        choices = ", ".join(IMPLEMENTATIONS)
-        raise UserError(f"random_bits must be one of {choices}, not {config.random_bits!r}")
-    for key, below in (("label_smoothing", 1.0), ("optimizer.ema_decay", 1.0)):
-        value = dict(config_lib.flatten(config))[key]
-        if not 0.0 <= value < below:
-            raise UserError(f"{key} must lie in [0, {below:g}), not {value}")
-    if config.microbatch_size < 0:
-        raise UserError(f"microbatch_size must not be negative, but is {config.microbatch_size}")
-
-
-def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array], jax.Array]]:
     """The jitted function that runs many training steps in one dispatch."""
     config = run.config
     return steps.make_train_steps(
         run.model.apply,
         run.optimizer,
         run.mesh,
-        num_classes=run.dataset.num_classes,
+        run.prepare,
         batch_size=config.batch_size,
         microbatch_size=config.microbatch_size,
-        normalize=steps.normalizer(run.dataset.mean, run.dataset.std),
-        augmentation=config.augment.to_dict(),
         label_smoothing=config.label_smoothing,
         ema_decay=config.optimizer.ema_decay,
-        seed=config.seed,
-        random_bits=config.random_bits,
+        nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
     )
 
 
@@ -188,6 +202,7 @@ def describe(run: Run, console: Console) -> None:
     console.model_table(rows, costs.totals(rows))
 
 
+@memory.shortage_refused()
 def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
 
@@ -200,110 +215,220 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
 
     Raises:
       UserError: for what the user can mend.
-      TrainingDiverged: if the loss is no longer finite.
+      TrainingDiverged: if loss or gradient are no longer finite.
       Interrupted: if SIGTERM or SIGINT came; the state is saved.
     """
     console = Console()
-    run = set_up(config, console.note) if config else set_up_saved(workdir, console.note)
-    claim(workdir, run.config)
-    describe(run, console)
-    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
-        step, state = checkpoints.restore_newest(like=run.abstract_state()) or (0, None)
-        if state is None:
-            state = run.initial_state()
-        console.run_header(
-            workdir=workdir,
-            device=report.device(),
-            step=step,
-            total_steps=run.plan.total_steps,
-            steps_per_epoch=run.plan.steps_per_epoch,
-        )
-        if step < run.plan.total_steps:
+    config = config or config_check.read(workdir / "config.json")
+    run = set_up(config, console.note)
+    with claimed(workdir, config, console.warn):
+        describe(run, console)
+        with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+            step, state = checkpoints.restore_newest(like=run.abstract_state()) or (0, None)
+            if state is None:
+                state = run.initial_state()
+            console.run_header(
+                workdir=workdir,
+                device=report.device(),
+                step=step,
+                total_steps=run.plan.total_steps,
+                steps_per_epoch=run.plan.steps_per_epoch,
+            )
             with RunLog(workdir, step=step, say=console.note) as log, stop_request() as stop:
-                loop(run, state, step, checkpoints, log, console, stop)
-    results = evaluate(workdir, run=run, console=console)
+                Training(run, workdir, checkpoints, log, console, stop).go_on(state, step)
+        results = evaluate(workdir, run=run, console=console)
     console.next_steps(workdir)
     return results
 
 
-def saved(checkpoints: Checkpoints) -> str:
-    """Says which checkpoint there is to fall back on."""
-    step = checkpoints.latest()
-    return "no checkpoint was saved yet" if step is None else f"step {step} is the last checkpoint"
+class Training:
+    """The loop: takes steps, and reports, validates and saves where the plan says so."""
 
+    def __init__(
+        self,
+        run: Run,
+        workdir: Path,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        console: Console,
+        stop: StopRequest,
+    ):
+        self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
+        self.log, self.console, self.stop = log, console, stop
+        self.pace = Pace()
+        self.saved_at = time.monotonic()
 
-def loop(
-    run: Run,
-    state: TrainState,
-    step: int,
-    checkpoints: Checkpoints,
-    log: RunLog,
-    console: Console,
-    stop: StopRequest,
-) -> None:
-    """Runs the remaining steps; reports, validates and saves where the plan says so."""
-    config, plan, pace = run.config, run.plan, Pace()
-    train_steps = make_train_steps(run)
-    images, labels = devices.replicate(
-        (run.dataset.train.images, run.dataset.train.labels), run.mesh
-    )
-    with console.progress(
-        plan.total_steps, step, plan.steps_per_epoch, config.num_epochs
-    ) as progress:
+    def go_on(self, state: TrainState, step: int) -> None:
+        """Trains from `step` to the end of the plan, or until a signal."""
+        run, plan = self.run, self.run.plan
+        if step == plan.total_steps and self._is_reported(step):
+            return
+        train_steps = make_train_steps(run)
+        examples = run.dataset.train.images, run.dataset.train.labels
+        images, labels = devices.replicate(examples, run.mesh)
+        with self.console.progress(
+            plan.total_steps, step, plan.steps_per_epoch, run.config.num_epochs
+        ) as progress:
 
-        def finished(step: int, count: int, sums: Any) -> None:
-            metrics = steps.means(sums)  # waits for the device
-            if not math.isfinite(metrics["loss"]):
-                raise TrainingDiverged(
-                    f"the loss is not finite at step {step}; {saved(checkpoints)}; lower "
-                    "optimizer.learning_rate or set optimizer.clip_norm"
-                )
-            pace.finished(count)
-            progress.update(step, images_per_second=images_per_second(), **metrics)
-
-        def images_per_second() -> float:
-            return pace.steps_per_second() * config.batch_size
-
-        while step < plan.total_steps and not stop:
-            order = steps.epoch_order(
-                config.seed, plan.epoch_of(step), plan.num_examples, config.batch_size
-            )
-            order, end = devices.replicate(order, run.mesh), plan.next_event(step)
-            running: tuple[int, int, Any] | None = None
-            while step < end and not stop:
-                count = min(pace.steps, end - step)
+            def dispatch(state, step, count):
                 start = plan.offset_in_epoch(step)
-                state, sums = train_steps(state, images, labels, order, start, count)
-                pace.started()
-                step += count
-                # The device computes this dispatch while the host reads the one before it.
-                if running:
-                    finished(*running)
-                running = (step, count, sums)
-            if running:
-                finished(*running)
-            val: dict[str, float] | None = None
-            if plan.reports_at(step):
-                train_metrics = steps.means(state.sums)
-                train_metrics["learning_rate"] = float(run.learning_rate(step - 1))
-                train_metrics["images_per_second"] = images_per_second()
-                log.write(step, plan.epochs(step), "train", **train_metrics)
-                zeros = devices.replicate(steps.zero_sums(), run.mesh)
-                state = dataclasses.replace(state, sums=zeros)
-                if plan.validates_at(step) and len(run.dataset.val):
-                    val = run.evaluate(state.eval_params, run.dataset.val)
-                    log.write(step, plan.epochs(step), "val", **val)
-                progress.epoch_done(plan.epochs(step), train=train_metrics, val=val)
-                pace.restart()
-            if val or stop or plan.saves_at(step):
-                checkpoints.save(step, state, val_accuracy=val["accuracy"] if val else None)
-    checkpoints.wait()
-    if stop.signal is not None and step < plan.total_steps:
-        raise Interrupted(
-            stop.signal, f"interrupted after step {step}, state saved: the same command goes on"
+                return train_steps(state, images, labels, order, run.seed, step, start, count)
+
+            def show(step, sums):
+                speed = self._images_per_second()
+                progress.update(step, images_per_second=speed, **means(sums))
+
+            while True:
+                val = None
+                if plan.reports_at(step):
+                    if not self._is_reported(step):
+                        val = self._report(state, step, progress)
+                        self.pace.restart()
+                    if self._is_reported(step):  # else a signal came first: the next start will
+                        zeros = devices.replicate(steps.zero_sums(), run.mesh)
+                        state = dataclasses.replace(state, sums=zeros)
+                if val or self.stop or plan.saves_at(step) or self._save_is_due():
+                    accuracy = val["accuracy"] if val else None
+                    self.checkpoints.save(step, state, val_accuracy=accuracy)
+                    self.saved_at = time.monotonic()
+                if self.stop or step == plan.total_steps:
+                    break
+                order = devices.replicate(run.order(step), run.mesh)
+                state, step, failed = take_steps(
+                    dispatch,
+                    state,
+                    step,
+                    plan.next_event(step),
+                    pace=self.pace,
+                    should_stop=lambda: bool(self.stop) or self._save_is_due(),
+                    on_finished=show,
+                )
+                if failed:
+                    self._diverged(state, step)
+        self.checkpoints.wait()
+        if self.stop.signal is not None and not (
+            step == plan.total_steps and self._is_reported(step)
+        ):
+            raise Interrupted(
+                self.stop.signal,
+                f"interrupted after step {step}, state saved: the same command goes on",
+            )
+
+    def _images_per_second(self) -> float:
+        return self.pace.steps_per_second() * self.run.config.batch_size
+
+    def _save_is_due(self) -> bool:
+        minutes = self.run.config.checkpoint_every_minutes
+        return minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes
+
+    def _validates_at(self, step: int) -> bool:
+        return self.run.plan.validates_at(step) and len(self.run.dataset.val) > 0
+
+    def _is_reported(self, step: int) -> bool:
+        last = "val" if self._validates_at(step) else "train"
+        return self.log.has(step, last)
+
+    def _report(self, state: TrainState, step: int, progress: Any) -> dict[str, float] | None:
+        """Logs the training metrics and, where it is time for it, those of validation.
+
+        Returns:
+          The latter; None also where a signal cut validation short.
+        """
+        run, epoch = self.run, self.run.plan.epochs(step)
+        metrics = means(state.sums)
+        metrics["learning_rate"] = float(run.learning_rate(step - 1))
+        metrics["images_per_second"] = self._images_per_second()
+        if skipped := int(state.skipped):
+            metrics["skipped_steps"] = skipped
+            self.console.warn(f"{skipped} steps skipped: their loss or gradient was not finite")
+        self.log.write(step, epoch, "train", **metrics)
+        if run.config.layer_statistics:
+            layers = examine(run, state, step)
+            values = {
+                f"{name}/{key}": v for name, part in layers.items() for key, v in part.items()
+            }
+            self.log.write(step, epoch, "layers", **values)
+        val = None
+        if self._validates_at(step):
+            val = run.evaluate(state.eval_params, run.dataset.val, lambda: bool(self.stop))
+            if val is None:
+                return None
+            self.log.write(step, epoch, "val", **val)
+        progress.epoch_done(epoch, train=metrics, val=val)
+        return val
+
+    def _diverged(self, state: TrainState, step: int) -> None:
+        """Saves the state before the step that failed, and how to see it again.
+
+        Raises:
+          TrainingDiverged: always.
+        """
+        run, config = self.run, self.run.config
+        self.checkpoints.save(step, state)
+        self.checkpoints.wait()
+        layers = examine(run, state, step)
+        where = first_not_finite(layers) or "only in the compiled step"
+        replay = f"python main.py --mode=replay --workdir={self.workdir}"
+        path = black_box.write(
+            self.workdir,
+            {
+                "step": step,
+                "epoch": run.plan.epochs(step),
+                "indices": run.batch_indices(step).tolist(),
+                "seed": config.seed,
+                "random_bits": config.random_bits,
+                "skipped_steps": int(state.skipped),
+                "where": where,
+                "layers": layers,
+                "replay": replay,
+            },
+        )
+        raise TrainingDiverged(
+            f"loss or gradient are not finite in step {step + 1} (first: {where}). The state "
+            f"before it is checkpoint {step}, the record {path}; {replay} repeats it. To train on, "
+            "lower optimizer.learning_rate or set optimizer.clip_norm, in another workdir"
         )
 
 
+def examine(run: Run, state: TrainState, step: int) -> dict[str, dict[str, float]]:
+    """Activations and gradients by layer in the step after `step`, see `eanet.examine`."""
+    examine_step = make_examine(
+        run.model,
+        run.prepare,
+        batch_size=run.config.batch_size,
+        label_smoothing=run.config.label_smoothing,
+    )
+    index = run.batch_indices(step)
+    train_split = run.dataset.train
+    return examine_step(state, run.seed, train_split.images[index], train_split.labels[index])
+
+
+@memory.shortage_refused()
+def replay(workdir: Path) -> None:
+    """Repeats the step that `blackbox.json` tells of, and shows it layer by layer.
+
+    Raises:
+      UserError: if there is none, or the data or the checkpoint are no longer the same.
+      TrainingDiverged: if it fails again.
+    """
+    console = Console()
+    record = black_box.read(workdir)
+    run, step = set_up(config_check.read(workdir / "config.json"), console.note), record["step"]
+    if run.batch_indices(step).tolist() != record["indices"]:
+        raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
+    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+        state = checkpoints.restore(step, like=run.abstract_state())
+    layers = examine(run, state, step)
+    console.layers_table(layers)
+    start = run.plan.offset_in_epoch(step)
+    _, _, reached = make_train_steps(run)(state, *run.placed(step), run.seed, step, start, 1)
+    if int(reached) == step:
+        where = first_not_finite(layers) or "only in the compiled step"
+        raise TrainingDiverged(f"step {step + 1} fails again (first: {where})")
+    console.note(f"step {step + 1} is finite here")
+
+
+@memory.shortage_refused()
 def evaluate(
     workdir: Path,
     *,
@@ -328,7 +453,7 @@ def evaluate(
       UserError: if the workdir is no run, or the checkpoint is missing, damaged or does not fit.
     """
     console = console or Console()
-    run = run or set_up_saved(workdir, console.note)
+    run = run or set_up(config_check.read(workdir / "config.json"), console.note)
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")
@@ -338,7 +463,7 @@ def evaluate(
         step = checkpoints.find(checkpoint)
         state = checkpoints.restore(step, like=run.abstract_state())
     start = time.perf_counter()
-    metrics = run.evaluate(state.eval_params, examples)
+    metrics = run.evaluate(state.eval_params, examples) or {}
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
     results = {
         **metrics,

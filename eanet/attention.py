@@ -35,13 +35,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from eanet.errors import UserError
+from eanet import values
 from eanet.layers import Kernel, Linear, dropout, keys_for, mixture, similarity
 
-NORMS = ("double", "softmax_tokens", "softmax_memory")
+RULES = {"norm": values.Choice("double", "softmax_tokens", "softmax_memory")}
 
 # Keeps the division over the units finite where a token matches none of them (paper and Keras).
 EPSILON = 1e-9
+
+# Of one example in self-attention at once, 4 MB: from 1024 tokens and 4 heads on it takes turns.
+_MOST_WEIGHTS = 2**20
 
 
 @jax.custom_vjp
@@ -109,8 +112,7 @@ class ExternalAttention(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if norm not in NORMS:
-            raise UserError(f"model.norm must be one of {', '.join(NORMS)}, not {norm!r}")
+        values.check(RULES, {"norm": norm}, "model.")
         width = num_heads * head_dim
         glorot = nnx.initializers.glorot_uniform()
 
@@ -225,18 +227,44 @@ class SelfAttention(nnx.Module):
 
     def weights(self, x: Float[Array, "b n d"]) -> Float[Array, "b heads n n"]:
         """softmax(Q Kᵀ / sqrt(h)), in float32."""
-        query, key = self._heads(self.query(x)), self._heads(self.key(x))
-        query = query / math.sqrt(query.shape[-1])
-        logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
-        return jax.nn.softmax(logits, axis=-1)
+        return _softmax_weights(self._heads(self.query(x)), self._heads(self.key(x)))
 
     def __call__(
         self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
     ) -> Float[Array, "b n d"]:
-        """Attends; `keys`, two for each example, switch dropout on."""
-        value = self._heads(self.value(x))
-        attention = dropout(self.weights(x), self.dropout_rate, keys_for(keys, 0))
-        mixed = jnp.einsum("bhqt,bthk->bqhk", attention.astype(value.dtype), value)
+        """Attends; `keys`, two for each example, switch dropout on.
+
+        Many tokens ask in turns, and the weights of a turn are computed again for its gradients:
+        memory stays linear in the number of tokens, though work does not.
+        """
+        query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
+        batch, tokens, heads, _ = query.shape
+        size = max(1, min(tokens, _MOST_WEIGHTS // (heads * tokens)))
+        turns = -(-tokens // size)
+
+        def attend(turn: tuple[Array, Array]) -> Array:
+            asking, index = turn
+            dropout_keys = keys_for(keys, 0)
+            if dropout_keys is not None and turns > 1:
+                dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
+            weights = dropout(_softmax_weights(asking, key), self.dropout_rate, dropout_keys)
+            return jnp.einsum("bhqt,bthk->bqhk", weights.astype(value.dtype), value)
+
+        if turns == 1:
+            mixed = attend((query, jnp.int32(0)))
+        else:
+            padded = jnp.pad(query, ((0, 0), (0, turns * size - tokens), (0, 0), (0, 0)))
+            asking = padded.reshape(batch, turns, size, heads, -1).swapaxes(0, 1)
+            mixed = jax.lax.map(jax.checkpoint(attend), (asking, jnp.arange(turns)))
+            mixed = mixed.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
         return dropout(
             self.out(mixed.reshape(*x.shape[:2], -1)), self.dropout_rate, keys_for(keys, 1)
         )
+
+
+def _softmax_weights(
+    query: Float[Array, "b q heads h"], key: Float[Array, "b t heads h"]
+) -> Float[Array, "b heads q t"]:
+    query = query / math.sqrt(query.shape[-1])
+    logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
+    return jax.nn.softmax(logits, axis=-1)

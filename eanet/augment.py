@@ -12,7 +12,6 @@ What is drawn at random is kept apart from what is done with it (`rotate`, `zoom
 """
 
 import math
-import numbers
 from typing import Any
 
 import dm_pix
@@ -21,8 +20,10 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
+from eanet import values
 from eanet.errors import UserError
 from eanet.mixing import box_mask, cutmix, mixup
+from eanet.values import Number, Switch
 
 Images = Float[Array, "batch height width channels"]
 Targets = Float[Array, "batch classes"]
@@ -31,6 +32,20 @@ PerImage = Float[Array, "batch"]
 # Of the erased box: the least and the greatest part of the image, the greatest ratio of its sides.
 ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = 1 / 0.3
+
+# 0 switches off. Above 1, contrast would turn dark into light; above 0.99, zoom would shrink a view
+# to nothing.
+RULES: dict[str, values.Rule] = {
+    "flip": Switch(),
+    "rotation": Number(0, 0.5),
+    "contrast": Number(0, 1),
+    "zoom": Number(0, 0.99),
+    "pad_crop": Number(0, 1000, whole=True),
+    "random_erasing": Number(0, 1),
+    "mixup": Number(0, 1000),
+    "cutmix": Number(0, 1000),
+    "keras3_contrast_clip": Switch(),
+}
 
 
 def random_flip(key: Key[Array, ""], images: Images) -> Images:
@@ -213,6 +228,7 @@ def augment(
       UserError: a value is out of its range; the message names the key of the config.
     """
     check(
+        images.shape[1:],
         flip=flip,
         rotation=rotation,
         contrast=contrast,
@@ -223,11 +239,6 @@ def augment(
         cutmix=cutmix,
         keras3_contrast_clip=keras3_contrast_clip,
     )
-    if pad_crop >= min(images.shape[1:3]):
-        raise UserError(
-            f"augment.pad_crop={pad_crop} can move images of {images.shape[1]}x{images.shape[2]} "
-            "pixels out of sight; choose less than height and width"
-        )
     if not any((flip, rotation, contrast, zoom, pad_crop, random_erasing, mixup, cutmix)):
         return images, targets
     image_key, mix_key = jax.random.split(key)
@@ -297,29 +308,15 @@ def _mix(
     return cutmix(cutmix_key, images, targets, cutmix_alpha)
 
 
-# Above 1, contrast would turn dark into light; above 0.99, zoom would shrink a view to nothing.
-_GREATEST = {
-    "flip": True,
-    "rotation": 0.5,
-    "contrast": 1.0,
-    "zoom": 0.99,
-    "pad_crop": 1000,
-    "random_erasing": 1.0,
-    "mixup": 1000.0,
-    "cutmix": 1000.0,
-    "keras3_contrast_clip": True,
-}
-
-
-def check(**switches: Any) -> None:
-    """Raises `UserError` unless every argument of `augment` given here is in its range."""
-    for key, value in switches.items():
-        kind = numbers.Integral if key == "pad_crop" else numbers.Real
-        if not (isinstance(value, kind) and 0.0 <= float(value) <= _GREATEST[key]):
-            raise UserError(
-                f"augment.{key}={value!r} must be a {'whole ' * (key == 'pad_crop')}number "
-                f"from 0 (off) to {_GREATEST[key]:g}"
-            )
+def check(image_shape: tuple[int, ...], **switches: Any) -> None:
+    """Raises `UserError` unless `augment` can do this to images `[height, width, channels]`."""
+    values.check(RULES, switches, "augment.")
+    height, width, _ = image_shape
+    if (shift := switches.get("pad_crop", 0)) >= min(height, width):
+        raise UserError(
+            f"augment.pad_crop={shift} can move images of {height}x{width} pixels out of sight; "
+            "choose less than height and width"
+        )
 
 
 if __name__ == "__main__":

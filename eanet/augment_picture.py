@@ -103,14 +103,17 @@ def command() -> None:
     from absl import flags
 
     from eanet import config as config_lib
-    from eanet import data
+    from eanet import config_check, data
 
-    config_flag = config_lib.DEFINE_config("config")
+    config_flag = config_lib.DEFINE_config()
     out = flags.DEFINE_string("out", "augment.png", "The picture to write, a .png file.")
 
     def main(argv: Sequence[str]) -> None:
         del argv
         config = config_flag.value
+        if config is None:
+            raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
+        config_check.check(config)
         dataset = data.load(
             config.dataset.name,
             data_dir=config.dataset.data_dir,

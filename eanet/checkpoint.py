@@ -61,12 +61,17 @@ class Checkpoints:
 
         Afterwards only the latest checkpoint and the one with the largest `val_accuracy` (the
         earliest of equals; NaN counts as not validated) are kept. A step that has been saved is
-        not written again, but takes on a `val_accuracy` that was not known before. One save may
-        wait behind another; the third waits here.
+        not written again, but takes on a `val_accuracy` that was not known before.
+
+        One save may wait behind another. A further one takes its place or, where it has been
+        validated, waits here.
 
         Raises:
             UserError: an earlier save failed, and failed again when repeated.
         """
+        newest = self._saves[-1] if len(self._saves) > 1 else None
+        if newest and newest.val_accuracy is None and newest.future.cancel():
+            self._saves.pop()
         self._collect(at_most=1)
         accuracy = None if val_accuracy is None else float(val_accuracy)
         if accuracy is not None and not math.isfinite(accuracy):
@@ -143,6 +148,16 @@ class Checkpoints:
             )
         return self._load(self._verified(step), like)
 
+    def arrays(self, step: int) -> dict[str, np.ndarray]:
+        """Every tensor of the state saved at `step` by its name, verified.
+
+        Raises:
+            UserError: the checkpoint is missing, damaged, or not ours.
+        """
+        facts = self._verified(step)
+        saved = self._read(facts, None)
+        return {name: np.asarray(leaf) for name, leaf in _named(saved)}
+
     def restore_newest(self, like: Any) -> tuple[int, Any] | None:
         """The newest good checkpoint as `(step, state)`; None where there is none.
 
@@ -199,16 +214,18 @@ class Checkpoints:
 
     def _load(self, facts: Facts, like: Any) -> Any:
         self._refuse_mismatch(facts, like)
-        path = self._files.path(facts.step)
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
+        return jax.tree.map(_place, self._read(facts, empty), like)
+
+    def _read(self, facts: Facts, like: Any) -> Any:
+        path = self._files.path(facts.step)
         try:
-            host = _orbax().load((path / STATE).absolute(), empty)
+            return _orbax().load((path / STATE).absolute(), like)
         except Exception as error:
             raise UserError(
                 f"checkpoint {path} cannot be read ({one_line(error)}); "
                 "install the packages of requirements.txt, or choose another checkpoint"
             ) from error
-        return jax.tree.map(_place, host, like)
 
     def _collect(self, at_most: int) -> None:
         """Looks at the saves that have ended; blocks until no more than `at_most` have not."""
@@ -302,11 +319,14 @@ def _place(host: np.ndarray, like: Any) -> jax.Array:
     return jax.make_array_from_single_device_arrays(host.shape, sharding, parts)
 
 
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    """Every leaf with its name, such as "params/head/bias"."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
 def _tensors(tree: Any) -> dict[str, str]:
     """Name → dtype and shape of every leaf, such as `"params/head/bias": "float32[100]"`."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {name: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for name, leaf in _named(tree)}

@@ -109,6 +109,10 @@ class CheckpointFiles:
                     f"{content['version']}, this one reads up to {VERSION}); update the program"
                 )
             facts = Facts(**content)
+            if not isinstance(facts.tensors, dict) or not isinstance(
+                facts.val_accuracy, float | None
+            ):
+                raise TypeError("facts of other types")
         except (KeyError, TypeError) as error:
             raise integrity.Damaged(f"{integrity.MANIFEST} is not what was written") from error
         if facts.step != step:

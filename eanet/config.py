@@ -1,11 +1,15 @@
 """Configs: from a file and the command line, to and from `config.json`, and how two differ."""
 
 import difflib
+import glob
 import importlib.util
 import json
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -13,14 +17,15 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from eanet.errors import Interrupted, TrainingDiverged, UserError
+from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line
 
 
-def DEFINE_config(name: str = "config") -> flags.FlagHolder:
+def DEFINE_config(
+    name: str = "config", flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder:
     """Defines `--name=FILE` and its overrides `--name.KEY=VALUE`; an unknown key is an error."""
-    return config_flags.DEFINE_config_file(
-        name, None, "A config file; --config.KEY=VALUE overrides a value.", lock_config=True
-    )
+    about = "A config file; --config.KEY=VALUE overrides a value."
+    return config_flags.DEFINE_config_file(name, None, about, flag_values, lock_config=True)
 
 
 def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
@@ -31,16 +36,35 @@ def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
     """
     logging.set_verbosity(logging.WARNING)
     try:
-        app.run(main, flags_parser=_parse)
+        app.run(main, flags_parser=parse)
     except UserError as error:
         code, message = 2, f"error: {error}"
     except TrainingDiverged as error:
         code, message = 3, f"error: {error}"
     except Interrupted as error:
         code, message = 128 + error.signal, str(error)
+    except KeyboardInterrupt:
+        code, message = 128 + signal.SIGINT, "interrupted"
     sys.stdout.flush()
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    print(as_line(message), file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def parse(arguments: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line, the name of the program first; gives back that name alone.
+
+    Raises:
+      UserError: for a flag, a key, a value or a config file that cannot be.
+    """
+    try:
+        arguments = [arguments[0], *flag_values.read_flags_from_files(arguments[1:])]
+        _check_config_flags(arguments)
+        rest = flag_values(arguments)
+    except flags.Error as error:
+        raise UserError(f"{error} (--help lists the flags)") from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    return rest
 
 
 def load_module(path: str | Path) -> ModuleType:
@@ -50,8 +74,8 @@ def load_module(path: str | Path) -> ModuleType:
       UserError: if there is no such file, or it is no config.
     """
     path = Path(path)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], 1)
+    if not os.path.isfile(path):
+        near = difflib.get_close_matches(path.name, glob.glob("*.py", root_dir=path.parent), 1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"there is no config file {path}{hint}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -62,9 +86,28 @@ def load_module(path: str | Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
+    except Exception as error:
+        raise _failed(str(path), error) from error
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{path} has no function get_config()")
     return module
+
+
+def load(value: str) -> ConfigDict:
+    """The config of `FILE` or `FILE:ARGUMENT`.
+
+    Raises:
+      UserError: if there is no such file, or it does not give a config.
+    """
+    path, _, argument = value.partition(":")
+    module = load_module(path)
+    try:
+        config = module.get_config(argument) if argument else module.get_config()
+    except Exception as error:
+        raise _failed(f"--config={value}", error) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={value}: get_config() must return a ConfigDict, not {config!r}")
+    return config
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,20 +119,20 @@ def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, value
 
 
-def check_key(key: str, config: ConfigDict) -> None:
-    """Refuses a key that the config does not have, naming the nearest one.
+def check_key(key: str, known: Iterable[str]) -> None:
+    """Refuses a key that is not among the known ones, naming the nearest.
 
     Raises:
-      UserError: if there is no value `key` in the config.
+      UserError: if it is unknown.
     """
-    known = [name for name, _ in flatten(config)]
+    known = list(known)
     if key in known:
         return
     near = difflib.get_close_matches(key, known, 1) or [
         name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]
     ]
     hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-    raise UserError(f"unknown config key {key}; {hint}")
+    raise UserError(f"unknown config key {key!r}; {hint}")
 
 
 def to_json(config: ConfigDict) -> bytes:
@@ -98,7 +141,7 @@ def to_json(config: ConfigDict) -> bytes:
 
 
 def from_json(path: Path) -> ConfigDict:
-    """Reads `config.json`; values only, no code.
+    """Reads `config.json`; values only, no code, and not whether they are possible.
 
     Raises:
       UserError: if the file is missing or is not the config of a run.
@@ -107,11 +150,14 @@ def from_json(path: Path) -> ConfigDict:
         values = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; is this a run's workdir?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
         raise UserError(f"{path} is not the config of a run: it has no section 'model'")
-    return ConfigDict(values).lock()
+    try:
+        return ConfigDict(values).lock()
+    except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not the config of a run: {error}") from None
 
 
 def differences(saved: ConfigDict, given: ConfigDict) -> list[tuple[str, Any, Any]]:
@@ -124,37 +170,23 @@ def differences(saved: ConfigDict, given: ConfigDict) -> list[tuple[str, Any, An
     ]
 
 
-def _parse(arguments: Sequence[str]) -> list[str]:
-    _check_config_flags(arguments)
-    try:
-        rest = flags.FLAGS(arguments)
-    except flags.Error as error:
-        raise UserError(f"{error} (--help lists the flags)") from None
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    return rest
-
-
 def _check_config_flags(arguments: Sequence[str]) -> None:
     """Finds a missing file or an unknown key before ml_collections does, to say it better."""
     config = None
     for index, argument in enumerate(arguments):
         match = re.match(r"--?config(?:=(.*)|$)", argument)
-        override = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         if match:
             value = match[1] if match[1] is not None else "".join(arguments[index + 1 : index + 2])
-            config = _get_config(value)
+            config = load(value)
         elif override and config is None:
             raise UserError(f"{argument} stands before --config=FILE; give the file first")
         elif override:
-            check_key(override[1], config)
+            check_key(override[1], [key for key, _ in flatten(config)])
 
 
-def _get_config(value: str) -> ConfigDict:
-    """The config of `FILE` or `FILE:ARGUMENT`."""
-    path, _, argument = value.partition(":")
-    module = load_module(path)
-    try:
-        return module.get_config(argument) if argument else module.get_config()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"--config={value}: {error}") from None
+def _failed(what: str, error: Exception) -> UserError:
+    """Whatever a config file raised, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
+    return UserError(f"{what}: {error} ({where})")

@@ -100,6 +100,13 @@ class Console:
             state = f"starts: {total_steps:,} steps, {epochs} epochs"
         self._fields({"device": device, "workdir": str(workdir), "training": state})
 
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Shows rows of text under a title; the first column is text, the others are figures."""
+        table = new_table(*columns)
+        for row in rows:
+            table.add_row(*row)
+        self.titled(title, table)
+
     def dataset_table(
         self,
         name: str,
@@ -111,10 +118,8 @@ class Console:
         """Shows a data set: examples by split, the shape of an image, the number of classes."""
         shape = " × ".join(map(str, image_shape))
         title = f"Data: {name}, {num_classes:,} classes, images {shape}"
-        table = new_table("split", "examples")
-        for split, count in examples.items():
-            table.add_row(split, f"{count:,}")
-        self.table(title, table)
+        rows = [(split, f"{count:,}") for split, count in examples.items()]
+        self.table(title, ("split", "examples"), rows)
 
     def model_table(
         self,
@@ -134,7 +139,16 @@ class Console:
             table.add_row(part, sizes, f"{parameters:,}", human(multiply_adds))
         table.add_section()
         table.add_row("total", "", f"{total[0]:,}", human(total[1]), style="bold")
-        self.table("Model", table)
+        self.titled("Model", table)
+
+    def layers_table(self, layers: Mapping[str, Mapping[str, float]]) -> None:
+        """Shows what `eanet.examine` finds in a step."""
+        columns = ("activation_rms", "activation_max", "gradient_norm")
+        rows = [
+            (name, *(f"{values[c]:.4g}" if c in values else "" for c in columns))
+            for name, values in layers.items()
+        ]
+        self.table("The step by layer", ("after", *(c.replace("_", " ") for c in columns)), rows)
 
     def results_table(self, results: Mapping[str, Any]) -> None:
         """Shows what `eanet.report.write_results` records of one split."""
@@ -143,7 +157,7 @@ class Console:
             if results.get(name) is not None:
                 style = "bold" if name == "accuracy" else None
                 table.add_row(label, shown(results[name]), style=style)
-        self.table(f"Results on the {results['split']} split", table)
+        self.titled(f"Results on the {results['split']} split", table)
 
     def next_steps(self, workdir: str | Path) -> None:
         """Lists the files that stand in the workdir, and the commands one may want next."""
@@ -187,7 +201,7 @@ class Console:
         # Unwrapped: a path or a command stays one piece to copy.
         self._rich.print(text, soft_wrap=True)
 
-    def table(self, title: str, table: Table) -> None:
+    def titled(self, title: str, table: Table) -> None:
         """Shows a table under a title."""
         self._line(Text(f"\n{title}", style="bold"))
         self._rich.print(table)

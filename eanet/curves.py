@@ -68,7 +68,7 @@ def _draw_loss(axes: Any, records: list[dict[str, Any]], best: Record | None) ->
     texts = []
     for split in _COLOURS:
         end = _draw_line(axes, records, split, "loss")
-        texts += label(axes, end, f"{_NAMES[split]} {end:.2f}", _COLOURS[split])
+        texts += label(axes, end, f"{_NAMES[split]} {_shown(end, 2)}", _COLOURS[split])
     if best and math.isfinite(height := _number(best, "loss")):
         _ring(axes, best["epoch"], height)
     return texts
@@ -81,18 +81,18 @@ def _draw_accuracy(
     for name, prefix, line in (("accuracy", "", "-"), ("top5_accuracy", "top-5 ", "--")):
         for split in _COLOURS:
             end = _draw_line(axes, records, split, name, scale=100, line=line)
-            texts += label(axes, end, f"{prefix}{_NAMES[split]} {end:.1f}", _COLOURS[split])
+            texts += label(axes, end, f"{prefix}{_NAMES[split]} {_shown(end, 1)}", _COLOURS[split])
         result = 100 * _number(test, name)
         if math.isfinite(result):
             axes.axhline(result, color=FAINT, linewidth=0.9, zorder=1)
-            texts += label(axes, result, f"{prefix}test {result:.1f}", INK, weight="bold")
+            texts += label(axes, result, f"{prefix}test {_shown(result, 1)}", INK, weight="bold")
     axes.set_ylim(bottom=0)
     if best:
         height = 100 * best["accuracy"]
         _ring(axes, best["epoch"], height)
         late = best["epoch"] > axes.get_xlim()[1] / 2
         axes.annotate(
-            f"best validation {height:.1f}\nepoch {best['epoch']:.4g}",
+            f"best validation {_shown(height, 1)}\nepoch {best['epoch']:.4g}",
             xy=(best["epoch"], height),
             xytext=(-14 if late else 14, -24),
             textcoords="offset points",
@@ -156,9 +156,14 @@ def _title(workdir: Path, records: list[dict[str, Any]]) -> str:
     return f"{name}: epoch {last['epoch']:.4g}, step {last['step']:,}"
 
 
+def _shown(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
+
+
 def _number(record: Record, name: str) -> float:
-    """A value that can be drawn, or NaN."""
+    """A value that can be drawn, or NaN; an accuracy is a fraction."""
     value = record.get(name)
-    if isinstance(value, int | float) and abs(value) < 1e30:
-        return float(value)
+    least, most = (0.0, 1.0) if name.endswith("accuracy") else (-1e30, 1e30)
+    if isinstance(value, int | float) and least <= value <= most:
+        return float(value) if abs(value) > 1e-30 else 0.0
     return math.nan

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet import data_cifar, data_tfds
+from eanet import data_cifar, data_split, data_tfds, values
 from eanet.data_cache import cached, default_cache_dir
 from eanet.data_digits import digits_source
 from eanet.data_folder import folder_source
@@ -22,7 +22,13 @@ from eanet.data_source import Decoded, Split
 from eanet.data_split import channel_statistics, split_validation
 from eanet.errors import UserError
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["RULES", "Dataset", "Split", "load"]
+
+RULES: dict[str, values.Rule] = {
+    "name": values.Text(),
+    "data_dir": values.Text(),
+    **data_split.RULES,
+}
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", help="digits, folder:PATH or a TFDS name such as cifar100")
     parser.add_argument("--data_dir", help="where TFDS datasets are prepared")
     options = parser.parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # the name of a folder may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         print(load(options.name, data_dir=options.data_dir))
     except UserError as error:

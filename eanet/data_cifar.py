@@ -6,6 +6,7 @@ them), so `val_split="last"` holds out the same images as the Keras example.
 """
 
 import hashlib
+import http.client
 import io
 import os
 import tarfile
@@ -88,12 +89,16 @@ def _archive_bytes(
 ) -> bytes:
     for folder in (data_dir, cache_dir):
         path = folder / archive.file
-        if path.is_file():
+        try:
             if path.stat().st_size == archive.size and _is_official(
                 archive, content := path.read_bytes()
             ):
                 return content
             log(f"{path} is not the official archive (its size or digest differs): not used")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log(f"{path} cannot be read ({error.strerror}): not used")
     content = _download(archive, log)
     try:
         _keep(cache_dir / archive.file, content)
@@ -128,7 +133,7 @@ def _download(archive: Archive, log: Callable[[str], object]) -> bytes:
                         f"{len(content) / 1e6:.0f} of {archive.size / 1e6:.0f} MB, "
                         f"{speed / 1e6:.2f} MB/s, {left / 60:.0f} min left"
                     )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise DownloadFailed(f"{url} could not be read ({error})") from None
     if not _is_official(archive, bytes(content)):
         raise DownloadFailed(f"{url} does not give the official archive (SHA-256 differs)")
@@ -149,29 +154,34 @@ def _keep(path: Path, content: bytes) -> None:
 
 
 def _parse(archive: Archive, content: bytes) -> Decoded:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+            splits = {
+                "train": _split(archive, tar, "train", archive.train),
+                "test": _split(archive, tar, "test", archive.test),
+            }
+            names = _member(tar, archive.class_names, 10_000).decode("utf-8").split()
+    except Exception as error:  # a damaged archive makes tarfile raise almost anything
+        raise UserError(f"{archive.file} is not what it should be: {error}") from None
+    return Decoded(splits, tuple(names))
+
+
+def _split(archive: Archive, tar: tarfile.TarFile, part: str, names: tuple[str, ...]) -> Split:
     record_bytes = archive.label_bytes + _IMAGE_BYTES
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+    size = archive.examples_per_file[part] * record_bytes
+    data = b"".join(_member(tar, name, size) for name in names)
+    if len(data) != size * len(names):
+        raise ValueError(f"the files of {part} have {len(data)} bytes")
+    records = np.frombuffer(data, np.uint8).reshape(-1, record_bytes)
+    images = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
+    labels = records[:, archive.label_bytes - 1].astype(np.int32)
+    return Split(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels)
 
-        def member(name: str, limit: int) -> bytes:
-            info = tar.getmember(name)
-            if not info.isreg() or info.size > limit:
-                raise UserError(f"{archive.file}: {name} is not what it should be")
-            file = tar.extractfile(info)
-            assert file is not None
-            return file.read()
 
-        def split(part: str, names: tuple[str, ...]) -> Split:
-            size = archive.examples_per_file[part] * record_bytes
-            data = b"".join(member(name, size) for name in names)
-            records = np.frombuffer(data, np.uint8).reshape(-1, record_bytes)
-            if len(data) != size * len(names):
-                raise UserError(f"{archive.file}: {part} has {len(records)} examples")
-            images = records[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
-            labels = records[:, archive.label_bytes - 1].astype(np.int32)
-            return Split(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels)
-
-        names = member(archive.class_names, 10_000).decode("utf-8").split()
-        return Decoded(
-            {"train": split("train", archive.train), "test": split("test", archive.test)},
-            tuple(names),
-        )
+def _member(tar: tarfile.TarFile, name: str, limit: int) -> bytes:
+    """The content of a plain file in the archive; no link is followed."""
+    info = tar.getmember(name)
+    file = tar.extractfile(info) if info.isreg() and info.size <= limit else None
+    if file is None:
+        raise ValueError(f"{name} is no file of at most {limit} bytes")
+    return file.read()

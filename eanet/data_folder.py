@@ -10,10 +10,13 @@
 - The order of the examples is a hash of their paths: fixed, and any tail is a fair sample.
 """
 
+import contextlib
 import hashlib
 import os
 import stat
+import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +27,9 @@ from eanet.data_source import Decoded, Source, Split, empty_images, fingerprint
 from eanet.errors import UserError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# Formats Pillow decodes by itself: no PostScript, which would start a foreign program.
-_FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Formats Pillow decodes by itself: no PostScript, which would start a foreign program. What Pillow
+# calls MPO, a photograph with previews, it opens as a JPEG.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _GREYSCALE_MODES = ("1", "L", "LA", "I;16", "I;16L", "I;16B")
 _COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112
@@ -44,9 +48,9 @@ def folder_source(path: str) -> Source:
         UserError: no such folder, or not the layout above.
     """
     root = Path(os.path.realpath(os.path.expanduser(path)))
-    if not path or not root.is_dir():
+    if not path or not os.path.isdir(root):
         raise UserError(f"folder:{path}: there is no such folder; write folder:PATH")
-    parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
+    parts = {part: root / part for part in ("train", "val", "test") if os.path.isdir(root / part)}
     if "train" not in parts or len(parts) < 2:
         raise UserError(f"{root} must hold train/CLASS/*.png and test/CLASS/… or val/CLASS/…")
     if "test" not in parts:
@@ -71,7 +75,7 @@ def folder_source(path: str) -> Source:
         f"folder:{root.name}",
         f"folder:{root}",
         fingerprint(stats),
-        lambda: _read(root, files, class_names),
+        lambda: _read_quietly(root, files, class_names),
     )
 
 
@@ -104,6 +108,31 @@ def _images(folder: Path) -> list[tuple[Path, os.stat_result]]:
 
 def _shuffling_key(path: Path, root: Path) -> bytes:
     return hashlib.sha256(os.fsencode(path.relative_to(root))).digest()
+
+
+def _read_quietly(
+    root: Path, files: dict[str, list[Path]], class_names: tuple[str, ...]
+) -> Decoded:
+    from PIL import Image
+
+    with warnings.catch_warnings(), _without_stderr():
+        warnings.simplefilter("ignore")  # of an image that can be read all the same
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return _read(root, files, class_names)
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Keeps libtiff's own words off the terminal: of a file that it cannot read, an error tells."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
 
 
 def _read(root: Path, files: dict[str, list[Path]], class_names: tuple[str, ...]) -> Decoded:
@@ -143,13 +172,11 @@ def _header(path: Path) -> _Header:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as image:
-                # A phone's MPO is a photograph with previews, not an animation.
-                animated = getattr(image, "is_animated", False) and image.format != "MPO"
-                orientation = image.getexif().get(_ORIENTATION, 1)
-                mode, (width, height) = image.mode, image.size
+        with Image.open(path, formats=_FORMATS) as image:
+            # The frames of an MPO are previews, no animation.
+            animated = getattr(image, "is_animated", False) and image.format != "MPO"
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            mode, (width, height) = image.mode, image.size
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise _unreadable(path, error) from None
     if animated:

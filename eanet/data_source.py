@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from eanet.errors import UserError
+from eanet.host import physical_memory
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,3 @@ def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> 
             "use smaller or fewer images"
         )
     return np.empty((count, *image_shape), np.uint8)
-
-
-def physical_memory() -> int:
-    """Bytes of memory in this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

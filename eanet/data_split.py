@@ -2,8 +2,15 @@
 
 import numpy as np
 
+from eanet import values
 from eanet.data_source import Split
 from eanet.errors import UserError
+from eanet.values import Choice, Number
+
+RULES: dict[str, values.Rule] = {
+    "val_fraction": Number(0, 1, below=True),
+    "val_split": Choice("last", "random"),
+}
 
 
 def split_validation(train: Split, fraction: float, how: str, seed: int) -> tuple[Split, Split]:
@@ -21,10 +28,7 @@ def split_validation(train: Split, fraction: float, how: str, seed: int) -> tupl
     Raises:
         UserError: an unknown `how`, a fraction out of range, or nothing left to train on.
     """
-    if how not in ("last", "random"):
-        raise UserError(f"dataset.val_split={how!r} is neither 'last' nor 'random'")
-    if not 0 <= fraction < 1:
-        raise UserError(f"dataset.val_fraction={fraction} must be at least 0 and below 1")
+    values.check(RULES, {"val_fraction": fraction, "val_split": how}, "dataset.")
     kept = int(len(train) * (1 - fraction))
     if kept == 0:
         raise UserError(

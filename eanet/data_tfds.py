@@ -29,7 +29,9 @@ from eanet.errors import UserError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _REQUEST = re.compile(
-    r"(?P<name>[A-Za-z][\w-]*)(/(?P<config>\w[\w.+-]*))?(:(?P<version>[\d*]+(\.[\d*]+){2}))?"
+    r"(?P<name>[a-z][\w-]{,99})(/(?P<config>\w[\w.+-]{,99}))?"
+    r"(:(?P<version>[\d*]{1,9}(\.[\d*]{1,9}){2}))?",
+    re.ASCII | re.IGNORECASE,
 )
 _RECORDS_AT_ONCE = 1024
 # The child's last line of output is the reason of a failure.
@@ -80,10 +82,10 @@ def tfds_dir(data_dir: str | os.PathLike[str] | None) -> Path:
         ("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR")),
     ):
         if value:
-            path = Path(value).expanduser()
-            if not path.is_dir():
+            path = os.path.expanduser(value)
+            if not os.path.isdir(path):
                 raise UserError(f"{origin}={value} is no directory; create it or name another")
-            return path.absolute()
+            return Path(path).absolute()
     return Path.home() / "tensorflow_datasets"
 
 

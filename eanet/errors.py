@@ -1,11 +1,26 @@
 """The ways in which a run may end that are not the program's fault."""
 
+_LONGEST = 1000
+
+
+def as_line(text: str) -> str:
+    """One line of printable text: names of files and words of other programs may hold anything."""
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) <= _LONGEST:
+        return line
+    half = _LONGEST // 2
+    return f"{line[:half]} … {line[-half:]}"
+
 
 class UserError(Exception):
     """The user's input is at fault; the exit code is 2.
 
     The message is one line: what is wrong, where, and what to do.
     """
+
+    def __init__(self, message: str):
+        super().__init__(as_line(message))
 
 
 class TrainingDiverged(Exception):

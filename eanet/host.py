@@ -16,9 +16,7 @@ from eanet.errors import UserError
 
 # XLA:CPU takes its temporary buffers from malloc at every call. By default glibc maps them anew
 # and gives them back, so that every page faults again in every step.
-_ALLOCATOR = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
-)
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
 
 # More devices than this would each hold a copy of the data for little gain.
 _MAX_CPU_DEVICES = 8
@@ -39,7 +37,7 @@ def set_up() -> None:
     if "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or _has_accelerator():
         return
     if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = _ALLOCATOR
+        os.environ["GLIBC_TUNABLES"] = ALLOCATOR
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
@@ -87,6 +85,11 @@ def settings() -> dict[str, str]:
     """The settings in force, for the record of a run."""
     names = ("GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def physical_memory() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _compilation_cache() -> Path:

@@ -64,16 +64,22 @@ def verify(directory: Path) -> None:
             raise Damaged(f"{name} is missing") from None
         except OSError as error:
             raise Damaged(f"{name} cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{MANIFEST} is not what was written") from error
 
 
 def set_aside(path: Path, name: str) -> Path:
     """Renames `path` to `name` beside it, with a number where that is taken."""
-    target = path.with_name(name)
-    number = 1
-    while target.exists():
+    return path.rename(free_name(path.with_name(name)))
+
+
+def free_name(path: Path) -> Path:
+    """The path itself, or with a number behind it where that is taken."""
+    free, number = path, 1
+    while os.path.lexists(free):
         number += 1
-        target = path.with_name(f"{name}-{number}")
-    return path.rename(target)
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def sync(path: Path) -> None:
@@ -107,8 +113,10 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads((directory / MANIFEST).read_bytes())
         digest = content.pop("sha256")
-        if digest != _own_digest(content) or not {"facts", "files"} <= content.keys():
+        if digest != _own_digest(content):
             raise Damaged(f"{MANIFEST} fails its own checksum")
+        if not (isinstance(content["facts"], dict) and isinstance(content["files"], dict)):
+            raise Damaged(f"{MANIFEST} is not what was written")
     except FileNotFoundError:
         raise Damaged(f"{MANIFEST} is missing") from None
     except OSError as error:

@@ -18,8 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from eanet import config as config_lib
-from eanet import data, steps
+from eanet import config_check, data, steps
 from eanet.checkpoint import Checkpoints
 from eanet.errors import UserError
 from eanet.keras_import import RECORD, describe, optimizer_of
@@ -42,7 +41,7 @@ def export(workdir: Path, out: Path, *, checkpoint: str = "best") -> Architectur
         raise UserError(f"Keras reads weights only from files named *.weights.h5, not {out}")
     if out.exists():
         raise UserError(f"{out} exists already; choose another name")
-    config = config_lib.from_json(workdir / "config.json")
+    config = config_check.read(workdir / "config.json")
     dataset = data.load(seed=config.seed, **config.dataset)
     architecture = _architecture(workdir, config, dataset)
     params, step = _restore(workdir, config, architecture, checkpoint)
@@ -104,7 +103,7 @@ def _restore(
     ema = config.optimizer.ema_decay > 0
 
     def initial_state() -> steps.TrainState:
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.init())
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.init(0))
         return steps.init_state(params, optimizer, ema=ema)
 
     like = jax.eval_shape(initial_state)

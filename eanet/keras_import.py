@@ -22,14 +22,14 @@ import optax
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
-from eanet import data, keras_files, steps
+from eanet import config_check, data, keras_files, steps
 from eanet.checkpoint import Checkpoints
 from eanet.costs import count_parameters
 from eanet.errors import UserError
 from eanet.keras_weights import Architecture, KerasWeights, infer, our_model, to_params
 from eanet.optimizer import make_optimizer
 from eanet.run_log import write_atomically
-from eanet.workdir import claim
+from eanet.workdir import claimed
 
 # The record of an import: where the weights came from, and what they expect of the images.
 RECORD = "keras_import.json"
@@ -63,6 +63,7 @@ def import_weights(
       UserError: the file is damaged or does not fit model or data set, or the workdir is taken.
         Then nothing has been written.
     """
+    config_check.check(config)
     weights = keras_files.read(source)
     architecture = infer(weights, image_size=image_size, channels=channels)
     params = to_params(weights, architecture)
@@ -70,10 +71,12 @@ def import_weights(
     config.model.update(architecture.model_options())
     config.model.update(norm="double", final_norm=False, param_dtype="float32")
     _compare_with_dataset(weights, architecture, config, log)
-    with Checkpoints(workdir / "checkpoints", log=log) as checkpoints:
+    with (
+        claimed(workdir, config, log),
+        Checkpoints(workdir / "checkpoints", log=log) as checkpoints,
+    ):
         if checkpoints.steps():
             raise UserError(f"{workdir} holds a run already; choose another --workdir")
-        claim(workdir, config)
         record = {"source": str(source), "normalization": _normalization(weights)}
         write_atomically(workdir / RECORD, (json.dumps(record, indent=2) + "\n").encode())
         (workdir / "metrics.jsonl").touch()  # the log of a run without a step
@@ -181,7 +184,7 @@ def main(arguments: list[str]) -> int:
     try:
         sizes = {"image_size": _image_size(options.image_size), "channels": options.channels}
         if options.workdir:
-            config = config_lib.load_module(options.config).get_config()
+            config = config_lib.load(options.config)
             for key, value in (("name", options.dataset), ("data_dir", options.data_dir)):
                 if value is not None:
                     config.dataset[key] = value

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from eanet import keras_files
 from eanet.errors import UserError
@@ -63,14 +62,10 @@ def our_outputs(
     architecture: Architecture, params: Any, images: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Tokens after the patch embedding and after every block, then the logits."""
-    graphdef, _ = nnx.split(our_model(architecture).abstract)
-    model = nnx.merge(graphdef, nnx.State(jax.tree.map(jnp.asarray, params)))
-    x = model.patch_embed(jnp.asarray(images))
-    yield "patch embedding", np.asarray(x)
-    for index, block in enumerate(model.blocks):
-        x = block(x)
-        yield f"block {index}", np.asarray(x)
-    yield "head (logits)", np.asarray(model(jnp.asarray(images)))
+    model = our_model(architecture).merge(jax.tree.map(jnp.asarray, params))
+    for name, tokens in zip(model.stage_names, model.stages(jnp.asarray(images)), strict=True):
+        yield name, np.asarray(tokens)
+    yield "head", np.asarray(model(jnp.asarray(images)))
 
 
 def keras_outputs(

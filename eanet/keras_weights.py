@@ -14,11 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from eanet.errors import UserError
 from eanet.model import EANet
-from eanet.steps import SplitModel, split_model
+from eanet.split_model import SplitModel, split_model
 
 # Variables before the first block, and in a block of either kind of attention.
 _BEFORE_BLOCKS, _PER_BLOCK = 3, 16
@@ -285,10 +284,10 @@ def _image_size(
 def our_model(architecture: Architecture) -> SplitModel:
     """The model of these sizes, with nothing computed yet."""
     return split_model(
-        lambda: EANet(
+        lambda rngs: EANet(
             architecture.num_classes,
             architecture.image_shape,
-            rngs=nnx.Rngs(0),
+            rngs=rngs,
             **architecture.model_options(),
         )
     )
@@ -303,7 +302,7 @@ def to_params(weights: KerasWeights, architecture: Architecture) -> dict:
         for key in slot.path[:-1]:
             node = node.setdefault(key, {})
         node[slot.path[-1]] = tensor.value.astype(np.float32)
-    shapes = jax.eval_shape(our_model(architecture).init)
+    shapes = jax.eval_shape(our_model(architecture).init, 0)
     return jax.tree.map(lambda value, shape: value.reshape(shape.shape), params, shapes)
 
 

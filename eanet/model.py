@@ -3,7 +3,7 @@
 The default arguments are those of the Keras example "Image classification with EANet".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,11 +11,30 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from eanet import attention as attention_lib
+from eanet import values
 from eanet.attention import ExternalAttention, SelfAttention
 from eanet.errors import UserError
 from eanet.layers import LayerNorm, Linear, dropout, keys_for
+from eanet.values import Choice, Number, Switch
 
-ATTENTIONS = ("external", "self")
+_DTYPE = Choice("float32", "bfloat16", "float16")
+_SIZE = Number(1, 65_536, whole=True)
+RULES: dict[str, values.Rule] = {
+    "patch_size": _SIZE,
+    "embed_dim": _SIZE,
+    "depth": Number(1, 1000, whole=True),
+    "num_heads": _SIZE,
+    "head_dim": _SIZE,
+    "memory_size": _SIZE,
+    "mlp_dim": _SIZE,
+    "attention": Choice("external", "self"),
+    **attention_lib.RULES,
+    "final_norm": Switch(),
+    "dropout_rate": Number(0, 0.999),
+    "dtype": _DTYPE,
+    "param_dtype": _DTYPE,
+}
 
 
 class PatchEmbed(nnx.Module):
@@ -173,11 +192,11 @@ class EANet(nnx.Module):
         norm: str = "double",
         final_norm: bool = False,
         dropout_rate: float = 0.2,
-        dtype: Any = "float32",
-        param_dtype: Any = "float32",
+        dtype: str = "float32",
+        param_dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        sizes = {
+        options = {
             "patch_size": patch_size,
             "embed_dim": embed_dim,
             "depth": depth,
@@ -185,14 +204,18 @@ class EANet(nnx.Module):
             "head_dim": head_dim,
             "memory_size": memory_size,
             "mlp_dim": mlp_dim,
+            "attention": attention,
+            "norm": norm,
+            "final_norm": final_norm,
+            "dropout_rate": dropout_rate,
+            "dtype": dtype,
+            "param_dtype": param_dtype,
         }
-        for name, size in sizes.items():
-            if size < 1:
-                raise UserError(f"model.{name} must be at least 1, not {size}")
-        if not 0.0 <= dropout_rate < 1.0:
-            raise UserError(f"model.dropout_rate must lie in [0, 1), not {dropout_rate}")
-        dtypes: dict[str, Any] = {"dtype": _float_dtype("dtype", dtype)}
-        dtypes["param_dtype"] = _float_dtype("param_dtype", param_dtype)
+        values.check(RULES, options, "model.")
+        dtypes: dict[str, Any] = {
+            "dtype": jnp.dtype(dtype),
+            "param_dtype": jnp.dtype(param_dtype),
+        }
 
         def attend(embed_dim: int, **options: Any) -> ExternalAttention | SelfAttention:
             options.update(num_heads=num_heads, head_dim=head_dim)
@@ -200,9 +223,6 @@ class EANet(nnx.Module):
                 return ExternalAttention(embed_dim, memory_size=memory_size, norm=norm, **options)
             return SelfAttention(embed_dim, **options)
 
-        if attention not in ATTENTIONS:
-            choices = ", ".join(ATTENTIONS)
-            raise UserError(f"model.attention must be one of {choices}, not {attention!r}")
         self.patch_embed = PatchEmbed(
             image_shape, patch_size=patch_size, embed_dim=embed_dim, rngs=rngs, **dtypes
         )
@@ -220,6 +240,28 @@ class EANet(nnx.Module):
         self.final_norm = LayerNorm(embed_dim, **dtypes) if final_norm else None
         self.head = Linear(embed_dim, num_classes, rngs=rngs, **dtypes)
 
+    @property
+    def stage_names(self) -> list[str]:
+        """Of `stages`, in order."""
+        blocks = [f"blocks/{index}" for index in range(len(self.blocks))]
+        return ["patch_embed", *blocks, *(["final_norm"] if self.final_norm else [])]
+
+    def stages(
+        self,
+        images: Float[Array, "b height width c"],
+        *,
+        keys: Key[Array, "b"] | Key[Array, ""] | None = None,
+    ) -> Iterator[Float[Array, "b n d"]]:
+        """The tokens after the patch embedding, each block, and the final norm if there is one."""
+        x = self.patch_embed(images)
+        yield x
+        block_keys = _split(keys, len(images), len(self.blocks))
+        for index, block in enumerate(self.blocks):
+            x = block(x, keys=keys_for(block_keys, index))
+            yield x
+        if self.final_norm is not None:
+            yield self.final_norm(x)
+
     def features(
         self,
         images: Float[Array, "b height width c"],
@@ -227,11 +269,8 @@ class EANet(nnx.Module):
         keys: Key[Array, "b"] | Key[Array, ""] | None = None,
     ) -> Float[Array, "b n d"]:
         """The tokens that the head takes the mean of."""
-        x = self.patch_embed(images)
-        block_keys = _split(keys, len(images), len(self.blocks))
-        for index, block in enumerate(self.blocks):
-            x = block(x, keys=keys_for(block_keys, index))
-        return x if self.final_norm is None else self.final_norm(x)
+        *_, tokens = self.stages(images, keys=keys)
+        return tokens
 
     def __call__(
         self,
@@ -269,14 +308,3 @@ def _split(keys: Array | None, batch: int, depth: int) -> Key[Array, "b depth 4"
         keys = jax.random.split(keys, batch)
     # Split into one axis: into two, it would take XLA four times as long to compile.
     return jax.vmap(lambda key: jax.random.split(key, depth * 4))(keys).reshape(batch, depth, 4)
-
-
-def _float_dtype(name: str, dtype: Any) -> jnp.dtype:
-    choices = {"float32", "bfloat16", "float16"}
-    try:
-        resolved = jnp.dtype(dtype)
-    except TypeError:
-        resolved = None
-    if resolved is None or resolved.name not in choices:
-        raise UserError(f"model.{name} must be one of {', '.join(sorted(choices))}, not {dtype!r}")
-    return resolved

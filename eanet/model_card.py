@@ -1,6 +1,5 @@
 """`README.md` of a run: a model card as Hugging Face reads it, filled from what was recorded."""
 
-import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,12 +90,16 @@ def _front_matter(workdir: Path, config: Record, results: Mapping[str, Record]) 
     import yaml
 
     kind, name = _dataset(config)
-    attention = _section(config, "model").get("attention", "external")
     header: dict[str, Any] = {
         "license": "apache-2.0",
         "library_name": "flax",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "vision-transformer", f"{attention}-attention", "jax"],
+        "tags": [
+            "image-classification",
+            "vision-transformer",
+            f"{_attention(config)}-attention",
+            "jax",
+        ],
         "metrics": ["accuracy"],
     }
     if kind in _HUB_NAMES.values():
@@ -125,8 +128,7 @@ def _metrics(record: Record) -> list[dict[str, Any]]:
 
 
 def _description(workdir: Path, config: Record, results: Mapping[str, Record]) -> str:
-    attention = _section(config, "model").get("attention", "external")
-    text = f"# {_name(workdir)}\n\n{_ATTENTION.get(attention, '')}"
+    text = f"# {_name(workdir)}\n\n{_ATTENTION.get(_attention(config), '')}"
     sizes = next(iter(results.values()), {})
     if _is_number(sizes.get("parameters")) and _is_number(sizes.get("multiply_adds_per_image")):
         text += (
@@ -222,6 +224,10 @@ def _dataset(config: Record) -> tuple[str, str]:
     return _HUB_NAMES.get(name, name), name
 
 
+def _attention(config: Record) -> str:
+    return str(_section(config, "model").get("attention", "external"))
+
+
 def _section(config: Record, name: str) -> Record:
     section = config.get(name)
     return section if isinstance(section, Mapping) else {}
@@ -257,7 +263,7 @@ def _shown_path(workdir: Path) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < 1e30  # and so finite
 
 
 def _name(workdir: Path) -> str:

@@ -6,11 +6,29 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
+from eanet import values
 from eanet.errors import UserError
+from eanet.values import Choice, Number
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "muon")
 SCHEDULES = ("constant", "cosine", "one_cycle")
 DECAYS = ("matrices", "all")
+
+_DECAY_OF_MOMENT = Number(0, 1, below=True)
+RULES: dict[str, values.Rule] = {
+    "name": Choice(*OPTIMIZERS),
+    "learning_rate": Number(0, 1e30),
+    "schedule": Choice(*SCHEDULES),
+    "warmup_epochs": Number(0, 1_000_000),
+    "weight_decay": Number(0, 1e30),
+    "decay": Choice(*DECAYS),
+    "clip_norm": Number(0, 1e30),
+    "b1": _DECAY_OF_MOMENT,
+    "b2": _DECAY_OF_MOMENT,
+    "epsilon": Number(1e-30, 1),  # zero would divide zero by zero
+    "momentum": _DECAY_OF_MOMENT,
+    "ema_decay": _DECAY_OF_MOMENT,
+}
 
 
 def make_schedule(
@@ -25,8 +43,7 @@ def make_schedule(
       total_steps: of the whole training.
       warmup_steps: of a linear rise from zero.
     """
-    if name not in SCHEDULES:
-        raise UserError(f"optimizer.schedule must be one of {', '.join(SCHEDULES)}, not {name!r}")
+    values.check(RULES, {"schedule": name, "learning_rate": learning_rate}, "optimizer.")
     if warmup_steps >= total_steps > 0:
         raise UserError(
             f"optimizer.warmup_epochs is {warmup_steps} steps, but the whole training has only "
@@ -70,10 +87,9 @@ def make_optimizer(
       epsilon: added to the root of the second moment (adamw, adam, muon).
       momentum: of sgd and muon.
     """
-    if name not in OPTIMIZERS:
-        raise UserError(f"optimizer.name must be one of {', '.join(OPTIMIZERS)}, not {name!r}")
-    if decay not in DECAYS:
-        raise UserError(f"optimizer.decay must be one of {', '.join(DECAYS)}, not {decay!r}")
+    options = {"name": name, "weight_decay": weight_decay, "decay": decay, "clip_norm": clip_norm}
+    options |= {"b1": b1, "b2": b2, "epsilon": epsilon, "momentum": momentum}
+    values.check(RULES, options, "optimizer.")
     if name == "adam" and weight_decay:
         raise UserError("optimizer.name=adam has no weight decay: use adamw, or weight_decay=0")
     mask = matrices if decay == "matrices" else None

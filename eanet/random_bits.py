@@ -9,21 +9,30 @@ JAX's own; only the expansion of one key into many words is the cheap hash. It i
 and augmentation, not for cryptography.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import random as jex_random
 
 IMPLEMENTATIONS = ("counter", "threefry2x32")
 
 
-def random_key(seed: int, implementation: str = "counter") -> jax.Array:
+def random_key(seed: int | jax.Array, implementation: str = "counter") -> jax.Array:
     """A typed key for `jax.random` and the model's dropout.
 
     Args:
-      seed: an integer; its lowest 32 bits count.
+      seed: an integer, or a scalar of a jitted function; its lowest 32 bits count.
       implementation: one of `IMPLEMENTATIONS`; "counter" is the generator of this module.
     """
-    return jax.random.key(seed, impl=_COUNTER if implementation == "counter" else implementation)
+    impl = _COUNTER if implementation == "counter" else implementation
+    return jax.random.key(lowest_word(seed), impl=impl)
+
+
+def lowest_word(seed: Any) -> Any:
+    """The lowest 32 bits of an integer as uint32; a scalar of a jitted function as it is."""
+    return np.uint32(seed & 0xFFFFFFFF) if isinstance(seed, int) else seed
 
 
 def _threefry(key_data: jax.Array) -> jax.Array:

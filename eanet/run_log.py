@@ -17,6 +17,9 @@ from typing import Any
 from absl import logging
 
 from eanet.errors import UserError
+from eanet.integrity import free_name
+
+_MOST = 2**31
 
 
 class RunLog:
@@ -76,6 +79,10 @@ class RunLog:
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
+    def has(self, step: int, split: str) -> bool:
+        """Whether the metrics of a split at a step are recorded."""
+        return (step, split) in self._written
+
     def close(self) -> None:
         """Closes the files; writing afterwards is an error."""
         self._file.close()
@@ -102,7 +109,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; is --workdir that of a started run?"
         ) from error
-    return _parse(data)[0]
+    return _parse(data)
 
 
 def strict_json(value: Any, indent: int | None = None) -> bytes:
@@ -140,18 +147,19 @@ def _bring_back(path: Path, step: int, say: Callable[[str], None]) -> list[dict[
     if not path.exists():
         return []
     data = path.read_bytes()
-    records, unreadable = _parse(data)
+    records = _parse(data)
     kept = [record for record in records if record["step"] <= step]
-    text = b"".join(strict_json(record) for record in kept)
+    text = _as_written(kept)
     if text == data:
         return kept
-    lines = data.rstrip(b"\n").count(b"\n") + 1
-    if unreadable == [lines]:
-        say(f"{path}: last line (line {lines}) was incomplete, removed")
-    elif unreadable:
-        aside = path.with_name(path.name + ".damaged")
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != _as_written(_parse(whole)):
+        aside = free_name(path.with_name(path.name + ".damaged"))
         write_atomically(aside, data)
-        say(f"{path}: unreadable lines removed: {len(unreadable)}; the file as it was: {aside}")
+        say(f"{path}: lines that were not written by a run removed; the file as it was: {aside}")
+    elif data != whole and len(records) == len(_parse(whole)):
+        number = whole.count(b"\n") + 1
+        say(f"{path}: last line (line {number}) was incomplete, removed")
     if len(kept) < len(records):
         redone = len(records) - len(kept)
         say(f"{path}: lines after step {step:,} removed, to be written again: {redone}")
@@ -159,24 +167,24 @@ def _bring_back(path: Path, step: int, say: Callable[[str], None]) -> list[dict[
     return kept
 
 
-def _parse(data: bytes) -> tuple[list[dict[str, Any]], list[int]]:
-    """The distinct records, and the numbers (from 1) of the lines that are none."""
+def _as_written(records: list[dict[str, Any]]) -> bytes:
+    return b"".join(map(strict_json, records))
+
+
+def _parse(data: bytes) -> list[dict[str, Any]]:
+    """The distinct records; lines that are none are left out."""
     records: dict[tuple[int, str], dict[str, Any]] = {}
-    unreadable = []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip():
-            continue
+    for line in data.split(b"\n"):
         try:
             record = _as_record(json.loads(line))
         except (ValueError, OverflowError, RecursionError):
-            unreadable.append(number)
             continue
         records.setdefault((record["step"], record["split"]), record)
-    return list(records.values()), unreadable
+    return list(records.values())
 
 
 def _as_record(value: Any) -> dict[str, Any]:
-    """Checks that a JSON value is a line as `RunLog.write` makes it; `null` becomes NaN."""
+    """Checks that a JSON value is a line as `RunLog.write` makes it; not finite becomes NaN."""
     if not isinstance(value, dict) or not isinstance(value.get("split"), str):
         raise ValueError("no record")
     record = {}
@@ -184,11 +192,13 @@ def _as_record(value: Any) -> dict[str, Any]:
         if name != "split":
             if isinstance(item, bool) or not isinstance(item, int | float | None):
                 raise ValueError(f"{name} is not a number")
-            item = math.nan if item is None else item
-            float(item)  # an integer too large for a float is no measurement
+            # An integer too large for a float is no measurement: OverflowError.
+            item = item if item is not None and math.isfinite(item) else math.nan
         record[name] = item
-    if not isinstance(record.get("step"), int) or not math.isfinite(record.get("epoch", math.nan)):
+    if not isinstance(record.get("step"), int) or not isinstance(record.get("epoch"), int | float):
         raise ValueError("no step or epoch")
+    if not (0 <= record["step"] < _MOST and 0 <= record["epoch"] < _MOST):
+        raise ValueError("no run counts that far")
     return record
 
 

@@ -3,7 +3,18 @@
 import dataclasses
 import math
 
+from eanet import values
 from eanet.errors import UserError
+from eanet.values import Number
+
+_EPOCHS = Number(0, 1_000_000, above=True)
+RULES: dict[str, values.Rule] = {
+    "batch_size": Number(1, 2**31 - 1, whole=True),
+    "num_epochs": _EPOCHS,
+    "eval_every_epochs": _EPOCHS,
+    "checkpoint_every_epochs": _EPOCHS,
+    "checkpoint_every_steps": Number(0, 2**31 - 1, whole=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +30,7 @@ class Plan:
       num_epochs: how long to train; may be fractional.
       eval_every_epochs: how often to validate, and to report the training metrics.
       checkpoint_every_epochs: how often to save, besides at every validation.
+      checkpoint_every_steps: the same in steps; 0 for never.
     """
 
     num_examples: int
@@ -26,17 +38,15 @@ class Plan:
     num_epochs: float
     eval_every_epochs: float
     checkpoint_every_epochs: float
+    checkpoint_every_steps: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_size <= self.num_examples:
+        values.check(RULES, {name: getattr(self, name) for name in RULES})
+        if self.batch_size > self.num_examples:
             raise UserError(
-                f"batch_size must lie between 1 and the {self.num_examples} training examples, "
-                f"not {self.batch_size}"
+                f"batch_size={self.batch_size} is more than the {self.num_examples} training "
+                "examples; choose at most that"
             )
-        for name in ("num_epochs", "eval_every_epochs", "checkpoint_every_epochs"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise UserError(f"{name} must be a positive number, not {value}")
         if self.total_steps * self.batch_size >= 2**31:
             raise UserError(f"num_epochs={self.num_epochs} is more than 2^31 examples in all")
 
@@ -72,7 +82,10 @@ class Plan:
         """The first step after `step` at which the order changes or something is to be done."""
         order_ends = self.steps(self.epoch_of(step) + 1)
         every = (self.eval_every_epochs, self.checkpoint_every_epochs)
-        return min(self.total_steps, order_ends, *(self._next(step, each) for each in every))
+        events = [self.total_steps, order_ends, *(self._next(step, each) for each in every)]
+        if self.checkpoint_every_steps:
+            events.append(step - step % self.checkpoint_every_steps + self.checkpoint_every_steps)
+        return min(events)
 
     def validates_at(self, step: int) -> bool:
         """Whether to validate after this step."""
@@ -84,10 +97,14 @@ class Plan:
 
     def saves_at(self, step: int) -> bool:
         """Whether to save after this step."""
+        every = self.checkpoint_every_steps
+        if every and step > 0 and step % every == 0:
+            return True
         return self._is_multiple(step, self.checkpoint_every_epochs) or step == self.total_steps
 
     def _next(self, step: int, every: float) -> int:
         """The first step after `step` that completes a multiple of `every` epochs."""
+        every = max(every, 1 / self.steps_per_epoch)  # more often than at every step it cannot be
         count = math.floor(self.epochs(step) / every)
         while self.steps(count * every) <= step:
             count += 1

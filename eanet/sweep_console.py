@@ -30,7 +30,7 @@ def show_plan(
     for name, size in sizes.items():
         seconds = duration(rate.seconds(size)) if rate else "?"
         table.add_row(name, f"{size.parameters:,}", human(size.multiply_adds), seconds)
-    console.table(f"{len(sizes)} runs", table)
+    console.titled(f"{len(sizes)} runs", table)
     if rate:
         total = sum(rate.seconds(size) for size in sizes.values()) / workers
         console.note(

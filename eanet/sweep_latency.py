@@ -59,22 +59,16 @@ def model_key(config: dict[str, Any]) -> str:
 def _milliseconds(config: dict[str, Any]) -> float:
     import jax
     import numpy as np
-    from flax import nnx
 
-    from eanet import data, steps
+    from eanet import data
     from eanet.model import EANet
-    from eanet.random_bits import random_key
+    from eanet.split_model import split_model
 
     dataset = data.load(seed=config["seed"], log=lambda _: None, **config["dataset"])
-    model = steps.split_model(
-        lambda: EANet(
-            dataset.num_classes,
-            dataset.image_shape,
-            rngs=nnx.Rngs(random_key(0)),
-            **config["model"],
-        )
+    model = split_model(
+        lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config["model"])
     )
-    params = jax.jit(model.init)()
+    params = jax.jit(model.init)(0)
     predict = jax.jit(model.apply)
     image = jax.device_put(np.zeros((1, *dataset.image_shape), np.float32))
     for _ in range(3):  # compiles, then warms up

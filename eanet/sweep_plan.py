@@ -200,7 +200,7 @@ def _resolve(where: str, overrides: Any, base: ConfigDict) -> Overrides:
 
 def _value_in(config: ConfigDict, key: Any, where: str) -> Any:
     try:
-        config_lib.check_key(str(key), config)
+        config_lib.check_key(str(key), dict(config_lib.flatten(config)))
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     return dict(config_lib.flatten(config))[key]

@@ -15,7 +15,7 @@ from eanet.signals import StopRequest
 from eanet.sweep_process import Exit, RunProcess
 from eanet.sweep_queue import Claim, Lost, Queue, Standing
 from eanet.sweep_storage import UNAVAILABLE
-from eanet.workdir import claim as claim_workdir
+from eanet.workdir import claimed
 
 # Times that the system may end a run, as it does where memory is short.
 _MAX_CRASHES = 3
@@ -155,7 +155,8 @@ class Workers:
         slot = min(set(range(self.count)) - {work.slot for work in self._work})
         try:
             config = self.task.config(claim)
-            claim_workdir(workdir, config)
+            with claimed(workdir, config, self.display.warn):
+                pass  # the config is in it now; the process that trains claims it again
             sweep_files.forget_ended(workdir)
             sweep_hparams.write(workdir, config, self.task.keys)
             share = host.share(slot, self.count)

@@ -1,48 +1,85 @@
-"""The directory of a run: made once, claimed by one config, never overwritten by another."""
+"""The directory of a run: made once, claimed by one config and one process at a time."""
 
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
+from eanet import run_lock
 from eanet.errors import UserError
 from eanet.run_log import write_atomically
+
+LOCK = ".lock"
 
 _SHOWN_DIFFERENCES = 6
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Makes the workdir with the config in it, or checks that it belongs to this config.
+@contextmanager
+def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> Iterator[None]:
+    """While the context lasts, the workdir belongs to this config and this process.
+
+    It is made, with the config in it, where it does not exist. The claim is a lock of the operating
+    system, which ends with its process however that dies; the file says whose it is.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      say: told where the claim of a process that died is taken over.
 
     Raises:
-      UserError: if the workdir belongs to another config or cannot be written.
+      UserError: if the workdir belongs to another config, is in use, or cannot be written.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            if (workdir / "checkpoints").exists():
-                raise UserError(
-                    f"{workdir} holds checkpoints but no config.json, so it is unknown what they "
-                    "belong to; choose another --workdir"
-                )
-            write_atomically(path, config_lib.to_json(config))
-        except OSError as error:
-            raise UserError(
-                f"cannot write to the workdir {workdir}: {error.strerror}; choose another --workdir"
-            ) from None
-        return
     check(workdir, config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(workdir, error) from None
+    lock = run_lock.acquire(workdir / LOCK)
+    if lock is None:
+        owner = _describe(_owner(workdir)) or "another process"
+        raise UserError(
+            f"{workdir} is in use by {owner}; wait for it, stop it, or choose another --workdir"
+        )
+    try:
+        check(workdir, config)  # again, for what another process did before it ended
+        died = _describe(_owner(workdir))
+        if died:
+            say(f"{workdir} was left by {died}, which no longer runs; taking over")
+        try:
+            _write_owner(lock.descriptor)
+            if not os.path.exists(workdir / "config.json"):
+                write_atomically(workdir / "config.json", config_lib.to_json(config))
+        except OSError as error:
+            raise _cannot_write(workdir, error) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(lock.descriptor, 0)
+    finally:
+        lock.close()
 
 
 def check(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir that belongs to another config; changes nothing.
+    """Refuses a workdir that belongs to something else; changes nothing.
 
     Raises:
       UserError: if it does.
     """
     path = workdir / "config.json"
-    if not path.exists():
+    if not os.path.exists(path):
+        if os.path.exists(workdir / "checkpoints"):
+            raise UserError(
+                f"{workdir} holds checkpoints but no config.json, so it is unknown what they "
+                "belong to; choose another --workdir"
+            )
         return
     differences = config_lib.differences(config_lib.from_json(path), config)
     if differences:
@@ -54,3 +91,35 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"{'; '.join(shown[:_SHOWN_DIFFERENCES])}{rest}. Nothing was changed; choose another "
             "--workdir, or give the saved values to go on with that run"
         )
+
+
+def _cannot_write(workdir: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to the workdir {workdir}: {error.strerror}; choose another --workdir"
+    )
+
+
+def _write_owner(lock: int) -> None:
+    owner = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(owner).encode(), 0)
+    os.fsync(lock)
+
+
+def _owner(workdir: Path) -> dict[str, Any]:
+    """What the last process to hold the lock wrote; empty where it ended in order."""
+    try:
+        owner = json.loads((workdir / LOCK).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _describe(owner: dict[str, Any]) -> str:
+    if not {"host", "pid", "since"} <= owner.keys():
+        return ""
+    return f"process {owner['pid']} on {owner['host']}, running since {owner['since']}"

@@ -8,6 +8,7 @@ import pytest
 import reference
 from flax import nnx
 
+from eanet import attention
 from eanet.attention import ExternalAttention, SelfAttention
 from eanet.errors import UserError
 from eanet.random_bits import random_key
@@ -236,7 +237,7 @@ def test_jit_changes_nothing():
 
 
 def test_an_unknown_norm_is_refused(unchecked_types):
-    with pytest.raises(UserError, match=r"model\.norm must be one of double, .*'triple'"):
+    with pytest.raises(UserError, match=r"model\.norm='triple' must be one of double, "):
         make(norm="triple")
 
 
@@ -246,8 +247,10 @@ def make_self(num_heads=2, head_dim=3, **options):
     return module, random((2, 5, 6), seed=1)
 
 
-@pytest.mark.parametrize("num_heads, head_dim", [(2, 3), (1, 8)])
-def test_self_attention_is_the_plain_formula(num_heads, head_dim):
+# The last in three turns: of two tokens, two, and one.
+@pytest.mark.parametrize("num_heads, head_dim, most", [(2, 3, 2**20), (1, 8, 2**20), (2, 4, 25)])
+def test_self_attention_is_the_plain_formula(num_heads, head_dim, most, monkeypatch):
+    monkeypatch.setattr(attention, "_MOST_WEIGHTS", most)
     module, x = make_self(num_heads, head_dim)
     params = reference.to_float64(parameters(module))
     x64 = np.asarray(x, np.float64)
@@ -286,6 +289,39 @@ def test_self_attention_is_that_of_jax():
         return module.out(jax.nn.dot_product_attention(*heads).reshape(2, 5, 6))
 
     np.testing.assert_allclose(call(module, x), expected(x), atol=1e-5)
+
+
+def test_turns_of_self_attention_drop_each_weight_by_itself(monkeypatch):
+    """Uniform weights 1/8 of eight one-hot tokens: the output shows which of them were dropped."""
+    count, tokens, rate = 2000, 8, 0.5
+    monkeypatch.setattr(attention, "_MOST_WEIGHTS", 3 * tokens)  # three turns
+    module = SelfAttention(
+        tokens, num_heads=1, head_dim=tokens, dropout_rate=rate, rngs=nnx.Rngs(0)
+    )
+    for name, kernel in (("query", 0.0), ("value", 1.0), ("out", 1.0)):
+        getattr(module, name).kernel[...] = kernel * jnp.eye(tokens)
+    x = jnp.broadcast_to(jnp.eye(tokens), (count, tokens, tokens))
+    keys = jax.random.split(random_key(0), (count, 2))
+    kept = np.asarray(call(module, x, keys)).reshape(count, -1) * tokens * (1 - rate) ** 2
+    np.testing.assert_allclose(kept[kept != 0], 1, rtol=1e-5)
+    assert np.abs((kept != 0).mean(0) - 0.25).max() < 5 * np.sqrt(0.25 * 0.75 / count)
+    related = np.corrcoef(kept.T) - np.eye(tokens**2)
+    assert np.abs(related).max() < 5.5 / np.sqrt(count)
+
+
+def test_memory_of_self_attention_is_linear_in_the_tokens():
+    module, _ = make_self()
+    graphdef, state = nnx.split(module)
+
+    def temporary_bytes(tokens):
+        def loss(x):
+            return jnp.sum(nnx.merge(graphdef, state)(x))
+
+        x = jax.ShapeDtypeStruct((1, tokens, 6), jnp.float32)
+        return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+    # The weights of all tokens would be 2 GB; those of a turn are 4 MB, of which there are a few.
+    assert temporary_bytes(16_384) < 1.3 * temporary_bytes(4096) < 30e6
 
 
 def test_self_attention_drops_and_rounds():

@@ -146,7 +146,9 @@ def test_equals_keras_for_the_same_draws(keras, shape, name):
     else:
         # Keras clips negative values away here, and only in training.
         ours = jnp.clip(adjust_contrast(images, draws["contrast_factor"][:, 0, 0, 0]), 0, 255)
-    np.testing.assert_allclose(ours, expected, atol=1e-4)
+    differences = np.abs(np.asarray(ours) - np.asarray(expected))
+    print(f"{name} {shape}: largest {differences.max():.1e}, mean {differences.mean():.1e}")
+    assert differences.max() <= 1e-4
 
 
 @pytest.mark.parametrize("turns", [-2, -1, 0, 1, 2])
@@ -483,8 +485,9 @@ def test_values_out_of_range_are_named(key, value, unchecked_types):
 
 
 def test_check_accepts_the_limits():
-    augmentations.check(**EVERYTHING, keras3_contrast_clip=True)
-    augmentations.check(rotation=0.5, contrast=1, zoom=0.99, random_erasing=1, flip=False)
+    size = (5, 6, 1)
+    augmentations.check(size, **EVERYTHING, keras3_contrast_clip=True)
+    augmentations.check(size, rotation=0.5, contrast=1, zoom=0.99, random_erasing=1, flip=False)
 
 
 @pytest.mark.parametrize(("channels", "switches"), [(1, {"flip": True}), (3, {"cutmix": 1.0})])

@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -381,6 +383,48 @@ def test_a_save_that_fails_once_is_repeated(checkpoints, lines, monkeypatch):
     assert as_bytes(checkpoints.restore(1, like(state))) == as_bytes(state)
 
 
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Saves wait until the event is set."""
+    free, seal = threading.Event(), integrity.seal
+    monkeypatch.setattr(integrity, "seal", lambda *a: (free.wait(60), seal(*a)))
+    return free
+
+
+def test_on_a_slow_disk_a_newer_save_takes_the_place_of_the_one_that_waits(checkpoints, slow_disk):
+    """So that training never waits for the disk; only what was validated is never passed over."""
+    began = time.monotonic()
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, make_state(step))
+    assert time.monotonic() - began < 30
+    slow_disk.set()
+    checkpoints.wait()
+    assert checkpoints.steps() == [4]
+
+
+def test_a_validated_save_is_not_passed_over(checkpoints, slow_disk):
+    checkpoints.save(1, make_state(1))
+    checkpoints.save(2, make_state(2), val_accuracy=0.5)
+    threading.Timer(0.5, slow_disk.set).start()
+    checkpoints.save(3, make_state(3))  # waits for step 1
+    checkpoints.wait()
+    assert checkpoints.steps() == [2, 3] and checkpoints.best() == 2
+
+
+def test_arrays_are_every_tensor_by_name(tmp_path):
+    states = saved(tmp_path / "c", 1)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        arrays = checkpoints.arrays(1)
+        manifest = json.loads((tmp_path / "c/1/manifest.json").read_text())
+        assert sorted(arrays) == sorted(manifest["facts"]["tensors"])
+        kernel = arrays["params/blocks/0/kernel"]
+        assert kernel.tobytes() == np.asarray(states[1].params["blocks"][0]["kernel"]).tobytes()
+        file = next(path for path in files_of(tmp_path / "c/1/orbax") if path.stat().st_size > 100)
+        file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(UserError, match="damaged"):
+            checkpoints.arrays(1)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_disk_that_takes_no_more(checkpoints, lines):
     """A limit on the size of files makes the writes of TensorStore itself fail."""
@@ -405,6 +449,73 @@ def test_a_disk_that_takes_no_more(checkpoints, lines):
     checkpoints.save(3, state)
     checkpoints.wait()
     assert checkpoints.steps() == [3]
+
+
+class Disk:
+    """What of a directory has reached the disk: the contents and names that were synced."""
+
+    def __init__(self, root, monkeypatch, at_sync):
+        self.root, self.contents, self.names = root, {}, {}
+        fsync = os.fsync
+
+        def record(descriptor):
+            at_sync()
+            fsync(descriptor)
+            path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if path.is_dir():
+                self.names[path.stat().st_ino] = {
+                    child.name: (child.is_dir(), child.stat().st_ino) for child in path.iterdir()
+                }
+            else:
+                self.contents[path.stat().st_ino] = path.read_bytes()
+            at_sync()
+
+        monkeypatch.setattr(os, "fsync", record)
+
+    def write_image(self, target, *, names_survive):
+        """What is found after a loss of power; names may get to the disk before contents do."""
+        self._write(target, self.root.stat().st_ino, self.root if names_survive else None)
+
+    def _write(self, target, inode, live):
+        target.mkdir()
+        names = self.names.get(inode, {})
+        if live is not None and live.is_dir():
+            names = {c.name: (c.is_dir(), c.stat().st_ino) for c in live.iterdir()}
+        for name, (is_directory, child) in names.items():
+            if is_directory:
+                self._write(target / name, child, None if live is None else live / name)
+            else:
+                (target / name).write_bytes(self.contents.get(child, b""))
+
+
+@pytest.mark.parametrize("names_survive", [False, True])
+def test_a_loss_of_power_costs_no_finished_checkpoint(tmp_path, monkeypatch, names_survive):
+    """The power goes before and after every sync of the second save."""
+    root, images = tmp_path / "run", tmp_path / "images"
+    for directory in (root, images):
+        directory.mkdir()
+
+    def lose_power():
+        if armed:
+            disk.write_image(images / str(len(list(images.iterdir()))), names_survive=names_survive)
+
+    armed, states = False, {step: make_state(step) for step in (1, 2)}
+    disk = Disk(root, monkeypatch, lose_power)
+    with Checkpoints(root / "checkpoints") as checkpoints:
+        checkpoints.save(1, states[1])
+        checkpoints.wait()
+        armed = True
+        checkpoints.save(2, states[2])
+        checkpoints.wait()
+        lose_power()
+    monkeypatch.undo()
+    found = []
+    for image in sorted(images.iterdir(), key=lambda path: int(path.name)):
+        with Checkpoints(image / "checkpoints", log=lambda line: None) as checkpoints:
+            step, state = checkpoints.restore_newest(like(states[1]))
+        assert as_bytes(state) == as_bytes(states[step])
+        found.append(step)
+    assert found == sorted(found) and found[0] == 1 and found[-1] == 2 and len(found) > 10
 
 
 def test_an_impossible_and_a_vanished_directory(tmp_path):
@@ -452,6 +563,8 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(checkpoints, monkeypa
 
 SAVE_FOREVER = """
 import sys
+import threading
+import time
 import jax.numpy as jnp
 from eanet.checkpoint import Checkpoints
 
@@ -514,6 +627,8 @@ def test_quiet_even_where_the_log_is_verbose(tmp_path):
 import asyncio
 import resource
 import sys
+import threading
+import time
 from absl import app, logging
 
 def fail_unobserved(path):

@@ -11,8 +11,9 @@ import pytest
 
 import train
 from eanet import config as config_lib
-from eanet import costs, data, devices, steps
+from eanet import config_check, costs, data, devices
 from eanet.data_source import Split
+from eanet.metrics import means
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -87,11 +88,9 @@ def test_one_training_step(key):
     state = run.initial_state()
     before = jax.device_get(state.params)
     images = devices.replicate((run.dataset.train.images, run.dataset.train.labels), run.mesh)
-    order = steps.epoch_order(run.config.seed, 0, run.plan.num_examples, run.config.batch_size)
-    state, sums = train.make_train_steps(run)(
-        state, *images, devices.replicate(order, run.mesh), 0, 1
-    )
-    metrics = steps.means(sums)
+    order = devices.replicate(run.order(0), run.mesh)
+    state, sums, _ = train.make_train_steps(run)(state, *images, order, run.seed, 0, 0, 1)
+    metrics = means(sums)
     # Untrained, so about as good as guessing.
     assert abs(metrics["loss"] - math.log(run.dataset.num_classes)) < 1.0
     assert 0 < metrics["grad_norm"] < math.inf
@@ -114,6 +113,13 @@ def test_a_variant_states_only_what_differs():
     keys = [name for name, _ in config_lib.flatten(base)]
     for key in PARAMETERS:
         assert [name for name, _ in config_lib.flatten(get_config(*key))] == keys
+
+
+def test_every_value_of_every_config_has_a_rule():
+    for key in PARAMETERS:
+        config_check.check(get_config(*key))
+    keys = {name for name, _ in config_lib.flatten(get_config("eanet_cifar100", ""))}
+    assert keys == set(config_check.RULES)
 
 
 def test_every_value_of_the_base_config_is_explained():

@@ -104,7 +104,7 @@ def test_bad_fraction(fraction):
 
 
 def test_bad_way_of_splitting():
-    with pytest.raises(UserError, match="'first' is neither 'last' nor 'random'"):
+    with pytest.raises(UserError, match="val_split='first' must be one of last, random"):
         data.load("digits", val_split="first", log=quiet)
 
 

@@ -63,6 +63,35 @@ def one_image(tmp_path, image, name="x.png", **options):
     return read(tmp_path).splits["train"].images[0]
 
 
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "PNG"])
+def test_every_lossless_format_is_read_exactly(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    image = Image.fromarray(RGB // 64 * 64)  # few enough colours for a palette
+    pixels = one_image(tmp_path, image, f"x.{suffix}", **options)
+    np.testing.assert_array_equal(pixels, RGB // 64 * 64)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("JPEG", "x.jpg"), ("MPO", "x.jpeg")])
+def test_photographs_are_read(tmp_path, kind, name):
+    previews = (
+        {"save_all": True, "append_images": [Image.new("RGB", (2, 2))]} if kind == "MPO" else {}
+    )
+    image = Image.new("RGB", (5, 6), (200, 100, 50))
+    pixels = one_image(tmp_path, image, name, format=kind, quality=95, **previews).astype(int)
+    assert np.abs(pixels - [200, 100, 50]).max() < 10
+
+
+def test_a_damaged_image_is_told_of_by_us_alone(tmp_path, capfd):
+    write_folder(tmp_path, {"train/a": 1, "test/a": 1})
+    path = tmp_path / "train" / "a" / "odd.tif"
+    Image.fromarray(RGB).save(path, compression="tiff_lzw")
+    content = path.read_bytes()
+    start = content.index(b"\x80", 8)  # of the compressed pixels
+    path.write_bytes(content[:start] + b"\xff" * 20 + content[start + 20 :])
+    refused(tmp_path, path, "decoder error")
+    assert capfd.readouterr().err == ""
+
+
 def test_greyscale_only_where_all_are(tmp_path):
     assert one_image(tmp_path, Image.fromarray(GREY)).shape == (6, 5, 1)
     Image.fromarray(RGB).save(tmp_path / "train" / "a" / "colour.png")

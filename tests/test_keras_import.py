@@ -188,7 +188,7 @@ def test_nothing_of_a_config_is_built(tmp_path):
 
 @pytest.fixture
 def digits_config():
-    config = config_lib.load_module(ROOT / "configs/eanet_cifar100.py").get_config()
+    config = config_lib.load(str(ROOT / "configs/eanet_cifar100.py"))
     config.dataset.name = "digits"
     return config
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -173,20 +174,6 @@ def wait_for_lines(process, workdir, count):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_if_it_had_not_been(environment, run_main, uninterrupted, tmp_path):
-    for lines in (5, 25):
-        process = start(environment, tmp_path)
-        wait_for_lines(process, tmp_path, lines)
-        process.kill()
-        process.communicate()
-    assert records(tmp_path)[-1]["step"] < records(uninterrupted)[-1]["step"]
-    done = run_main(*LONGER, f"--workdir={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert "resumes at step" in done.stdout
-    assert_same_run(uninterrupted, tmp_path)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_state(environment, run_main, uninterrupted, tmp_path, number, code):
     process = start(environment, tmp_path)
@@ -224,21 +211,145 @@ def test_a_sweep_that_was_interrupted_ends_as_its_runs_do_alone(
     assert "| 40 | " in (tmp_path / "sweep.md").read_text().replace("**", "")
 
 
-def test_a_diverged_run_stops_with_code_3(run_main, tmp_path):
-    done = run_main(
-        TESTING, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
-        "--config.optimizer.schedule=constant", f"--workdir={tmp_path}",
+@pytest.mark.slow
+def test_a_full_disk_ends_a_run_in_one_line_and_costs_nothing(
+    environment, run_main, uninterrupted, tmp_path
+):
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *LONGER, f"--workdir={tmp_path / 'run'}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )
+    assert_refused(process, "could not be saved", "File too large", "start again")
+    done = run_main(*LONGER, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(uninterrupted, tmp_path / "run")
+
+
+STOPPED_IN_VALIDATION = """
+import dataclasses, os, signal, sys
+from pathlib import Path
+import train
+from eanet.config import load_module
+from eanet.errors import Interrupted
+
+def set_up(config, log, set_up=train.set_up):
+    run = set_up(config, log)
+    def evaluate(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return run.evaluate(*arguments)
+    return dataclasses.replace(run, evaluate=evaluate)
+
+train.set_up = set_up
+try:
+    train.train(load_module("configs/testing.py").get_config(), Path(sys.argv[1]))
+except Interrupted as interrupted:
+    print(interrupted)
+    sys.exit(128 + interrupted.signal)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_while_validating_is_answered_and_costs_nothing(
+    environment, finished, run_main, tmp_path
+):
+    stopped = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_VALIDATION, str(tmp_path / "run")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert stopped.returncode == 143, stopped.stderr
+    assert "interrupted after step 39, state saved" in stopped.stdout
+    assert [r["split"] for r in records(tmp_path / "run")] == ["train", "train"]
+    done = run_main(TESTING, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(finished[0], tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", ["1", "2"])
+def test_verify_resume(environment, num_devices, tmp_path):
+    """Stopped at random, also while saving: the same bytes, on one device and on two."""
+    done = subprocess.run(
+        [sys.executable, "-m", "eanet.verify_resume", TESTING, "--config.num_epochs=20",
+         "--config.checkpoint_every_steps=15", "--kills=2", f"--out={tmp_path / 'found.json'}"],
+        cwd=ROOT, env=environment | {"JAX_NUM_CPU_DEVICES": num_devices},
+        capture_output=True, text=True,
     )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["same"] and found["left_alone"] == found["stopped"]
+    assert {"params", "opt_state", "ema", "step", "metrics"} <= set(found["stopped"])
+    assert found["stops"]["in all"] == 2
+
+
+def test_a_workdir_in_use_is_refused(environment, run_main, tmp_path):
+    process = start(environment, tmp_path)
+    wait_for_lines(process, tmp_path, 1)
+    refused = run_main(*LONGER, f"--workdir={tmp_path}")
+    process.kill()
+    process.communicate()
+    assert_refused(refused, "in use", f"process {process.pid}", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def diverged(run_main, tmp_path_factory):
+    """A run whose learning rate is far too high."""
+    workdir = tmp_path_factory.mktemp("runs") / "diverged"
+    return workdir, run_main(
+        TESTING, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
+        "--config.optimizer.schedule=constant", "--config.layer_statistics=True",
+        "--config.eval_every_epochs=0.1", f"--workdir={workdir}",
+    )  # fmt: skip
+
+
+def test_a_diverged_run_stops_with_code_3_and_leaves_a_black_box(diverged):
+    workdir, done = diverged
     assert done.returncode == 3
-    assert re.fullmatch(r"error: the loss is not finite at step \d+.*\n", done.stderr)
+    assert re.fullmatch(
+        r"error: loss or gradient are not finite in step \d+ \(first: .*\n", done.stderr
+    )
+    record = json.loads((workdir / "blackbox.json").read_text())
+    step = record["step"]
+    assert f"in step {step + 1} " in done.stderr and record["replay"] in done.stderr
+    assert len(record["indices"]) == 64 and record["where"] in done.stderr
+    assert (workdir / "checkpoints" / str(step)).is_dir()
+    # The state that was saved is the one before that step, and good.
+    state = final_state(workdir)
+    assert int(state.step) == step
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
+
+
+def test_the_failed_step_can_be_seen_again(diverged, run_main):
+    workdir, _ = diverged
+    step = json.loads((workdir / "blackbox.json").read_text())["step"]
+    again = run_main("--mode=replay", f"--workdir={workdir}")
+    assert again.returncode == 3
+    assert again.stderr.startswith(f"error: step {step + 1} fails again (first: ")
+    assert "blocks/1" in again.stdout and "gradient norm" in again.stdout
+
+
+def test_layers_are_logged_when_asked(diverged):
+    workdir, _ = diverged
+    layers = [r for r in records(workdir) if r["split"] == "layers"]
+    assert layers and {"patch_embed/activation_rms", "blocks/1/gradient_norm"} <= set(layers[0])
+
+
+def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
+    assert_refused(run_main("--mode=replay", f"--workdir={finished[0]}"), "blackbox.json")
 
 
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ({"model.memory_size": 0}, ["model.memory_size", "at least 1"]),
+        ({"model.memory_size": 0}, ["model.memory_size=0", "from 1 to 65,536"]),
         ({"model.patch_size": 5}, ["patch_size=5", "8"]),
-        ({"model.attention": "wide"}, ["model.attention", "external, self"]),
+        ({"model.attention": "wide"}, ["model.attention='wide'", "external, self"]),
         ({"model.norm": "wide"}, ["model.norm", "double"]),
         ({"model.dtype": "int8"}, ["model.dtype", "bfloat16"]),
         ({"model.dropout_rate": 1.0}, ["model.dropout_rate"]),
@@ -251,6 +362,10 @@ def test_a_diverged_run_stops_with_code_3(run_main, tmp_path):
         ({"random_bits": "x"}, ["random_bits", "counter"]),
         ({"batch_size": 100000}, ["batch_size", "training examples"]),
         ({"microbatch_size": -1}, ["microbatch_size"]),
+        ({"on_nonfinite": "hope"}, ["on_nonfinite", "stop, skip"]),
+        ({"nonfinite_limit": -1}, ["nonfinite_limit"]),
+        ({"checkpoint_every_steps": -1}, ["checkpoint_every_steps"]),
+        ({"checkpoint_every_minutes": -1.0}, ["checkpoint_every_minutes"]),
         ({"label_smoothing": 1.0}, ["label_smoothing"]),
         ({"num_epochs": 0.0}, ["num_epochs"]),
         ({"dataset.name": "digit"}, ["digit"]),
@@ -259,7 +374,7 @@ def test_a_diverged_run_stops_with_code_3(run_main, tmp_path):
     ],
 )
 def test_an_impossible_value_is_refused_in_one_line(tmp_path, override, parts):
-    config = config_lib.load_module(ROOT / "configs/testing.py").get_config()
+    config = config_lib.load(str(ROOT / "configs/testing.py"))
     config.update_from_flattened_dict(override)
     with pytest.raises(UserError) as refusal:
         train.train(config, tmp_path / "run")

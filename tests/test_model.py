@@ -6,13 +6,17 @@ import numpy as np
 import optax
 import pytest
 import reference
+import step_bounds
 from flax import nnx
 
 from eanet import devices, steps
+from eanet.batches import make_prepare, normalizer
 from eanet.costs import count_parameters
 from eanet.errors import UserError
-from eanet.model import EANet, PatchEmbed
+from eanet.metrics import cross_entropy, means
+from eanet.model import EANet
 from eanet.random_bits import random_key
+from eanet.split_model import PatchEmbed, split_model
 
 SMALL = {
     "patch_size": 2,
@@ -145,13 +149,13 @@ def test_images_of_another_shape_are_refused():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"depth": 0}, r"model\.depth must be at least 1, not 0"),
-        ({"memory_size": -1}, r"model\.memory_size must be at least 1, not -1"),
-        ({"dropout_rate": 1.0}, r"model\.dropout_rate must lie in \[0, 1\), not 1.0"),
-        ({"attention": "both"}, r"model\.attention must be one of external, self, not 'both'"),
-        ({"norm": "none"}, r"model\.norm must be one of .* not 'none'"),
-        ({"dtype": "float23"}, r"model\.dtype must be one of .* not 'float23'"),
-        ({"param_dtype": "int32"}, r"model\.param_dtype must be one of .* not 'int32'"),
+        ({"depth": 0}, r"model\.depth=0 must be a whole number from 1 to 1,000"),
+        ({"memory_size": -1}, r"model\.memory_size=-1 must be a whole number from 1"),
+        ({"dropout_rate": 1.0}, r"model\.dropout_rate=1.0 must be a number from 0 to 0.999"),
+        ({"attention": "both"}, r"model\.attention='both' must be one of external, self"),
+        ({"norm": "none"}, r"model\.norm='none' must be one of double, "),
+        ({"dtype": "float23"}, r"model\.dtype='float23' must be one of float32, "),
+        ({"param_dtype": "int32"}, r"model\.param_dtype='int32' must be one of float32, "),
     ],
 )
 def test_impossible_options(options, message, unchecked_types):
@@ -251,8 +255,8 @@ def test_the_type_of_parameters():
 @pytest.fixture(scope="module")
 def initial():
     """The parameters of a wide model as they are before training, by name."""
-    model = steps.split_model(
-        lambda: EANet(
+    model = split_model(
+        lambda rngs: EANet(
             50,
             (16, 16, 3),
             patch_size=4,
@@ -262,10 +266,10 @@ def initial():
             head_dim=12,
             memory_size=40,
             mlp_dim=64,
-            rngs=nnx.Rngs(0),
+            rngs=rngs,
         )
     )
-    leaves = jax.tree.leaves_with_path(jax.jit(model.init)())
+    leaves = jax.tree.leaves_with_path(jax.jit(model.init)(0))
     return {".".join(str(part.key) for part in path): np.asarray(leaf) for path, leaf in leaves}
 
 
@@ -325,16 +329,20 @@ def test_compiled_and_eager_agree_at_full_size():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, batch).astype(np.int32)
-    model = steps.split_model(lambda: EANet(classes, (32, 32, 3), rngs=nnx.Rngs(0)))
-    params = jax.jit(model.init)()
-    normalize = steps.normalizer(np.full(3, 120, np.float32), np.full(3, 60, np.float32))
-    targets = jax.nn.one_hot(labels, classes)
-    step_key = jax.random.fold_in(jax.random.fold_in(random_key(0), steps._STEPS), 0)
-    keys = jax.random.split(jax.random.fold_in(step_key, steps._DROPOUT), batch)
+    model = split_model(lambda rngs: EANet(classes, (32, 32, 3), rngs=rngs))
+    params = jax.jit(model.init)(0)
+    prepare = make_prepare(
+        num_classes=classes,
+        normalize=normalizer(np.full(3, 120, np.float32), np.full(3, 60, np.float32)),
+        augmentation={},
+        random_bits="counter",
+    )
+    prepared = prepare(np.uint32(0), jnp.int32(0), jnp.asarray(images), jnp.asarray(labels))
 
     def loss(params):
-        logits = model.apply(params, normalize(jnp.asarray(images)), keys)
-        return jnp.mean(steps.cross_entropy(logits, targets, 0.1)), logits
+        inputs, targets, keys = prepared
+        logits = model.apply(params, inputs, keys)
+        return jnp.mean(cross_entropy(logits, targets, 0.1)), logits
 
     function = jax.value_and_grad(loss, has_aux=True)
     with jax.disable_jit():
@@ -351,22 +359,20 @@ def test_compiled_and_eager_agree_at_full_size():
         model.apply,
         optimizer,
         mesh,
-        num_classes=classes,
+        prepare,
         batch_size=batch,
-        microbatch_size=0,
-        normalize=normalize,
-        augmentation={},
         label_smoothing=0.1,
-        ema_decay=0.0,
-        seed=0,
-        random_bits="counter",
     )
     before = jax.tree.map(np.asarray, params)
     state = devices.replicate(steps.init_state(params, optimizer, ema=False), mesh)
     order = devices.replicate(np.arange(2 * batch, dtype=np.int32) % batch, mesh)
     data = devices.replicate((images, labels), mesh)
-    state, sums = train_steps(state, *data, order, 0, 1)
-    assert steps.means(sums)["loss"] == pytest.approx(float(eager_loss), rel=1e-5)
+    program = train_steps.lower(state, *data, order, np.uint32(0), 0, 0, 1).compile()
+    temporary = program.memory_analysis().temp_size_in_bytes
+    counted = program.cost_analysis() | {"temporary bytes": temporary}
+    step_bounds.assert_within(counted, step_bounds.COMPILED)
+    state, sums, _ = program(state, *data, order, np.uint32(0), 0, 0, 1)
+    assert means(sums)["loss"] == pytest.approx(float(eager_loss), rel=1e-5)
     step_gradient = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
     # Differences of parameters near 1 are exact to 1e-7.
     jax.tree.map(partial(assert_close, rounding=3e-7), step_gradient, eager_gradient)

@@ -3,12 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from eanet.errors import UserError
 from eanet.model import EANet
 from eanet.optimizer import DECAYS, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
-from eanet.steps import split_model
+from eanet.split_model import split_model
 
 
 def constant(learning_rate):
@@ -138,7 +137,7 @@ def test_which_parameters_decay(name, decay):
 
 def test_matrices_are_the_kernels_of_linear_maps():
     kernels = split_model(
-        lambda: EANet(5, (4, 4, 1), depth=1, final_norm=True, rngs=nnx.Rngs(0))
+        lambda rngs: EANet(5, (4, 4, 1), depth=1, final_norm=True, rngs=rngs)
     ).kernels
     flags = {
         ".".join(str(part.key) for part in path): flag
@@ -215,8 +214,8 @@ def test_one_cycle_rises_to_its_peak_and_falls_below_its_start(warmup_steps, pea
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"name": "adagrad"}, r"optimizer\.name must be one of adamw, .*'adagrad'"),
-        ({"decay": "none"}, r"optimizer\.decay must be one of matrices, all, not 'none'"),
+        ({"name": "adagrad"}, r"optimizer\.name='adagrad' must be one of adamw, "),
+        ({"decay": "none"}, r"optimizer\.decay='none' must be one of matrices, all"),
         ({"name": "adam", "weight_decay": 0.1}, "adam has no weight decay"),
     ],
 )
@@ -227,7 +226,7 @@ def test_impossible_optimizers(options, message):
 
 
 def test_impossible_schedules():
-    with pytest.raises(UserError, match=r"optimizer\.schedule must be one of .*'linear'"):
+    with pytest.raises(UserError, match=r"optimizer\.schedule='linear' must be one of constant, "):
         make_schedule("linear", learning_rate=1.0, total_steps=10)
     for name in SCHEDULES:
         with pytest.raises(UserError, match=r"optimizer\.warmup_epochs is 10 steps.* only 10"):

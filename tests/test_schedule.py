@@ -19,7 +19,8 @@ def plans(draw):
         st.floats(0.02, longest), st.integers(1, 5).map(lambda n: min(float(n), longest))
     )
     every = st.one_of(st.floats(0.02, 10.0), st.sampled_from([0.1, 0.25, 0.5, 1.0, 2.0, 3.0]))
-    return Plan(num_examples, batch_size, draw(epochs), draw(every), draw(every))
+    steps = draw(st.sampled_from([0, 0, 1, 2, 7, 50]))
+    return Plan(num_examples, batch_size, draw(epochs), draw(every), draw(every), steps)
 
 
 def events(plan):
@@ -66,15 +67,17 @@ def test_whatever_is_due_is_an_event_and_comes_as_often_as_asked(plan):
     found = set(events(plan))
     steps = range(1, plan.total_steps + 1)
     due = (
-        (plan.validates_at, plan.eval_every_epochs),
-        (plan.saves_at, plan.checkpoint_every_epochs),
+        (plan.validates_at, plan.eval_every_epochs, 0),
+        (plan.saves_at, plan.checkpoint_every_epochs, plan.checkpoint_every_steps),
     )
-    for is_due, every in due:
+    for is_due, every, every_steps in due:
         expected = {
             math.ceil(count * every * plan.num_examples / plan.batch_size - 1e-6)
             for count in range(1, math.ceil(plan.total_steps * plan.batch_size / every) + 1)
             if count * every <= plan.num_epochs + plan.batch_size
         }
+        if every_steps:
+            expected |= {step for step in steps if step % every_steps == 0}
         expected = {step for step in expected if 0 < step <= plan.total_steps}
         assert {step for step in steps if is_due(step)} == expected | {plan.total_steps}
         assert {step for step in steps if is_due(step)} <= found
@@ -126,7 +129,7 @@ def test_fractions_of_epochs():
 
 @pytest.mark.parametrize("batch_size", [0, -1, 101])
 def test_an_impossible_batch_size(batch_size):
-    with pytest.raises(UserError, match=f"between 1 and the 100 training examples.*{batch_size}"):
+    with pytest.raises(UserError, match=f"batch_size={batch_size} .*(from 1|100 training)"):
         Plan(100, batch_size, 1.0, 1.0, 1.0)
 
 
@@ -136,7 +139,7 @@ def test_impossible_durations(index, value):
     durations = [1.0, 1.0, 1.0]
     durations[index] = value
     name = ("num_epochs", "eval_every_epochs", "checkpoint_every_epochs")[index]
-    with pytest.raises(UserError, match=f"{name} must be a positive number"):
+    with pytest.raises(UserError, match=f"{name}={value} must be a number above 0"):
         Plan(100, 10, *durations)
 
 

@@ -126,7 +126,7 @@ def test_identical_and_confounded_runs_are_warned_of():
          ["sweep_x, run 2", "model.memory_size must be an integer, not '4'"]),
         ("x", {"sweep_x": lambda: [{"model.memory_size": True}]}, ["an integer, not True"]),
         ("x", {"sweep_x": lambda: [{"model.memory_size": 4.0}]}, ["an integer, not 4.0"]),
-        ("x", {"sweep_x": lambda: [{"model": {}}]}, ["unknown config key model"]),
+        ("x", {"sweep_x": lambda: [{"model": {}}]}, ["unknown config key 'model'"]),
         ("x", {"sweep_x": lambda: [7]}, ["must be a dict of overrides, not 7"]),
         ("x", {"sweep_x": lambda: 1 / 0}, ["sweep_x of made.py, line", "ZeroDivisionError"]),
         ("x", {"sweep_x": lambda: sweep.zip_(sweep.seeds(2), sweep.seeds(2))}, ["seed is set"]),

@@ -1,0 +1,76 @@
+"""Memory: what a model needs at least, and the one line where there is not enough."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from eanet.errors import UserError
+from eanet.host import physical_memory
+
+# Of every parameter training holds its value, its gradient and at least one moment.
+_COPIES = 3
+
+_WAY_OUT = (
+    "lower model.embed_dim, model.depth, model.num_heads, model.head_dim, model.memory_size, "
+    "model.mlp_dim or microbatch_size"
+)
+
+
+def of_device(mesh: Mesh) -> int:
+    """Bytes of a device's own memory, or its share of the machine's where it has none."""
+    statistics = mesh.devices.flat[0].memory_stats() or {}
+    return statistics.get("bytes_limit", physical_memory() // mesh.size)
+
+
+def least_bytes(
+    model: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    num_images: int,
+) -> int:
+    """What training a model takes at the very least, from its largest parts alone.
+
+    Args:
+      model: the arguments of `eanet.model.EANet`.
+      image_shape: height, width and channels.
+      num_images: that are taken through the model at once.
+    """
+    height, width, _ = image_shape
+    tokens = (height // model["patch_size"]) * (width // model["patch_size"])
+    external = model["attention"] == "external"
+    projections, columns = (2, model["memory_size"]) if external else (4, tokens)
+    inner = projections * model["num_heads"] * model["head_dim"] + 2 * model["mlp_dim"]
+    parameters = model["depth"] * model["embed_dim"] * inner
+    # The backward pass needs the attention of every block, in float32.
+    activations = num_images * model["depth"] * tokens * model["num_heads"] * columns
+    return _COPIES * parameters * np.dtype(model["param_dtype"]).itemsize + 4 * activations
+
+
+def check(needed: int, mesh: Mesh) -> None:
+    """Refuses what cannot fit on a device of the mesh.
+
+    Raises:
+      UserError: `needed` bytes are more than there are.
+    """
+    available = of_device(mesh)
+    if needed > available:
+        raise UserError(
+            f"this model needs at least {needed / 1e9:,.1f} GB of memory, but a device has "
+            f"{available / 1e9:,.1f} GB; {_WAY_OUT}"
+        )
+
+
+@contextlib.contextmanager
+def shortage_refused() -> Iterator[None]:
+    """Around training or evaluation: says in one line that memory did not suffice."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(f"out of memory ({error}); {_WAY_OUT}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"{str(error).splitlines()[0]} {_WAY_OUT}") from error

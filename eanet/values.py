@@ -1,0 +1,111 @@
+"""What a value of a config may be, and the one line that refuses any other."""
+
+import numbers
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eanet.errors import UserError
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+class Rule(Protocol):
+    """Which values are allowed; as a text it completes the sentence "it must be …"."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether a config may have this value."""
+        ...
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from `least` to `most`; `above` leaves out the one, `below` the other."""
+
+    least: float
+    most: float
+    whole: bool = False
+    above: bool = False
+    below: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is a number in the range; true and false are none."""
+        kind: Any = numbers.Integral if self.whole else numbers.Real
+        return (
+            isinstance(value, kind)
+            and not isinstance(value, bool)
+            and self.least <= value <= self.most
+            and not (self.above and value == self.least)
+            and not (self.below and value == self.most)
+        )
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        least = "above" if self.above else "from"
+        most = "to below" if self.below else "to"
+        return f"{kind} {least} {_plain(self.least)} {most} {_plain(self.most)}"
+
+
+class Choice:
+    """One of a few words."""
+
+    def __init__(self, *words: str):
+        self.words = words
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is one of the words."""
+        return isinstance(value, str) and value in self.words
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
+
+class Switch:
+    """On or off."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is true or false."""
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
+class Text:
+    """Any text that may stand in the name of a file."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is a text without null characters."""
+        return isinstance(value, str) and "\0" not in value
+
+    def __str__(self) -> str:
+        return "a text without null characters"
+
+
+def check(rules: Mapping[str, Rule], values: Mapping[str, Any], section: str = "") -> None:
+    """Refuses the first value that its rule does not allow.
+
+    Args:
+      rules: by key.
+      values: likewise; every key has a rule.
+      section: what stands before the keys in the config, such as "model.".
+
+    Raises:
+      UserError: naming the key, its value and what is allowed.
+    """
+    for key, value in values.items():
+        if not rules[key].allows(value):
+            raise UserError(f"{section}{key}={_shown(value)} must be {rules[key]}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write whole numbers of thousands of digits
+        return "(a number of thousands of digits)"
+
+
+def _plain(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"

@@ -1,0 +1,159 @@
+"""The benchmarks' parts, and each once from end to end, small; nothing here depends on speed."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import contest
+from benchmarks.cases import CASES, OURS, PEERS
+from benchmarks.contest import ROOT, Failed, Worker
+from benchmarks.hlo import DEVICES, OTHER, PARTS, Program
+from benchmarks.scaling import crossing
+from configs import eanet_cifar100
+from eanet.layers import LayerNorm, dropout
+from eanet.random_bits import random_key
+
+
+def test_a_worker_works_when_asked():
+    worker = Worker(sys.executable, "tests.waiting_contestant", {}, {})
+    assert worker.ready["parameters"] == 7 and worker.ready["facts"] == {"colour": "blue"}
+    for seconds in (0.02, 0.1):
+        assert 10 < worker.images_per_second(seconds) <= 300  # three in a hundredth of a second
+    assert worker.peak_memory() is None or worker.peak_memory() > 1e6
+    worker.stop()
+
+
+def test_a_worker_that_fails_says_why():
+    with pytest.raises(Failed, match="exit code 1: no such backend"):
+        Worker(sys.executable, "tests.waiting_contestant", {"fails": True}, {})
+
+
+def test_all_take_one_turn_a_round_in_changing_order():
+    log = []
+
+    def measure(name):
+        log.append(name)
+        return float(len(log))
+
+    measured = contest.interleave(["a", "b", "c"], measure, rounds=20, seed=0)
+    orders = [tuple(log[start : start + 3]) for start in range(0, 60, 3)]
+    assert {frozenset(order) for order in orders} == {frozenset("abc")} and len(set(orders)) > 2
+    for name, values in measured.items():
+        assert values == [i + 1.0 for i, logged in enumerate(log) if logged == name]
+
+
+def test_statistics():
+    assert contest.spread([1, 2, 3, 4, 100]) == {"median": 3, "lower": 2, "upper": 4}
+    ratios = contest.ratios([10, 20, 90], [5, 10, 15])
+    assert ratios == {"of_medians": 2.0, "median_over_rounds": 2.0}
+    assert contest.spread([5.0]) == {"median": 5, "lower": 5, "upper": 5}
+
+
+def test_cases_change_the_config_and_nothing_else():
+    config = eanet_cifar100.get_config()
+    before = config.to_json()
+    ours, peer = OURS["eanet"], PEERS["torch"]
+    plain = CASES["train_no_dropout"].task(config, ours)["config"]
+    assert plain["model"]["dropout_rate"] == 0.0 and not any(plain["augment"].values())
+    assert CASES["train_augmented"].task(config, ours)["config"] == config.to_dict()
+    wide = CASES["batch_sizes"].contestants["batch_size 512"]
+    assert CASES["batch_sizes"].task(config, wide)["config"]["batch_size"] == 512
+    assert config.to_json() == before
+    assert CASES["train"].lacks(config, peer) is None
+    assert CASES["train_augmented"].lacks(config, peer) == "no augmentation"
+    config.model.dtype = "bfloat16"
+    assert CASES["train"].lacks(config, peer) == "no model.dtype=bfloat16"
+    assert CASES["train"].lacks(config, ours) is None
+
+
+@pytest.mark.parametrize(
+    "slower, expected", [(1.0, "512"), (0.01, "at most 64"), (1e6, "more than 16,384")]
+)
+def test_where_curves_cross(slower, expected):
+    """A quadratic one and a linear one that is `slower` times what meets it at 512 tokens."""
+    tokens = [64, 256, 1024, 4096, 16_384]
+    own = [{"tokens": n, "work": n * n} for n in tokens]
+    external = [{"tokens": n, "work": slower * 512 * n} for n in tokens]
+    assert crossing(external, own, "work") == expected
+
+
+def test_instructions_belong_to_the_function_they_come_from():
+    norm = LayerNorm(64)
+
+    def function(x, kernel, keys):
+        def loss(x):
+            return (dropout(norm(x), 0.5, keys) @ kernel).sum()
+
+        return jax.grad(loss)(x)
+
+    x, keys = np.zeros((8, 256, 64), np.float32), jax.random.split(random_key(0), 8)
+    kernel = np.zeros((64, 64), np.float32)
+    program = Program(jax.jit(function).lower(x, kernel, keys).compile().as_text())
+    parts = {program.part(name) for name in program.instructions}
+    assert {"dropout", "layer norms", OTHER} <= parts <= {*PARTS, OTHER}
+
+
+def run(module, tmp_path, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments, f"--out={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / f"{module}.json").read_text(), parse_constant=pytest.fail)
+    assert (tmp_path / f"{module}.png").stat().st_size > 5000
+    assert {"device", "versions", "git_commit", "cores", "command"} <= set(record)
+    assert done.stderr == ""
+    return record, done.stdout
+
+
+@pytest.mark.slow
+def test_throughput(tmp_path):
+    record, said = run(
+        "throughput", tmp_path, "--config=configs/eanet_cifar100.py", "--config.model.depth=1",
+        "--config.batch_size=4", "--cases=train_augmented,dtypes", "--peers=torch", "--rounds=2",
+        "--seconds=0.01",
+    )  # fmt: skip
+    assert record["cases"]["train_augmented"]["skipped"] == {"torch": "it has no augmentation"}
+    assert "torch is skipped" in said
+    types = record["cases"]["dtypes"]["contestants"]
+    assert list(types) == ["dtype float32", "dtype bfloat16"]
+    for contestant in types.values():
+        assert len(contestant["images_per_second"]) == 2 and contestant["median"] > 0
+        assert contestant["parameters"] > 1000 and "host_settings" in contestant["facts"]
+
+
+@pytest.mark.slow
+def test_scaling(tmp_path):
+    record, said = run("scaling", tmp_path, "--tokens=64,256", "--units=4", "--rounds=1")
+    assert len(record["points"]) == 8 and "S = 4" in said
+    for point in record["points"]:
+        assert min(point["milliseconds"], point["megabytes"], point["multiply_adds"]) > 0
+
+
+@pytest.mark.slow
+def test_startup(tmp_path):
+    record, _ = run(
+        "startup", tmp_path, "--config=configs/testing.py", "--config.model.depth=1", "--rounds=1"
+    )
+    cold, warm = (record["seconds"][cache] for cache in ("cold", "warm"))
+    parts = [value["median"] for part, value in cold.items() if "in all" not in part]
+    assert sum(parts) == pytest.approx(cold["parts, in all"]["median"])
+    assert set(cold) == set(warm) and cold["main.py, in all"]["median"] > 0
+
+
+@pytest.mark.slow
+def test_profile(tmp_path):
+    record, _ = run("profile", tmp_path, "--config=configs/testing.py", "--steps=2")
+    parts = record["seconds_of_parts"]
+    # A function that was renamed would no longer be found: none of these may lack all time.
+    missing = [part for part in set(PARTS) - {OTHER, "residual sums", DEVICES} if not parts[part]]
+    assert not missing
+    assert parts.get(OTHER, 0) < 0.1 * record["seconds"]
+    assert sum(parts.values()) < 1.05 * record["seconds"]

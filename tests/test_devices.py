@@ -1,0 +1,28 @@
+import pytest
+from training_cases import mesh_of
+
+from eanet import devices
+
+
+@pytest.mark.parametrize("batch_size, count", [(8, 2), (7, 1), (2, 2), (1, 1)])
+def test_the_mesh_has_as_many_devices_as_divide_the_batch(batch_size, count):
+    assert devices.make_mesh(batch_size).size == count
+
+
+@pytest.mark.parametrize(
+    "num_devices, batch_size, microbatch_size, expected",
+    [
+        (2, 128, 0, 8),
+        (1, 128, 0, 8),
+        (2, 12, 0, 6),
+        (2, 22, 0, 1),
+        (2, 128, 64, 32),
+        (1, 12, 5, 4),
+        (2, 8, 1000, 4),
+        (2, 8, 1, 1),
+    ],
+)
+def test_images_per_pass_divide_the_share_of_a_device(
+    num_devices, batch_size, microbatch_size, expected
+):
+    assert devices.images_per_pass(mesh_of(num_devices), batch_size, microbatch_size) == expected
