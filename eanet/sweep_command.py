@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ from eanet.sweep_plan import PlannedRun, SweepPlan
 from eanet.sweep_queue import Claim, Queue
 from eanet.sweep_report import write_report
 from eanet.sweep_search import Search
-from eanet.sweep_storage import open_storage
+from eanet.sweep_storage import UNAVAILABLE, open_storage
 from eanet.sweep_workers import Task, Timing, Workers
 from eanet.workdir import check
 
@@ -184,23 +185,32 @@ def _open(directory: Path, options: Options, runs: Mapping[str, str]) -> Queue:
             f"cannot write to {directory}: {error.strerror}; choose another --workdir"
         ) from None
     storage = open_storage(options.storage, own)
-    queue = Queue(storage, directory.resolve().name, own, silence=options.timing.silence)
-    queue.enqueue(runs)
+    with _reachable():
+        queue = Queue(storage, directory.resolve().name, own, silence=options.timing.silence)
+        queue.enqueue(runs)
     return queue
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except UNAVAILABLE as error:
+        raise UserError(f"the queue cannot be reached: {error}; start the command again") from None
 
 
 def _work(
     console: Console, directory: Path, options: Options, queue: Queue, task: Task
 ) -> None:  # fmt: skip
     display = SweepDisplay(console, directory)
-    display.show(queue.standings(), {})
+    with _reachable():
+        display.show(queue.standings(), {})
     console.note(f"{directory}: {display.summary()}")
     workers = Workers(
         queue, task, directory, options.workers, options.command, display, options.timing
     )
     with stop_request() as stop, console.live(display):
         workers.run(stop)
-    display.show(queue.standings(), {})
     console.note(f"{directory}: {display.summary()}")
     if stop.signal is not None:
         raise Interrupted(stop.signal, "sweep interrupted: the same command goes on")

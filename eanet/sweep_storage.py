@@ -15,7 +15,7 @@ from eanet.errors import UserError
 _TRIES = 5
 
 # What a storage raises while its disk or its server cannot be reached, which may pass.
-UNAVAILABLE = (StorageInternalError, OSError)
+UNAVAILABLE = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError)
 
 
 def open_storage(url: str | None, directory: Path) -> BaseStorage:

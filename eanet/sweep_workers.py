@@ -115,7 +115,7 @@ class Workers:
             work.process.stop()
         for work in self._work:
             work.process.wait()
-        self._while_available(self._collect)
+        self._while_available(lambda: self._collect() and self._show())
 
     def _while_available(self, action: Callable[[], bool]) -> bool:
         """Does something with the storage; where that cannot be reached, training goes on."""
@@ -142,8 +142,11 @@ class Workers:
                 raise
         for work in self._work:
             self._attend(work)
-        standings, now = self.queue.standings(), time.monotonic()
         self._unavailable = False
+        return self._show()
+
+    def _show(self) -> bool:
+        standings, now = self.queue.standings(), time.monotonic()
         self.display.show(standings, {work.claim.name: now - work.started for work in self._work})
         return not self._work and all(each.state.final for each in standings.values())
 
