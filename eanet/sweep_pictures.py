@@ -1,21 +1,24 @@
-"""The pictures of a sweep: accuracy by setting, its cost, and the curves of all runs."""
+"""The pictures of a sweep: accuracy by setting, and what it costs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from eanet.drawing import FAINT, FONT_SIZE, INK, PALETTE, label, new_figure, png, spread, style
+from eanet.sweep_curves import ACCURACY, draw_curves
 from eanet.sweep_files import RunRecord
 from eanet.sweep_plan import short_names
-from eanet.sweep_statistics import Setting, Summary, pareto_front, shown_value
+from eanet.sweep_statistics import (
+    Setting,
+    Summary,
+    key_name,
+    numeric_keys,
+    pareto_front,
+    shown_value,
+)
 
-# What a person asks about first; a sweep without them is shown by its own first keys.
-_FIRST = ("model.memory_size", "model.embed_dim")
-_NAMES = {"model.memory_size": "S, memory units", "model.embed_dim": "d, width of a token"}
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
-_LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
-_ACCURACY = "Validation accuracy, %"
 
 
 def draw_all(
@@ -40,13 +43,13 @@ def draw_all(
     if keys:
         pictures["heat_map.png"] = _heat_map(title, done, *keys)
     if any(run.best for setting in settings for run in setting.runs):
-        pictures["curves.png"] = _curves(title, settings)
+        pictures["curves.png"] = draw_curves(title, settings)
     return pictures
 
 
 def _accuracy(title: str, settings: Sequence[Setting]) -> bytes:
     """Lines over the first numeric key where there are lines, else a row for each setting."""
-    keys = _numeric_keys(settings)
+    keys = numeric_keys(settings)
     for key in keys:
         lines = _by_others(settings, key)
         if len(lines) <= _MAX_LINES and max(map(len, lines.values())) > 1:
@@ -59,7 +62,7 @@ def _accuracy(title: str, settings: Sequence[Setting]) -> bytes:
 def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> bytes:
     figure = new_figure(6.6, 4.2, title)
     axes = figure.subplots()
-    style(axes, _ACCURACY, _name(key))
+    style(axes, ACCURACY, key_name(key))
     ticks = sorted({setting.values[key] for line in lines.values() for setting in line})
     texts = []
     for (text, line), colour in zip(lines.items(), PALETTE, strict=False):
@@ -90,7 +93,7 @@ def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> byte
 def _rows(title: str, settings: Sequence[Setting]) -> bytes:
     figure = new_figure(7.2, 1.4 + 0.28 * len(settings), title)
     axes = figure.subplots()
-    style(axes, "", _ACCURACY)
+    style(axes, "", ACCURACY)
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
     for row, setting in enumerate(settings):
         accuracies = [100 * run.val_accuracy for run in setting.done]
@@ -111,7 +114,7 @@ def _rows(title: str, settings: Sequence[Setting]) -> bytes:
 def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> bytes:
     figure = new_figure(4.2 * len(keys), 4.0, title)
     for axes, key in zip(_panels(figure, len(keys)), keys, strict=True):
-        style(axes, _ACCURACY, _name(key))
+        style(axes, ACCURACY, key_name(key))
         values = [setting.values[key] for setting in settings]
         accuracies = [100 * setting.validation.mean for setting in settings]
         axes.plot(values, accuracies, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
@@ -131,13 +134,13 @@ def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> 
     figure = new_figure(2.4 + 0.9 * len(columns), 1.8 + 0.62 * len(rows), title)
     axes = figure.subplots()
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
-    style(axes, _ACCURACY, _name(across))
+    style(axes, ACCURACY, key_name(across))
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False)
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
-    axes.set_ylabel(_name(up), size=FONT_SIZE, color=INK)
+    axes.set_ylabel(key_name(up), size=FONT_SIZE, color=INK)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             setting = found.get((row, column))
@@ -173,7 +176,7 @@ def _pareto(
     keys = ", ".join(short_names(settings[0].values).values())
     _note(figure, f"on the front: {keys}" if keys else "")
     for axes, (name, points) in zip(_panels(figure, len(panels)), panels.items(), strict=True):
-        style(axes, _ACCURACY, name)
+        style(axes, ACCURACY, name)
         _draw_front(axes, points)
     return png(figure)
 
@@ -204,82 +207,9 @@ def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
             taken.append(box)
 
 
-def _curves(title: str, settings: Sequence[Setting]) -> bytes:
-    """Validation accuracy of all runs; the colour is the first key, the kind of line the second."""
-    keys = [*_numeric_keys(settings), *(settings[0].values if settings else ())]
-    keys = list(dict.fromkeys(keys))[:2]
-    if len(keys) > 1 and len({setting.values[keys[1]] for setting in settings}) > len(_LINES):
-        del keys[1]
-    kinds = [list(dict.fromkeys(setting.values[key] for setting in settings)) for key in keys]
-    kinds = [sorted(values) if key in _numeric_keys(settings) else values
-             for key, values in zip(keys, kinds, strict=True)]  # fmt: skip
-    colours = _colours(len(kinds[0]) if kinds else 1)
-    figure = new_figure(7.6, 4.4, title)
-    axes = figure.subplots()
-    style(axes, _ACCURACY, "epoch")
-    for setting in settings:
-        first = kinds[0].index(setting.values[keys[0]]) if keys else 0
-        second = kinds[1].index(setting.values[keys[1]]) if len(keys) > 1 else 0
-        for run in setting.runs:
-            val = [record for record in run.records if record["split"] == "val"]
-            axes.plot(
-                [record["epoch"] for record in val],
-                [100 * record.get("accuracy", math.nan) for record in val],
-                _LINES[second],
-                color=colours[first],
-                marker="o" if len(val) <= 3 else None,
-                markersize=3.5, linewidth=1.2, alpha=0.85,
-            )  # fmt: skip
-    axes.set_xlim(left=0)
-    _legend(axes, keys, kinds, colours)
-    return png(figure)
-
-
-def _legend(axes: Any, keys: Sequence[str], kinds: Sequence[Sequence[Any]], colours: Any) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = []
-    for place, (key, values) in enumerate(zip(keys, kinds, strict=True)):
-        if len(values) > _MAX_LINES:
-            shown = [0, len(values) // 2, len(values) - 1]
-        else:
-            shown = list(range(len(values)))
-        handles.append(Line2D([], [], color="none", label=_name(key)))
-        for index in shown:
-            colour = colours[index] if place == 0 else INK
-            line: Any = "-" if place == 0 else _LINES[index]
-            text = shown_value(values[index])
-            handles.append(Line2D([], [], color=colour, linestyle=line, label=text))
-    if handles:
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
-                    fontsize=FONT_SIZE, labelcolor=INK)  # fmt: skip
-
-
-def _colours(count: int) -> Any:
-    """Distinct colours for a few values, a scale for many."""
-    if count <= 4:
-        return PALETTE[:count]
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.92 * index / (count - 1)) for index in range(count)]
-
-
-def _numeric_keys(settings: Sequence[Setting]) -> list[str]:
-    """The varied keys whose values are numbers, those of most interest first."""
-    if not settings:
-        return []
-    numeric = [
-        key
-        for key in settings[0].values
-        if all(type(setting.values[key]) in (int, float) for setting in settings)
-        and len({setting.values[key] for setting in settings}) > 1
-    ]
-    return sorted(numeric, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
-
-
 def _two_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
     """The keys of a heat map: the sweep varies two numbers and nothing else, as in a grid."""
-    keys = _numeric_keys(settings)
+    keys = numeric_keys(settings)
     if len(keys) != 2 or len(settings[0].values) != 2:
         return None
     sizes = [len({setting.values[key] for setting in settings}) for key in keys]
@@ -289,9 +219,7 @@ def _two_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
 def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]]:
     """The settings that differ in one key alone, by the values of the others."""
     others = [other for other in settings[0].values if other != key]
-    names = {"model.memory_size": "S", "model.embed_dim": "d", **short_names(others)}
-    short = {other: {"memory_size": "S", "embed_dim": "d"}.get(names[other], names[other])
-             for other in others}  # fmt: skip
+    short = {**short_names(others), "model.memory_size": "S", "model.embed_dim": "d"}
     lines: dict[str, list[Setting]] = {}
     for setting in settings:
         text = ", ".join(
@@ -299,10 +227,6 @@ def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]
         )
         lines.setdefault(text, []).append(setting)
     return lines
-
-
-def _name(key: str) -> str:
-    return _NAMES.get(key, key)
 
 
 def _panels(figure: Any, count: int) -> list[Any]:

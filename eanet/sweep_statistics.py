@@ -10,6 +10,10 @@ from eanet.sweep_files import RunRecord, SweepRecord
 
 SEED = "seed"
 
+# What a person asks about first; a sweep without them is shown by its own first keys.
+_FIRST = ("model.memory_size", "model.embed_dim")
+_NAMES = {"model.memory_size": "S, memory units", "model.embed_dim": "d, width of a token"}
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -85,6 +89,24 @@ def varied_keys(sweep: SweepRecord) -> list[str]:
         for key in sweep.keys
         if key != SEED and len({run.settings[key] for run in sweep.runs if key in run.settings}) > 1
     ]
+
+
+def numeric_keys(settings: Sequence[Setting]) -> list[str]:
+    """The varied keys whose values are numbers, those of most interest first."""
+    if not settings:
+        return []
+    numeric = [
+        key
+        for key in settings[0].values
+        if all(type(setting.values[key]) in (int, float) for setting in settings)
+        and len({setting.values[key] for setting in settings}) > 1
+    ]
+    return sorted(numeric, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
+
+
+def key_name(key: str) -> str:
+    """A key for people."""
+    return _NAMES.get(key, key)
 
 
 def settings(sweep: SweepRecord) -> list[Setting]:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +194,7 @@ def test_best_needs_as_many_seeds_as_the_others(tmp_path):
     assert difference.count == 1 and math.isclose(difference.mean, 0.4)
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=9), st.floats(-10, 10))
 def test_the_summary_is_shifted_with_its_values(values, shift):
     one, other = summary(values), summary([value + shift for value in values])
@@ -200,6 +202,7 @@ def test_the_summary_is_shifted_with_its_values(values, shift):
     assert math.isclose(other.std, one.std, abs_tol=1e-9) and one.count == len(values)
 
 
+@hypothesis.settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_the_front_beats_every_other_point(points):
     front = pareto_front(points)
