@@ -12,7 +12,18 @@ import optax
 from flax import nnx
 from ml_collections import ConfigDict
 
-from eanet import augment, config_check, costs, data, devices, host, memory, report, steps
+from eanet import (
+    augment,
+    config_check,
+    costs,
+    data,
+    devices,
+    host,
+    memory,
+    model_sizes,
+    report,
+    steps,
+)
 from eanet.checkpoint import Checkpoints
 from eanet.console import Console
 from eanet.curves import plot_curves
@@ -166,7 +177,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     run = set_up(config, console.note)
     claim(workdir, config)
     describe(run, console)
-    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+    with open_checkpoints(workdir, console) as checkpoints:
         step, state = checkpoints.restore_newest(like=run.abstract_state()) or (0, None)
         if state is None:
             state = run.initial_state()
@@ -183,6 +194,11 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     results = evaluate(workdir, run=run, console=console)
     console.next_steps(workdir)
     return results
+
+
+def open_checkpoints(workdir: Path, console: Console) -> Checkpoints:
+    """The checkpoints of a run, which are there or will be."""
+    return Checkpoints(workdir / "checkpoints", log=console.warn, explain=model_sizes.differences)
 
 
 def saved(checkpoints: Checkpoints) -> str:
@@ -292,7 +308,7 @@ def evaluate(
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")
-    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+    with open_checkpoints(workdir, console) as checkpoints:
         if checkpoint == "best" and checkpoints.best() is None:
             checkpoint = "latest"  # nothing was held out for validation
         step = checkpoints.find(checkpoint)
