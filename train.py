@@ -20,6 +20,7 @@ from eanet import (
     devices,
     host,
     memory,
+    model_sizes,
     report,
     steps,
 )
@@ -223,7 +224,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     run = set_up(config, console.note)
     with claimed(workdir, config, console.warn):
         describe(run, console)
-        with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+        with open_checkpoints(workdir, console) as checkpoints:
             step, state = checkpoints.restore_newest(like=run.abstract_state()) or (0, None)
             if state is None:
                 state = run.initial_state()
@@ -239,6 +240,11 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
         results = evaluate(workdir, run=run, console=console)
     console.next_steps(workdir)
     return results
+
+
+def open_checkpoints(workdir: Path, console: Console) -> Checkpoints:
+    """The checkpoints of a run, which are there or will be."""
+    return Checkpoints(workdir / "checkpoints", log=console.warn, explain=model_sizes.differences)
 
 
 class Training:
@@ -417,7 +423,7 @@ def replay(workdir: Path) -> None:
     run, step = set_up(config_check.read(workdir / "config.json"), console.note), record["step"]
     if run.batch_indices(step).tolist() != record["indices"]:
         raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
-    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+    with open_checkpoints(workdir, console) as checkpoints:
         state = checkpoints.restore(step, like=run.abstract_state())
     layers = examine(run, state, step)
     console.layers_table(layers)
@@ -458,7 +464,7 @@ def evaluate(
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")
-    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+    with open_checkpoints(workdir, console) as checkpoints:
         if checkpoint == "best" and checkpoints.best() is None:
             checkpoint = "latest"  # nothing was held out for validation
         step = checkpoints.find(checkpoint)
