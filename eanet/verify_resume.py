@@ -68,7 +68,8 @@ def verify(
     seconds = time.monotonic() - began
     log(f"left alone: {seconds:.1f} s of training")
 
-    draw, ends = random.Random(seed), []
+    draw = random.Random(seed)
+    ends: list[dict[str, str]] = []
     stops: collections.Counter[str] = collections.Counter()
     while stops["in all"] < kills:
         before = stops["in all"]
