@@ -19,7 +19,7 @@ from jax.extend import random as jex_random
 IMPLEMENTATIONS = ("counter", "threefry2x32")
 
 
-def random_key(seed: int | jax.Array, implementation: str = "counter") -> jax.Array:
+def random_key(seed: int | np.uint32 | jax.Array, implementation: str = "counter") -> jax.Array:
     """A typed key for `jax.random` and the model's dropout.
 
     Args:

@@ -337,7 +337,7 @@ def test_compiled_and_eager_agree_at_full_size():
         augmentation={},
         random_bits="counter",
     )
-    prepared = prepare(np.uint32(0), jnp.int32(0), jnp.asarray(images), jnp.asarray(labels))
+    prepared = prepare(jnp.uint32(0), jnp.int32(0), jnp.asarray(images), jnp.asarray(labels))
 
     def loss(params):
         inputs, targets, keys = prepared
