@@ -20,6 +20,7 @@ from eanet import (
     devices,
     host,
     memory,
+    model_sizes,
     report,
     steps,
 )
@@ -223,7 +224,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     run = set_up(config, console.note)
     with claimed(workdir, config, console.warn):
         describe(run, console)
-        with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+        with open_checkpoints(workdir, console) as checkpoints:
             step, state = checkpoints.restore_newest(like=run.abstract_state()) or (0, None)
             if state is None:
                 state = run.initial_state()
@@ -239,6 +240,11 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
         results = evaluate(workdir, run=run, console=console)
     console.next_steps(workdir)
     return results
+
+
+def open_checkpoints(workdir: Path, console: Console) -> Checkpoints:
+    """The checkpoints of a run, which are there or will be."""
+    return Checkpoints(workdir / "checkpoints", log=console.warn, explain=model_sizes.differences)
 
 
 class Training:
@@ -284,9 +290,8 @@ class Training:
                     if not self._is_reported(step):
                         val = self._report(state, step, progress)
                         self.pace.restart()
-                    if self._is_reported(step):  # else a signal came first: the next start will
-                        zeros = devices.replicate(steps.zero_sums(), run.mesh)
-                        state = dataclasses.replace(state, sums=zeros)
+                    zeros = devices.replicate(steps.zero_sums(), run.mesh)
+                    state = dataclasses.replace(state, sums=zeros)
                 if val or self.stop or plan.saves_at(step) or self._save_is_due():
                     accuracy = val["accuracy"] if val else None
                     self.checkpoints.save(step, state, val_accuracy=accuracy)
@@ -332,30 +337,32 @@ class Training:
         """Logs the training metrics and, where it is time for it, those of validation.
 
         Returns:
-          The latter; None also where a signal cut validation short.
+          The latter; None also where a signal cut validation short: the next start repeats it.
         """
         run, epoch = self.run, self.run.plan.epochs(step)
-        metrics = means(state.sums)
-        metrics["learning_rate"] = float(run.learning_rate(step - 1))
-        metrics["images_per_second"] = self._images_per_second()
-        if skipped := int(state.skipped):
-            metrics["skipped_steps"] = skipped
-            self.console.warn(f"{skipped} steps skipped: their loss or gradient was not finite")
-        self.log.write(step, epoch, "train", **metrics)
-        if run.config.layer_statistics:
-            layers = examine(run, state, step)
-            values = {
-                f"{name}/{key}": v for name, part in layers.items() for key, v in part.items()
-            }
-            self.log.write(step, epoch, "layers", **values)
+        if not self.log.has(step, "train"):
+            self._log_training(state, step, epoch)
         val = None
         if self._validates_at(step):
             val = run.evaluate(state.eval_params, run.dataset.val, lambda: bool(self.stop))
             if val is None:
                 return None
             self.log.write(step, epoch, "val", **val)
-        progress.epoch_done(epoch, train=metrics, val=val)
+        progress.epoch_done(epoch, train=self.log.last("train"), val=val)
         return val
+
+    def _log_training(self, state: TrainState, step: int, epoch: float) -> None:
+        metrics = means(state.sums)
+        metrics["learning_rate"] = float(self.run.learning_rate(step - 1))
+        metrics["images_per_second"] = self._images_per_second()
+        if skipped := int(state.skipped):
+            metrics["skipped_steps"] = skipped
+            self.console.warn(f"{skipped} steps skipped: their loss or gradient was not finite")
+        self.log.write(step, epoch, "train", **metrics)
+        if self.run.config.layer_statistics:
+            layers = examine(self.run, state, step)
+            named = {f"{name}/{key}": layers[name][key] for name in layers for key in layers[name]}
+            self.log.write(step, epoch, "layers", **named)
 
     def _diverged(self, state: TrainState, step: int) -> None:
         """Saves the state before the step that failed, and how to see it again.
@@ -416,7 +423,7 @@ def replay(workdir: Path) -> None:
     run, step = set_up(config_check.read(workdir / "config.json"), console.note), record["step"]
     if run.batch_indices(step).tolist() != record["indices"]:
         raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
-    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+    with open_checkpoints(workdir, console) as checkpoints:
         state = checkpoints.restore(step, like=run.abstract_state())
     layers = examine(run, state, step)
     console.layers_table(layers)
@@ -457,7 +464,7 @@ def evaluate(
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")
-    with Checkpoints(workdir / "checkpoints", log=console.warn) as checkpoints:
+    with open_checkpoints(workdir, console) as checkpoints:
         if checkpoint == "best" and checkpoints.best() is None:
             checkpoint = "latest"  # nothing was held out for validation
         step = checkpoints.find(checkpoint)

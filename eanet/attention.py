@@ -43,8 +43,9 @@ RULES = {"norm": values.Choice("double", "softmax_tokens", "softmax_memory")}
 # Keeps the division over the units finite where a token matches none of them (paper and Keras).
 EPSILON = 1e-9
 
-# Of one example in self-attention at once, 4 MB: from 1024 tokens and 4 heads on it takes turns.
-_MOST_WEIGHTS = 2**20
+# Of one example in self-attention at once: 1 MB, so that a turn stays in the cache of a core. Four
+# heads take turns from 257 tokens on.
+_MOST_WEIGHTS = 2**18
 
 
 @jax.custom_vjp

@@ -5,9 +5,8 @@ import logging
 import math
 import os
 import sys
-import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +41,20 @@ class Checkpoints:
     Args:
         directory: where the checkpoints are; made by the first save, its parent must exist.
         log: called with one line, in the caller's thread, for everything a person should know.
+        explain: of the tensors in a checkpoint and those wanted (name → dtype and shape), what in
+            the config makes them differ, for the refusal of a checkpoint that does not fit.
     """
 
-    def __init__(self, directory: str | Path, *, log: Callable[[str], None] = print):
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        log: Callable[[str], None] = print,
+        explain: Callable[[Mapping[str, str], Mapping[str, str]], list[str]] = lambda *_: [],
+    ):
         self._files = CheckpointFiles(Path(directory))
         self._log = log
+        self._explain = explain
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._saves: deque[_Save] = deque()
 
@@ -207,6 +215,7 @@ class Checkpoints:
         if len(differences) > _NAMED_MISMATCHES:
             more = len(differences) - _NAMED_MISMATCHES
             differences = [*differences[:_NAMED_MISMATCHES], f"and {more} more"]
+        differences = [*self._explain(there, here), *differences]
         raise UserError(
             f"checkpoint {self._files.path(facts.step)} does not fit this config: "
             f"{'; '.join(differences)}; use the config it was trained with, or another workdir"
@@ -282,13 +291,11 @@ def _orbax() -> Any:
 
     inside = f"{os.sep}orbax{os.sep}"
 
-    def of_others(record: logging.LogRecord) -> bool:
-        """Whether a line comes neither from Orbax nor from a save that failed, and was reported."""
-        raised = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
-        return not any(inside in path for path in (record.pathname, *(f.filename for f in raised)))
-
-    absl_logging.get_absl_logger().addFilter(of_others)
-    logging.getLogger("asyncio").addFilter(of_others)
+    absl_logging.get_absl_logger().addFilter(lambda record: inside not in record.pathname)
+    # Orbax alone uses asyncio here. Of a save that failed, and has been reported, it leaves any
+    # number of tasks and futures behind that nobody asks how they ended.
+    unasked = "exception was never retrieved"
+    logging.getLogger("asyncio").addFilter(lambda record: unasked not in record.getMessage())
     report = sys.unraisablehook
 
     def report_others(unraisable: Any) -> None:

@@ -109,11 +109,10 @@ class CheckpointFiles:
                     f"{content['version']}, this one reads up to {VERSION}); update the program"
                 )
             facts = Facts(**content)
-            if not isinstance(facts.tensors, dict) or not isinstance(
-                facts.val_accuracy, float | None
-            ):
+            named = all(isinstance(form, str) for form in facts.tensors.values())
+            if not named or not isinstance(facts.val_accuracy, float | None):
                 raise TypeError("facts of other types")
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise integrity.Damaged(f"{integrity.MANIFEST} is not what was written") from error
         if facts.step != step:
             raise integrity.Damaged(f"it is the checkpoint of step {facts.step}")

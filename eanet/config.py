@@ -87,7 +87,7 @@ def load_module(path: str | Path) -> ModuleType:
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     except Exception as error:
-        raise _failed(str(path), error) from error
+        raise _failed(path, error) from error
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"{path} has no function get_config()")
     return module
@@ -104,7 +104,7 @@ def load(value: str) -> ConfigDict:
     try:
         config = module.get_config(argument) if argument else module.get_config()
     except Exception as error:
-        raise _failed(f"--config={value}", error) from error
+        raise _failed(Path(path), error) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={value}: get_config() must return a ConfigDict, not {config!r}")
     return config
@@ -185,8 +185,9 @@ def _check_config_flags(arguments: Sequence[str]) -> None:
             check_key(override[1], [key for key, _ in flatten(config)])
 
 
-def _failed(what: str, error: Exception) -> UserError:
-    """Whatever a config file raised, and where."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
-    return UserError(f"{what}: {error} ({where})")
+def _failed(path: Path, error: Exception) -> UserError:
+    """Whatever a config file raised, and at which line of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == path.absolute()]
+    where = f"{path}, line {lines[-1]}" if lines else str(path)
+    return UserError(f"{where}: {error} ({type(error).__name__})")

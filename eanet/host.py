@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def set_up() -> None:
     Call it before jax is imported. Two devices of one thread each compute faster than one device
     with two threads, so every core becomes a device. Compiled programs are kept for later starts.
     """
+    # A full disk need not be told of a cache; it will be of what is not saved.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))
     os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from eanet import config_check, data, steps
+from eanet import config_check, data, model_sizes, steps
 from eanet.checkpoint import Checkpoints
 from eanet.errors import UserError
 from eanet.keras_import import RECORD, describe, optimizer_of
@@ -107,7 +107,7 @@ def _restore(
         return steps.init_state(params, optimizer, ema=ema)
 
     like = jax.eval_shape(initial_state)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", explain=model_sizes.differences) as checkpoints:
         if checkpoint == "best" and checkpoints.best() is None:
             checkpoint = "latest"
         step = checkpoints.find(checkpoint)

@@ -51,6 +51,7 @@ class RunLog:
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self._written = {(record["step"], record["split"]) for record in kept}
+        self._last = {record["split"]: record for record in kept}
         self._events = _EventFile(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, epoch: float, split: str, **metrics: Any) -> None:
@@ -75,6 +76,7 @@ class RunLog:
         try:
             _append(self._file, strict_json(record))
             self._written.add((step, split))
+            self._last[split] = record
             self._events.write(step, {f"{split}/{name}": value for name, value in scalars.items()})
         except OSError as error:
             raise _cannot_write(self.path, error) from error
@@ -82,6 +84,10 @@ class RunLog:
     def has(self, step: int, split: str) -> bool:
         """Whether the metrics of a split at a step are recorded."""
         return (step, split) in self._written
+
+    def last(self, split: str) -> dict[str, Any]:
+        """The newest record of a split; empty where there is none."""
+        return self._last.get(split, {})
 
     def close(self) -> None:
         """Closes the files; writing afterwards is an error."""

@@ -2,12 +2,14 @@
 
 python -m eanet.verify_resume --config=configs/eanet_digits.py [--kills=K] [--config.KEY=VALUE ...]
 
-One run is left alone; another is stopped K times at random moments, most often by SIGKILL, a third
-of the time while it saves, and started again. Then the digests of all parameters, optimizer state
-and averages, and of the metrics but for the speed, are compared. Exit code 0: the same bytes.
+One run is left alone; another is stopped at random moments, most often by SIGKILL, a quarter of the
+time while it saves, and started again; where it comes to its end before it was stopped K times,
+one more follows. Then the digests of all parameters, optimizer state and averages, and of the
+metrics but for the speed, are compared. Exit code 0: the same bytes.
 """
 
 import collections
+import functools
 import hashlib
 import json
 import random
@@ -42,17 +44,18 @@ _SAVING_SECONDS = 0.05
 def verify(
     arguments: Sequence[str], directory: Path, *, kills: int, seed: int, log: Callable[[str], Any]
 ) -> dict[str, Any]:
-    """Runs `main.py` with these arguments twice, once disturbed, and compares the ends.
+    """Runs `main.py` with these arguments left alone and stopped, and takes digests of the ends.
 
     Args:
       arguments: of `main.py`, without the workdir.
       directory: an empty one, for the two workdirs and what the processes say.
-      kills: how often to stop the second run.
+      kills: how often to stop in all.
       seed: of the moments and signals.
       log: told what happens, a line each.
 
     Returns:
-      stops (how often, by signal and by moment), and the digests of both runs.
+      stops (how often, by signal and by moment), and the digests of the run that was left alone
+      and of those that were stopped.
 
     Raises:
       UserError: a run ended otherwise than it should.
@@ -65,24 +68,26 @@ def verify(
     seconds = time.monotonic() - began
     log(f"left alone: {seconds:.1f} s of training")
 
-    disturbed, draw = _Run(arguments, directory / "stopped"), random.Random(seed)
+    draw = random.Random(seed)
+    ends: list[dict[str, str]] = []
     stops: collections.Counter[str] = collections.Counter()
     while stops["in all"] < kills:
-        number, moment = draw.choice(_SIGNALS), draw.choice(_MOMENTS)
+        before = stops["in all"]
+        disturbed = _Run(arguments, directory / f"stopped_{len(ends) + 1}")
         disturbed.start()
-        if not disturbed.wait_for(moment, draw.uniform(0, 2 * seconds / (kills + 1))):
-            log("the run came to its end before it could be stopped")
-            break
-        disturbed.stop(number)
-        stops.update(("in all", moment, signal.Signals(number).name))
-        log(f"stop {stops['in all']} of {kills}: {signal.Signals(number).name} {moment}")
-    disturbed.start()
-    disturbed.finish()
-    return {
-        "stops": dict(stops),
-        "left_alone": digests(left_alone.workdir),
-        "stopped": digests(disturbed.workdir),
-    }
+        while stops["in all"] < kills:
+            number, moment = draw.choice(_SIGNALS), draw.choice(_MOMENTS)
+            if not disturbed.wait_for(moment, draw.uniform(0, 2 * seconds / (kills + 1))):
+                break
+            disturbed.stop(number)
+            stops.update(("in all", moment, signal.Signals(number).name))
+            log(f"stop {stops['in all']} of {kills}: {signal.Signals(number).name} {moment}")
+            disturbed.start()
+        disturbed.finish()
+        ends.append(digests(disturbed.workdir))
+        if stops["in all"] == before:
+            raise UserError("the run ends before it can be stopped; raise num_epochs")
+    return {"stops": dict(stops), "left_alone": digests(left_alone.workdir), "stopped": ends}
 
 
 def digests(workdir: Path) -> dict[str, str]:
@@ -166,12 +171,16 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--config=FILE is missing, for example configs/eanet_digits.py")
     with tempfile.TemporaryDirectory() as directory:
         found = verify(
-            given, Path(directory), kills=flags.FLAGS.kills, seed=flags.FLAGS.seed, log=print
+            given,
+            Path(directory),
+            kills=flags.FLAGS.kills,
+            seed=flags.FLAGS.seed,
+            log=functools.partial(print, flush=True),
         )
-    same = found["left_alone"] == found["stopped"]
+    same = all(end == found["left_alone"] for end in found["stopped"])
     for part, digest in found["left_alone"].items():
-        verdict = "the same" if digest == found["stopped"].get(part) else "DIFFERENT"
-        print(f"{part:<10} {digest[:16]}  {verdict}")
+        verdict = all(end.get(part) == digest for end in found["stopped"])
+        print(f"{part:<10} {digest[:16]}  {'the same' if verdict else 'DIFFERENT'}")
     print(", ".join(f"{count} {kind}" for kind, count in found["stops"].items()))
     if out:
         record = {"arguments": given, "seed": flags.FLAGS.seed, "same": same, **found}
@@ -181,7 +190,7 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     config_lib.DEFINE_config()
-    flags.DEFINE_integer("kills", 5, "How often the second run is stopped.", lower_bound=1)
+    flags.DEFINE_integer("kills", 5, "How often to stop.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the moments and signals.")
     flags.DEFINE_string("out", None, "Write stops and digests to this file, as JSON.")
     config_lib.run(main)

@@ -93,6 +93,7 @@ def _main() -> int:
     from eanet.run_log import strict_json, write_atomically
 
     record = fuzz._record(options.seed)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out, strict_json(record, indent=2))
     print(f"{record['total']:,} cases: {options.out}")
     return 0

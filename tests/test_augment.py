@@ -385,7 +385,7 @@ def operations(switches):
     return jax.make_jaxpr(run)(random_key(0), make_images(), make_targets(6))
 
 
-@pytest.mark.parametrize("switches", [{}, dict.fromkeys(EVERYTHING, 0), {"flip": False}])
+@pytest.mark.parametrize("switches", [{}, dict.fromkeys(EVERYTHING, 0) | {"flip": False}])
 def test_everything_off_leaves_no_operation(switches, unchecked_types):
     assert not operations(switches).eqns
 

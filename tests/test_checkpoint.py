@@ -631,13 +631,12 @@ import threading
 import time
 from absl import app, logging
 
-def fail_unobserved(path):
-    names = {}
-    exec(compile("async def fail(): raise ValueError(__name__)", path, "exec"), names)
-    async def main():
-        asyncio.ensure_future(names["fail"]())
-        await asyncio.sleep(0)
-    asyncio.run(main())
+async def fail_unobserved():
+    async def fail():
+        raise ValueError("of a task")
+    asyncio.ensure_future(fail())
+    asyncio.get_running_loop().create_future().set_exception(ValueError("of a future"))
+    await asyncio.sleep(0)
 
 def main(_):
     import jax.numpy as jnp
@@ -653,9 +652,8 @@ def main(_):
             checkpoints.wait()
         except UserError as error:
             assert "File too large" in str(error)
-    # Of the arrays of a failed save, as many as had begun fail; whether asyncio notices is luck.
-    fail_unobserved("/anywhere/orbax/checkpoint/type_handlers.py")
-    fail_unobserved("/anywhere/ours.py")
+    # Of the arrays of a failed save as many fail as had begun; what asyncio says of them is luck.
+    asyncio.run(fail_unobserved())
     logging.info("our own line")
 
 logging.set_verbosity(logging.INFO)
@@ -669,5 +667,5 @@ app.run(main)
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("\n") == 1 and "trying again" in process.stdout
-    assert "our own line" in process.stderr and "/anywhere/ours.py" in process.stderr
-    assert "orbax" not in process.stderr
+    others = [line for line in process.stderr.splitlines() if "xla_bridge" not in line]
+    assert len(others) == 1 and "our own line" in others[0], process.stderr

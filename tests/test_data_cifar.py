@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import io
+import socket
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -148,6 +149,33 @@ def test_a_bad_download_is_one_line_and_leaves_nothing(given, mirror, monkeypatc
     assert reason in message and "not installed" in message and "dataset.data_dir" in message
     assert "\n" not in message
     assert not list((tmp_path / "xdg").rglob("*.*"))
+
+
+def test_a_mirror_that_does_not_speak_http(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("EANET_CIFAR_MIRROR", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"what?\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UserError, match=r"could not be read \(what\?"):
+            load("cifar100")
+        thread.join()
+
+
+def test_an_archive_that_cannot_be_read_is_not_used(mirror, monkeypatch, tmp_path):
+    content, _, _ = make_archive("cifar100", monkeypatch)
+    path = tmp_path / "cifar-100-binary.tar.gz"
+    path.symlink_to(path)
+    mirror[0]["/mirror/cifar-100-binary.tar.gz"] = content
+    lines = []
+    load("cifar100", lines)
+    assert any(str(path) in line and "not used" in line for line in lines)
 
 
 def test_a_mirror_that_is_no_web_address(monkeypatch):

@@ -165,7 +165,7 @@ def test_what_is_accepted_can_be_trained(values):
     images, labels = run.dataset.train.images, run.dataset.train.labels
     order = jax.ShapeDtypeStruct((len(labels) + config.batch_size,), np.int32)
     train_steps = train.make_train_steps(run)
-    jax.eval_shape(train_steps, run.abstract_state(), images, labels, order, 0, 1)
+    jax.eval_shape(train_steps, run.abstract_state(), images, labels, order, run.seed, 0, 0, 1)
 
 
 JSON = st.recursive(

@@ -164,7 +164,7 @@ def state_of(root):
     )
 
 
-@cases(few=120, share=2)
+@cases(few=80, share=2)
 @given(PLACES, STEMS, FILES | st.sampled_from(ODDITIES), st.sampled_from([0.0, 0.5, 0.9]))
 @example("train/a", b"x", (".png", png_of(60_000, 60_000)), 0.0)
 @example("train/a", b"\xff", (".png", b""), 0.0)

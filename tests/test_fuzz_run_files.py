@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from keras_fakes import keras3_values, legacy_h5, write_keras_archive
 
-from eanet import integrity, keras_files, run_log
+from eanet import integrity, keras_files, model_sizes, run_log
 from eanet.checkpoint import Checkpoints
 from eanet.curves import plot_curves
 from eanet.keras_export import weights_h5
@@ -212,11 +212,11 @@ def test_checkpoints(checkpoint, damage):
         before = files_of(directory)
 
         def evaluate(which):
-            with Checkpoints(directory, log=lambda line: None) as checkpoints:
+            with open_quietly(directory) as checkpoints:
                 return checkpoints.restore(checkpoints.find(which), LIKE)
 
         def resume():
-            with Checkpoints(directory, log=lambda line: None) as checkpoints:
+            with open_quietly(directory) as checkpoints:
                 return checkpoints.restore_newest(LIKE)
 
         states = [
@@ -229,6 +229,10 @@ def test_checkpoints(checkpoint, damage):
                 jax.tree.map(np.testing.assert_array_equal, state, STATE)
         after = files_of(directory)
         assert sorted(before.values()) == sorted(after.values()), "renamed at most"
+
+
+def open_quietly(directory):
+    return Checkpoints(directory, log=lambda line: None, explain=model_sizes.differences)
 
 
 def files_of(directory):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from data_fixtures import write_folder
 
 import train
 from eanet import config as config_lib
@@ -283,8 +285,8 @@ def test_verify_resume(environment, num_devices, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["same"] and found["left_alone"] == found["stopped"]
-    assert {"params", "opt_state", "ema", "step", "metrics"} <= set(found["stopped"])
+    assert found["same"] and all(end == found["left_alone"] for end in found["stopped"])
+    assert {"params", "opt_state", "ema", "step", "metrics"} <= set(found["left_alone"])
     assert found["stops"]["in all"] == 2
 
 
@@ -371,6 +373,21 @@ def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
         ({"dataset.name": "digit"}, ["digit"]),
         ({"dataset.name": "folder:/nonexistent"}, ["/nonexistent"]),
         ({"dataset.val_fraction": 2.0}, ["val_fraction"]),
+        ({"dataset.val_fraction": 1.0}, ["dataset.val_fraction=1.0", "from 0 to below 1"]),
+        ({"num_epochs": float("nan")}, ["num_epochs=nan", "above 0"]),
+        ({"num_epochs": 1e308}, ["num_epochs=1e+308", "to 1,000,000"]),
+        ({"eval_every_epochs": 0.0}, ["eval_every_epochs=0.0", "above 0"]),
+        ({"batch_size": 0}, ["batch_size=0", "from 1"]),
+        ({"seed": -1}, ["seed=-1", "from 0 to 4,294,967,295"]),
+        ({"seed": 2**32}, ["seed=4294967296", "from 0 to 4,294,967,295"]),
+        ({"optimizer.learning_rate": -1.0}, ["optimizer.learning_rate=-1.0", "from 0"]),
+        ({"optimizer.learning_rate": float("inf")}, ["optimizer.learning_rate=inf"]),
+        ({"optimizer.epsilon": 0.0}, ["optimizer.epsilon=0.0"]),
+        ({"model.depth": 0}, ["model.depth=0", "from 1 to 1,000"]),
+        ({"model.dropout_rate": 1.5}, ["model.dropout_rate=1.5", "from 0 to 0.999"]),
+        ({"model.embed_dim": 65536, "model.num_heads": 65536}, ["GB of memory", "embed_dim"]),
+        ({"model.memory_size": 65536, "model.num_heads": 65536}, ["GB of memory"]),
+        ({"augment.pad_crop": 8}, ["augment.pad_crop=8", "8x8"]),
     ],
 )
 def test_an_impossible_value_is_refused_in_one_line(tmp_path, override, parts):
@@ -428,6 +445,59 @@ def test_a_workdir_of_another_config_is_left_alone(finished, run_main):
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     done = run_main(TESTING, "--config.model.memory_size=4", f"--workdir={workdir}")
     assert_refused(done, "model.memory_size is 8 there, 4 here", str(workdir))
+    assert before == {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def edited(finished, tmp_path):
+    """A copy of the finished run, whose `config.json` a person has changed."""
+
+    def edit(changes):
+        workdir = tmp_path / "edited"
+        shutil.copytree(finished[0], workdir)
+        config = config_lib.from_json(workdir / "config.json").unlock()
+        config.update_from_flattened_dict(changes)
+        (workdir / "config.json").write_bytes(config_lib.to_json(config))
+        return workdir, config
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "tensor"),
+    [
+        (
+            {"model.memory_size": 4},
+            "model.memory_size is 8 in the checkpoint and 4 here",
+            "key_mem",
+        ),
+        ({"model.embed_dim": 8}, "model.embed_dim is 16 in the checkpoint and 8 here", "kernel"),
+        ({"model.depth": 1}, "model.depth is 2 in the checkpoint and 1 here", "blocks/1/"),
+        ({"model.depth": 3}, "model.depth is 2 in the checkpoint and 3 here", "blocks/2/"),
+        ({"model.num_heads": 4, "model.head_dim": 4}, "model.num_heads is 2 in", "query_bias"),
+        ({"model.attention": "self"}, "model.attention is external in", "attention/"),
+        ({"model.patch_size": 2}, "patches (model.patch_size) is 4 in", "position_embedding"),
+        ({"model.param_dtype": "bfloat16"}, "model.param_dtype is float32 in", "bfloat16["),
+        ({"optimizer.ema_decay": 0.0}, "optimizer.ema_decay is above 0 in", "ema/"),
+        ({"optimizer.name": "sgd"}, "", "opt_state/"),
+        (
+            {"dataset.name": "folder"},
+            "classes (dataset.name) is 10 in the checkpoint and 3",
+            "head/",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused_whole(edited, tmp_path, changes, told, tensor):
+    if "dataset.name" in changes:
+        write_folder(tmp_path, {f"train/{c}": 30 for c in "abc"} | {"test/a": 1}, (8, 8, 1))
+        changes = {"dataset.name": f"folder:{tmp_path}"}
+    workdir, config = edited(changes)
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    for start in (lambda: train.evaluate(workdir), lambda: train.train(config, workdir)):
+        with pytest.raises(UserError, match="does not fit this config") as refusal:
+            start()
+        for part in (told, tensor, "use the config it was trained with"):
+            assert part in str(refusal.value)
     assert before == {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
 
 

@@ -14,9 +14,9 @@ from eanet.batches import make_prepare, normalizer
 from eanet.costs import count_parameters
 from eanet.errors import UserError
 from eanet.metrics import cross_entropy, means
-from eanet.model import EANet
+from eanet.model import EANet, PatchEmbed
 from eanet.random_bits import random_key
-from eanet.split_model import PatchEmbed, split_model
+from eanet.split_model import split_model
 
 SMALL = {
     "patch_size": 2,

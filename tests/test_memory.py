@@ -1,0 +1,52 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from eanet import costs, devices, memory
+from eanet.errors import UserError
+from eanet.model import EANet
+
+SHAPE = (4, 6, 1)
+SIZES = {
+    "patch_size": 2,
+    "embed_dim": 3,
+    "depth": 2,
+    "num_heads": 5,
+    "head_dim": 4,
+    "memory_size": 7,
+    "mlp_dim": 6,
+    "param_dtype": "float32",
+}
+
+
+@pytest.mark.parametrize("attention", ["external", "self"])
+def test_the_least_is_no_more_than_what_a_model_holds(attention):
+    options = SIZES | {"attention": attention}
+    model = nnx.eval_shape(lambda: EANet(3, SHAPE, **options, rngs=nnx.Rngs(0)))
+    without_images = memory.least_bytes(options, SHAPE, 0)
+    assert 0 < without_images <= 3 * 4 * costs.count_parameters(model)
+    images = jax.ShapeDtypeStruct((5, *SHAPE), jnp.float32)
+    maps = nnx.eval_shape(lambda model, images: model.attention_maps(images), model, images)
+    of_maps = 4 * sum(np.prod(x.shape) for x in maps)
+    assert memory.least_bytes(options, SHAPE, 5) - without_images == of_maps
+
+
+def test_more_than_a_device_has_is_refused(monkeypatch):
+    mesh = devices.make_mesh(2)
+    monkeypatch.setattr(memory, "physical_memory", lambda: mesh.size * 1000)
+    memory.check(1000, mesh)
+    with pytest.raises(UserError, match=r"at least .* GB of memory.* lower model\.embed_dim"):
+        memory.check(1001, mesh)
+
+
+def test_a_shortage_is_one_line():
+    def run_out():
+        raise MemoryError
+
+    for use_up in (run_out, lambda: jnp.zeros(2**46).block_until_ready()):
+        with pytest.raises(UserError, match=r"(?i)^out of memory|RESOURCE_EXHAUSTED"):
+            memory.shortage_refused()(use_up)()
+    with pytest.raises(ZeroDivisionError), memory.shortage_refused():
+        _ = 1 / 0
