@@ -15,6 +15,9 @@ from pathlib import Path
 
 FAILS, CRASHES = 77, 78  # seeds
 
+# Held at the end, so that the results are written and told of, or neither.
+ENDING = threading.Lock()
+
 
 def main(workdir):
     threading.Thread(target=stop_at_eof, daemon=True).start()
@@ -33,7 +36,7 @@ def main(workdir):
     metrics = workdir / "metrics.jsonl"
     done = metrics.read_text().count("\n") if metrics.exists() else 0
     total = round(100 * config["num_epochs"])
-    if done == total:
+    if (workdir / "results_test.json").exists():
         return
     tell("begin" if done == 0 else "resume", workdir)
     for step in range(done + 1, total + 1):
@@ -43,14 +46,16 @@ def main(workdir):
         with open(metrics, "a") as file:
             file.write(json.dumps(line) + "\n")
     results = {"accuracy": 0.5, "cores": len(os.sched_getaffinity(0))}
-    (workdir / "results_test.json").write_text(json.dumps(results))
-    tell("end", workdir)
+    with ENDING:
+        (workdir / "results_test.json").write_text(json.dumps(results))
+        tell("end", workdir)
 
 
 def stop_at_eof():
     while os.read(0, 100):
         pass
-    os._exit(143)
+    with ENDING:
+        os._exit(143)
 
 
 def tell(what, workdir):

@@ -164,7 +164,12 @@ def test_two_hosts_share_a_queue_in_postgresql(sweeping, tmp_path, postgresql):
     sweep = f"{SIX};num_epochs=0.6"
     hosts = [tmp_path / "a" / "sweep", tmp_path / "b" / "sweep"]
     processes = [sweeping(sweep, host, storage=postgresql, workers=1) for host in hosts]
-    wait_for(lambda: len(trace(tmp_path)) >= 3, processes[0])
+
+    def in_the_middle():  # of a run that is not the first
+        runs = sweep_files.read_sweep(hosts[0]).runs if len(trace(tmp_path)) > 3 else ()
+        return any(run.state == "unfinished" and 0.1 < run.epoch < 0.3 for run in runs)
+
+    wait_for(in_the_middle, processes[0])
     processes[0].kill()  # the other hears nothing of it any more
     said = finish(processes[1])
     assert "its worker died, waits again" in said and "6 runs: 6 done" in said
