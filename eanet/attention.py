@@ -36,7 +36,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from eanet import values
-from eanet.layers import Kernel, Linear, dropout, keys_for, mixture, similarity
+from eanet.layers import Kernel, Linear, dropout, kept, keys_for, mixture, similarity, softmax
 
 RULES = {"norm": values.Choice("double", "softmax_tokens", "softmax_memory")}
 
@@ -61,7 +61,7 @@ def _double_normalization(logits):
 
 
 def _double_normalization_forward(logits):
-    attention, sums = _double_normalization(logits)
+    attention, sums = map(kept, _double_normalization(logits))
     return attention, (attention, sums)
 
 
@@ -80,7 +80,7 @@ def normalize(logits: Float[Array, "h s b n"], norm: str) -> Float[Array, "h s b
     """Attention weights from logits: over tokens and units, over tokens only, or units only."""
     if norm == "double":
         return double_normalization(logits)
-    return jax.nn.softmax(logits, axis={"softmax_tokens": 3, "softmax_memory": 1}[norm])
+    return softmax(logits, {"softmax_tokens": 3, "softmax_memory": 1}[norm])
 
 
 class ExternalAttention(nnx.Module):
@@ -147,7 +147,7 @@ class ExternalAttention(nnx.Module):
             kernel = jnp.einsum("dhk,ks->hsd", query, memory).reshape(-1, embed_dim)
             logits = similarity(kernel.astype(self.dtype), rows.astype(self.dtype))
         else:
-            queries = self._product("dk,md->km", query.reshape(embed_dim, -1), rows)
+            queries = kept(self._product("dk,md->km", query.reshape(embed_dim, -1), rows))
             logits = self._product("ks,hkm->hsm", memory, queries.reshape(heads, -1, len(rows)))
         logits = logits.reshape(heads, units, batch, tokens)
         if self.norm == "softmax_memory":
@@ -174,6 +174,7 @@ class ExternalAttention(nnx.Module):
             )
         else:
             read = self._product("sk,hsm->hkm", value, attention.reshape(heads, len(value), -1))
+            read = kept(read)
             y = self._product(
                 "km,kd->md", read.reshape(heads * head_dim, -1), out.reshape(-1, embed_dim)
             )
@@ -238,7 +239,9 @@ class SelfAttention(nnx.Module):
         Many tokens ask in turns, and the weights of a turn are computed again for its gradients:
         memory stays linear in the number of tokens, though work does not.
         """
-        query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
+        query, key, value = (
+            kept(self._heads(layer(x))) for layer in (self.query, self.key, self.value)
+        )
         batch, tokens, heads, _ = query.shape
         size = max(1, min(tokens, _MOST_WEIGHTS // (heads * tokens)))
         turns = -(-tokens // size)
@@ -259,7 +262,7 @@ class SelfAttention(nnx.Module):
             mixed = jax.lax.map(jax.checkpoint(attend), (asking, jnp.arange(turns)))
             mixed = mixed.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
         return dropout(
-            self.out(mixed.reshape(*x.shape[:2], -1)), self.dropout_rate, keys_for(keys, 1)
+            self.out(kept(mixed.reshape(*x.shape[:2], -1))), self.dropout_rate, keys_for(keys, 1)
         )
 
 
@@ -268,4 +271,4 @@ def _softmax_weights(
 ) -> Float[Array, "b heads q t"]:
     query = query / math.sqrt(query.shape[-1])
     logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(logits, axis=-1)
+    return softmax(logits, -1)

@@ -23,13 +23,13 @@ def attention_multiply_adds(attention: Any, tokens: int) -> int:
     """Multiply-adds of the matrix products of one attention layer for one image.
 
     As computed, so with the products of external attention folded where that is cheaper; forming
-    the folded kernels holds no batch axis and is not counted.
+    the folded kernels holds no batch axis and is not counted. Of a stack of layers it is one.
     """
     if not isinstance(attention, ExternalAttention):
-        embed_dim, width = attention.query.kernel.shape
+        embed_dim, width = attention.query.kernel.shape[-2:]
         return 4 * tokens * embed_dim * width + 2 * tokens * tokens * width
-    embed_dim, heads, head_dim = attention.query_kernel.shape
-    units = attention.key_memory.shape[1]
+    embed_dim, heads, head_dim = attention.query_kernel.shape[-3:]
+    units = attention.key_memory.shape[-1]
     if attention.folded:
         return 2 * tokens * heads * embed_dim * units
     return 2 * tokens * heads * head_dim * (embed_dim + units)
@@ -37,10 +37,9 @@ def attention_multiply_adds(attention: Any, tokens: int) -> int:
 
 def summarize(model: EANet) -> list[Row]:
     """For each part its name, the shape of its output for one image, parameters, multiply-adds."""
-    patch_embed, blocks, head = model.patch_embed, model.blocks, model.head
-    tokens, depth = patch_embed.num_tokens, len(blocks)
+    patch_embed, block, head = model.patch_embed, model.blocks, model.head
+    tokens, depth = patch_embed.num_tokens, model.depth
     width = patch_embed.position_embedding.shape[1]
-    block = blocks[0]
     mlp = block.mlp
     attention = "external" if isinstance(block.attention, ExternalAttention) else "self"
     rows: list[Row] = [
@@ -53,14 +52,14 @@ def summarize(model: EANet) -> list[Row]:
         (
             f"{attention} attention, {depth} ×",
             (tokens, width),
-            depth * (count_parameters(block.attention) + count_parameters(block.attention_norm)),
+            count_parameters(block.attention) + count_parameters(block.attention_norm),
             depth * attention_multiply_adds(block.attention, tokens),
         ),
         (
             f"MLP, {depth} ×",
             (tokens, width),
-            depth * (count_parameters(mlp) + count_parameters(block.mlp_norm)),
-            depth * 2 * tokens * math.prod(mlp.hidden.kernel.shape),
+            count_parameters(mlp) + count_parameters(block.mlp_norm),
+            2 * tokens * math.prod(mlp.hidden.kernel.shape),
         ),
     ]
     if model.final_norm is not None:

@@ -39,7 +39,7 @@ def make_examine(
             mean_loss,
         ]
         found = [_activation(output) for output in outputs]
-        for name, part in _parts(gradient).items():
+        for name, part in _parts(gradient, model.abstract.depth).items():
             found[names.index(name)]["gradient_norm"] = optax.tree.norm(part)
         return found
 
@@ -75,8 +75,9 @@ def _activation(output: Array) -> dict[str, Array]:
     }
 
 
-def _parts(params: Any) -> dict[str, Any]:
+def _parts(params: Any, depth: int) -> dict[str, Any]:
     """A tree like the parameters, by the names of the stages."""
     parts = {name: part for name, part in params.items() if name != "blocks"}
-    blocks = params.get("blocks", {})
-    return parts | {f"blocks/{index}": block for index, block in blocks.items()}
+    for index in range(depth):
+        parts[f"blocks/{index}"] = jax.tree.map(lambda leaf: leaf[index], params["blocks"])  # noqa: B023, called at once
+    return parts

@@ -302,6 +302,8 @@ def to_params(weights: KerasWeights, architecture: Architecture) -> dict:
         for key in slot.path[:-1]:
             node = node.setdefault(key, {})
         node[slot.path[-1]] = tensor.value.astype(np.float32)
+    blocks = params["blocks"].values()
+    params["blocks"] = jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
     shapes = jax.eval_shape(our_model(architecture).init, 0)
     return jax.tree.map(lambda value, shape: value.reshape(shape.shape), params, shapes)
 
@@ -314,8 +316,13 @@ def to_keras(params: Mapping, architecture: Architecture) -> dict[str, np.ndarra
     for slot in slots(architecture.depth, architecture.attention):
         value: Any = params
         for key in slot.path:
-            value = value[key]
+            value = _at(value, key)
         # Of the tokens and the values of a patch there is at most one in a shape.
         shape = [sizes.get(name, -1) for name in slot.dims]
         result[slot.keras] = np.asarray(value).astype(np.float32).reshape(shape)
     return result
+
+
+def _at(tree: Any, key: str | int) -> Any:
+    """What stands under a key; under a number, that block of a stack."""
+    return jax.tree.map(lambda leaf: leaf[key], tree) if isinstance(key, int) else tree[key]

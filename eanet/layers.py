@@ -1,14 +1,32 @@
 """The small parts that attention and blocks are made of."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
 from eanet.random_bits import bits_per_example
+
+_KEPT = "kept"
+
+
+def kept(x: Array) -> Array:
+    """Marks what a block keeps of its forward pass for its gradients.
+
+    What else they need is drawn or computed again, for less than it costs to store and load.
+    """
+    return checkpoint_name(x, _KEPT)
+
+
+def keeping_what_is_marked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The body of a loop, of which only what is `kept` is stored from one pass to the other."""
+    policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
+    return jax.checkpoint(function, policy=policy, prevent_cse=False)
 
 
 def _transpose(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
@@ -148,7 +166,7 @@ def _normalize(x: Float[Array, "... d"], epsilon: float) -> Float[Array, "... d"
 
 def _normalize_forward(x, epsilon):
     mean, inverse = _layer_norm_statistics(x, epsilon)
-    normalized = (x - mean) * inverse
+    normalized, inverse = kept((x - mean) * inverse), kept(inverse)
     return normalized, (normalized, inverse)
 
 
@@ -161,6 +179,25 @@ def _normalize_backward(epsilon, saved, gradient):
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def softmax(logits: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Softmax over an axis; its value is all that its gradient needs."""
+    return jax.nn.softmax(logits, axis)
+
+
+def _softmax_forward(logits, axis):
+    weights = kept(jax.nn.softmax(logits, axis))
+    return weights, weights
+
+
+def _softmax_backward(axis, weights, gradient):
+    inner = weights * gradient
+    return (inner - weights * jnp.sum(inner, axis, keepdims=True),)
+
+
+softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 class Kernel(nnx.Param):

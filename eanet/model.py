@@ -3,7 +3,7 @@
 The default arguments are those of the Keras example "Image classification with EANet".
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from eanet import attention as attention_lib
 from eanet import values
 from eanet.attention import ExternalAttention, SelfAttention
 from eanet.errors import UserError
-from eanet.layers import LayerNorm, Linear, dropout, keys_for
+from eanet.layers import LayerNorm, Linear, dropout, keeping_what_is_marked, kept, keys_for
 from eanet.values import Choice, Number, Switch
 
 _DTYPE = Choice("float32", "bfloat16", "float16")
@@ -118,8 +118,8 @@ class Mlp(nnx.Module):
         self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
     ) -> Float[Array, "b n d"]:
         """Maps every token; `keys`, two for each example, switch dropout on."""
-        hidden = jax.nn.gelu(self.hidden(x), approximate=False)
-        hidden = dropout(hidden, self.dropout_rate, keys_for(keys, 0))
+        hidden = jax.nn.gelu(kept(self.hidden(x)), approximate=False)
+        hidden = kept(dropout(hidden, self.dropout_rate, keys_for(keys, 0)))
         return dropout(self.out(hidden), self.dropout_rate, keys_for(keys, 1))
 
 
@@ -144,9 +144,10 @@ class Block(nnx.Module):
         self.mlp = Mlp(embed_dim, mlp_dim, dropout_rate=dropout_rate, **options)
 
     def __call__(
-        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 4"] | None = None
+        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b"] | None = None
     ) -> Float[Array, "b n d"]:
-        """Mixes and maps the tokens; `keys`, four for each example, switch dropout on."""
+        """Mixes and maps the tokens; `keys`, one for each example, switch dropout on."""
+        keys = None if keys is None else _split(keys, 4)
         x = x + self.attention(self.attention_norm(x), keys=keys_for(keys, slice(0, 2)))
         return x + self.mlp(self.mlp_norm(x), keys=keys_for(keys, slice(2, 4)))
 
@@ -226,8 +227,12 @@ class EANet(nnx.Module):
         self.patch_embed = PatchEmbed(
             image_shape, patch_size=patch_size, embed_dim=embed_dim, rngs=rngs, **dtypes
         )
-        self.blocks = nnx.List(
-            Block(
+        self.depth = depth
+
+        @nnx.split_rngs(splits=depth)
+        @nnx.vmap
+        def stacked(rngs: nnx.Rngs) -> Block:
+            return Block(
                 attend,
                 embed_dim=embed_dim,
                 mlp_dim=mlp_dim,
@@ -235,15 +240,22 @@ class EANet(nnx.Module):
                 rngs=rngs,
                 **dtypes,
             )
-            for _ in range(depth)
-        )
+
+        # One module for all blocks, each of whose parameters has the block as its first axis: they
+        # are compiled once, and the optimizer has 21 tensors to update, whatever the depth.
+        self.blocks = stacked(rngs)
         self.final_norm = LayerNorm(embed_dim, **dtypes) if final_norm else None
         self.head = Linear(embed_dim, num_classes, rngs=rngs, **dtypes)
+
+    def block(self, index: int) -> Block:
+        """One of the blocks."""
+        graphdef, params = nnx.split(self.blocks)
+        return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf[index], params))
 
     @property
     def stage_names(self) -> list[str]:
         """Of `stages`, in order."""
-        blocks = [f"blocks/{index}" for index in range(len(self.blocks))]
+        blocks = [f"blocks/{index}" for index in range(self.depth)]
         return ["patch_embed", *blocks, *(["final_norm"] if self.final_norm else [])]
 
     def stages(
@@ -251,16 +263,12 @@ class EANet(nnx.Module):
         images: Float[Array, "b height width c"],
         *,
         keys: Key[Array, "b"] | Key[Array, ""] | None = None,
-    ) -> Iterator[Float[Array, "b n d"]]:
+    ) -> list[Float[Array, "b n d"]]:
         """The tokens after the patch embedding, each block, and the final norm if there is one."""
-        x = self.patch_embed(images)
-        yield x
-        block_keys = _split(keys, len(images), len(self.blocks))
-        for index, block in enumerate(self.blocks):
-            x = block(x, keys=keys_for(block_keys, index))
-            yield x
-        if self.final_norm is not None:
-            yield self.final_norm(x)
+        embedded = self.patch_embed(images)
+        _, mixed = self._mixed(embedded, keys, keep_all=True)
+        tokens = [embedded, *(mixed[index] for index in range(self.depth))]
+        return tokens if self.final_norm is None else [*tokens, self.final_norm(tokens[-1])]
 
     def features(
         self,
@@ -269,8 +277,25 @@ class EANet(nnx.Module):
         keys: Key[Array, "b"] | Key[Array, ""] | None = None,
     ) -> Float[Array, "b n d"]:
         """The tokens that the head takes the mean of."""
-        *_, tokens = self.stages(images, keys=keys)
-        return tokens
+        tokens, _ = self._mixed(self.patch_embed(images), keys)
+        return tokens if self.final_norm is None else self.final_norm(tokens)
+
+    def _mixed(
+        self, tokens: Float[Array, "b n d"], keys: Array | None, *, keep_all: bool = False
+    ) -> tuple[Float[Array, "b n d"], Any]:
+        """The tokens after the last block and, if wanted, after each."""
+        graphdef, params = nnx.split(self.blocks)
+        if keys is not None:
+            keys = jax.random.split(keys, len(tokens)) if keys.ndim == 0 else keys
+            keys = _split(keys, self.depth).swapaxes(0, 1)
+
+        @keeping_what_is_marked
+        def body(tokens: Array, block: tuple[Any, Array | None]) -> tuple[Array, Array | None]:
+            params, keys = block
+            tokens = nnx.merge(graphdef, params)(tokens, keys=keys)
+            return tokens, tokens if keep_all else None
+
+        return jax.lax.scan(body, tokens, (params, keys))
 
     def __call__(
         self,
@@ -294,17 +319,12 @@ class EANet(nnx.Module):
         """The normalised attention of each block: over memory units, or tokens for "self"."""
         maps = []
         x = self.patch_embed(images)
-        for block in self.blocks:
+        for block in map(self.block, range(self.depth)):
             maps.append(block.attention.weights(block.attention_norm(x)))
             x = block(x)
         return maps
 
 
-def _split(keys: Array | None, batch: int, depth: int) -> Key[Array, "b depth 4"] | None:
-    """Four keys for each example and block."""
-    if keys is None:
-        return None
-    if keys.ndim == 0:
-        keys = jax.random.split(keys, batch)
-    # Split into one axis: into two, it would take XLA four times as long to compile.
-    return jax.vmap(lambda key: jax.random.split(key, depth * 4))(keys).reshape(batch, depth, 4)
+def _split(keys: Key[Array, "b"], parts: int) -> Key[Array, "b parts"]:
+    """As many keys for each example."""
+    return jax.vmap(lambda key: jax.random.split(key, parts))(keys)

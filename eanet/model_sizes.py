@@ -6,11 +6,12 @@ from typing import Any
 
 # Key of the config → the parameter whose shape shows it, and on which axis.
 _AXES = {
+    "model.depth": ("blocks/mlp/hidden/kernel", 0),
     "model.embed_dim": ("patch_embed/position_embedding", 1),
-    "model.num_heads": ("blocks/0/attention/query_kernel", 1),
-    "model.head_dim": ("blocks/0/attention/query_kernel", 2),
-    "model.memory_size": ("blocks/0/attention/key_memory", 1),
-    "model.mlp_dim": ("blocks/0/mlp/hidden/kernel", 1),
+    "model.num_heads": ("blocks/attention/query_kernel", 2),
+    "model.head_dim": ("blocks/attention/query_kernel", 3),
+    "model.memory_size": ("blocks/attention/key_memory", 2),
+    "model.mlp_dim": ("blocks/mlp/hidden/kernel", 2),
     "the number of classes (dataset.name)": ("head/bias", 0),
     "the number of patches (model.patch_size)": ("patch_embed/position_embedding", 0),
 }
@@ -40,11 +41,9 @@ def _values(tensors: Mapping[str, str]) -> dict[str, Any]:
         for name, form in tensors.items()
         if name.startswith("params/")
     }
-    blocks = {match[1] for name in params if (match := re.match(r"blocks/(\d+)/", name))}
-    external = "blocks/0/attention/key_memory" in params
+    external = "blocks/attention/key_memory" in params
     values: dict[str, Any] = {
         "model.attention": "external" if external else "self",
-        "model.depth": len(blocks),
         "model.final_norm": "final_norm/scale" in params,
         "model.param_dtype": params.get("head/bias", "").partition("[")[0],
         "optimizer.ema_decay": "above 0" if any(n.startswith("ema/") for n in tensors) else 0,

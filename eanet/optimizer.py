@@ -120,16 +120,16 @@ def make_optimizer(
 def _muon_axes(params: Any, matrices: Any) -> Any:
     """Muon orthogonalises the kernels as matrices and leaves the rest to Adam.
 
-    A kernel's first axis is its input, except that of the output projection of external
-    attention, whose heads and head width `[H, h, d]` are.
+    Those of the blocks are stacked along a first axis. The next axis is the input, except that of
+    the output projection of external attention, whose heads and head width `[H, h, d]` are.
     """
 
     def axes(path: Any, is_matrix: bool, param: jax.Array) -> MuonDimensionNumbers | None:
         if not is_matrix:
             return None
-        inputs = param.ndim - 1 if path[-1].key == "out_kernel" else 1
-        all_axes = tuple(range(param.ndim))
-        return MuonDimensionNumbers(all_axes[:inputs], all_axes[inputs:])
+        axes = tuple(range(param.ndim))[1 if path[0].key == "blocks" else 0 :]
+        inputs = len(axes) - 1 if path[-1].key == "out_kernel" else 1
+        return MuonDimensionNumbers(axes[:inputs], axes[inputs:])
 
     # Optax also asks with a node without leaves in the place of every other parameter.
     return jax.tree_util.tree_map_with_path(axes, matrices, params)

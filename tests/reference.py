@@ -78,12 +78,23 @@ def patches(images, size):
     return np.stack(cut, 1)
 
 
+def blocks(params):
+    """The parameters of each block, of which the tree holds a stack."""
+
+    def part(tree, index):
+        if isinstance(tree, dict):
+            return {key: part(value, index) for key, value in tree.items()}
+        return tree[index]
+
+    depth = len(params["blocks"]["mlp"]["hidden"]["kernel"])
+    return [part(params["blocks"], index) for index in range(depth)]
+
+
 def model(params, images, patch_size, attention):
     """Logits; `attention(params, x)` is one of the above."""
     embed = params["patch_embed"]
     x = linear(embed["projection"], patches(images, patch_size)) + embed["position_embedding"]
-    for index in range(len(params["blocks"])):
-        block = params["blocks"][index]
+    for block in blocks(params):
         x = x + attention(block["attention"], layer_norm(block["attention_norm"], x))
         hidden = gelu(linear(block["mlp"]["hidden"], layer_norm(block["mlp_norm"], x)))
         x = x + linear(block["mlp"]["out"], hidden)

@@ -54,7 +54,7 @@ def test_sizes_are_inferred_and_values_go_to_their_places(tmp_path, attention):
     expected = SMALL | ({"memory_size": 0} if attention == "self" else {})
     assert {name: getattr(found, name) for name in expected} == expected
     assert found.attention == attention
-    block = params["blocks"][1]
+    block = jax.tree.map(lambda leaf: leaf[1], params["blocks"])
     np.testing.assert_array_equal(
         block["mlp_norm"]["scale"], values["layer_normalization_3/vars/0"]
     )

@@ -178,11 +178,10 @@ def test_attention_maps_are_the_normalised_attention_of_each_block(name, axes, l
 
     # The second block sees what the first one made of the tokens.
     params = reference.to_float64(parameters(model))
-    embed, block = params["patch_embed"], params["blocks"][0]
+    embed = params["patch_embed"]
     x = reference.linear(embed["projection"], reference.patches(np.asarray(images), 2))
     x = x + embed["position_embedding"]
-    for index in range(2):
-        block = params["blocks"][index]
+    for index, block in enumerate(reference.blocks(params)):
         normed = reference.layer_norm(block["attention_norm"], x)
         if name == "self":
             expected = reference.self_weights(block["attention"], normed, 2)
@@ -277,12 +276,12 @@ def test_initial_kernels_are_glorot_uniform(initial):
     """As in Keras: uniform within ± sqrt(6 / (inputs + outputs)) of the matrix."""
     sizes = {
         "patch_embed.projection.kernel": (48, 48),
-        "blocks.0.attention.query_kernel": (48, 72),
-        "blocks.0.attention.key_memory": (12, 40),
-        "blocks.0.attention.value_memory": (40, 12),
-        "blocks.0.attention.out_kernel": (72, 48),
-        "blocks.0.mlp.hidden.kernel": (48, 64),
-        "blocks.0.mlp.out.kernel": (64, 48),
+        "blocks.attention.query_kernel": (48, 72),
+        "blocks.attention.key_memory": (12, 40),
+        "blocks.attention.value_memory": (40, 12),
+        "blocks.attention.out_kernel": (72, 48),
+        "blocks.mlp.hidden.kernel": (48, 64),
+        "blocks.mlp.out.kernel": (64, 48),
         "head.kernel": (48, 50),
     }
     for name, (inputs, outputs) in sizes.items():
@@ -292,7 +291,7 @@ def test_initial_kernels_are_glorot_uniform(initial):
         assert kernel.var() == pytest.approx(bound**2 / 3, rel=0.15), name
         assert abs(kernel.mean()) < 5 * bound / np.sqrt(3 * kernel.size), name
     assert not np.array_equal(
-        initial["blocks.0.attention.key_memory"], initial["blocks.0.attention.value_memory"].T
+        initial["blocks.attention.key_memory"], initial["blocks.attention.value_memory"].T
     )
 
 

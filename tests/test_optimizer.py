@@ -146,12 +146,12 @@ def test_matrices_are_the_kernels_of_linear_maps():
     attention = ("query_kernel", "key_memory", "value_memory", "out_kernel")
     assert {name for name, flag in flags.items() if flag} == {
         "patch_embed.projection.kernel",
-        *(f"blocks.0.attention.{name}" for name in attention),
-        "blocks.0.mlp.hidden.kernel",
-        "blocks.0.mlp.out.kernel",
+        *(f"blocks.attention.{name}" for name in attention),
+        "blocks.mlp.hidden.kernel",
+        "blocks.mlp.out.kernel",
         "head.kernel",
     }
-    assert {"patch_embed.position_embedding", "blocks.0.mlp_norm.scale", "head.bias"} <= set(flags)
+    assert {"patch_embed.position_embedding", "blocks.mlp_norm.scale", "head.bias"} <= set(flags)
 
 
 def test_muon_orthogonalises_each_kernel_as_the_matrix_that_it_is():
