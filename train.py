@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def set_up(
     )
 
 
-def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array], jax.Array]]:
+def make_train_steps(run: Run) -> Any:
     """The jitted function that runs many training steps in one dispatch."""
     config = run.config
     return steps.make_train_steps(
@@ -175,6 +176,21 @@ def make_train_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.
         ema_decay=config.optimizer.ema_decay,
         nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
     )
+
+
+def lower_train_steps(run: Run, like: TrainState) -> Any:
+    """`make_train_steps` for a state `like` this and what `Run.placed` gives, to be compiled."""
+    sharding = devices.replicated(run.mesh)
+    images, labels = run.dataset.train.images, run.dataset.train.labels
+    placed = [
+        jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=sharding)
+        for shape, dtype in (
+            (images.shape, images.dtype),
+            (labels.shape, labels.dtype),
+            ((len(images) + run.plan.batch_size,), np.int32),
+        )
+    ]
+    return make_train_steps(run).lower(like, *placed, run.seed, 0, 0, 1)
 
 
 def size(config: ConfigDict) -> RunSize:
@@ -225,18 +241,24 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     with claimed(workdir, config, console.warn):
         describe(run, console)
         with open_checkpoints(workdir, console) as checkpoints:
-            step, state = checkpoints.restore_newest(like=run.abstract_state()) or (0, None)
-            if state is None:
-                state = run.initial_state()
-            console.run_header(
-                workdir=workdir,
-                device=report.device(),
-                step=step,
-                total_steps=run.plan.total_steps,
-                steps_per_epoch=run.plan.steps_per_epoch,
-            )
-            with RunLog(workdir, step=step, say=console.note) as log, stop_request() as stop:
-                Training(run, workdir, checkpoints, log, console, stop).go_on(state, step)
+            like = run.abstract_state()
+            step, state = checkpoints.restore_newest(like) or (0, None)
+            with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
+                train_steps: Future[Any] = Future()
+                if step < run.plan.total_steps:
+                    train_steps = background.submit(lower_train_steps(run, like).compile)
+                if state is None:
+                    state = run.initial_state()
+                console.run_header(
+                    workdir=workdir,
+                    device=report.device(),
+                    step=step,
+                    total_steps=run.plan.total_steps,
+                    steps_per_epoch=run.plan.steps_per_epoch,
+                )
+                with RunLog(workdir, step=step, say=console.note) as log, stop_request() as stop:
+                    training = Training(run, workdir, checkpoints, log, console, stop)
+                    training.go_on(state, step, train_steps)
         results = evaluate(workdir, run=run, console=console)
     console.next_steps(workdir)
     return results
@@ -264,12 +286,11 @@ class Training:
         self.pace = Pace()
         self.saved_at = time.monotonic()
 
-    def go_on(self, state: TrainState, step: int) -> None:
+    def go_on(self, state: TrainState, step: int, train_steps: Future[Any]) -> None:
         """Trains from `step` to the end of the plan, or until a signal."""
         run, plan = self.run, self.run.plan
         if step == plan.total_steps and self._is_reported(step):
             return
-        train_steps = make_train_steps(run)
         examples = run.dataset.train.images, run.dataset.train.labels
         images, labels = devices.replicate(examples, run.mesh)
         with self.console.progress(
@@ -278,7 +299,8 @@ class Training:
 
             def dispatch(state, step, count):
                 start = plan.offset_in_epoch(step)
-                return train_steps(state, images, labels, order, run.seed, step, start, count)
+                arguments = images, labels, order, run.seed, step, start, count
+                return train_steps.result()(state, *arguments)
 
             def show(step, sums):
                 speed = self._images_per_second()

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     finished("data")
     state = jax.block_until_ready(run.initial_state())
     finished("initial state")
-    traced = train.make_train_steps(run).trace(state, *first)  # type: ignore[attr-defined]
+    traced = train.make_train_steps(run).trace(state, *first)
     finished("tracing")
     lowered = traced.lower()
     finished("lowering")

@@ -241,10 +241,10 @@ def augment(
     )
     if not any((flip, rotation, contrast, zoom, pad_crop, random_erasing, mixup, cutmix)):
         return images, targets
-    image_key, mix_key = jax.random.split(key)
+    keys = jax.random.split(key, 9)  # all at once, which compiles faster
     # The arguments hide the functions of the same names, which are therefore called elsewhere.
     changed = _change_each(
-        image_key,
+        keys[:6],
         images.astype(jnp.float32),
         flip=flip,
         turn=rotation,
@@ -254,12 +254,12 @@ def augment(
         shift=pad_crop,
         erased=random_erasing,
     )
-    changed, targets = _mix(mix_key, changed, targets, mixup_alpha=mixup, cutmix_alpha=cutmix)
+    changed, targets = _mix(keys[6:], changed, targets, mixup_alpha=mixup, cutmix_alpha=cutmix)
     return changed.astype(images.dtype), targets
 
 
 def _change_each(
-    key: Key[Array, ""],
+    keys: Key[Array, "6"],
     images: Images,
     *,
     flip: bool,
@@ -270,7 +270,6 @@ def _change_each(
     shift: int,
     erased: float,
 ) -> Images:
-    keys = jax.random.split(key, 6)
     if flip:
         images = random_flip(keys[0], images)
     if turn:
@@ -287,7 +286,7 @@ def _change_each(
 
 
 def _mix(
-    key: Key[Array, ""],
+    keys: Key[Array, "3"],
     images: Images,
     targets: Targets,
     *,
@@ -296,7 +295,7 @@ def _mix(
 ) -> tuple[Images, Targets]:
     if not (mixup_alpha or cutmix_alpha):
         return images, targets
-    choice_key, mixup_key, cutmix_key = jax.random.split(key, 3)
+    choice_key, mixup_key, cutmix_key = keys
     if mixup_alpha and cutmix_alpha:
         return jax.lax.cond(
             jax.random.bernoulli(choice_key),

@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 from eanet.augment import augment
 from eanet.random_bits import lowest_word, random_key
 
-# Purposes of a step's random key, and of the seed.
-_AUGMENT, _DROPOUT = 0, 1
+# Purposes of the seed.
 _STEPS, _ORDER = 1, 2
 
 Prepare = Callable[..., tuple[Array, Array, Array]]
@@ -70,13 +69,13 @@ def make_prepare(
     ) -> tuple[Float[Array, "b height width c"], Float[Array, "b classes"], Key[Array, "b"]]:
         key = jax.random.fold_in(random_key(seed, random_bits), _STEPS)
         key = jax.random.fold_in(key, step)
+        keys = jax.random.split(key, 1 + len(images))
         augmented, targets = augment(
-            jax.random.fold_in(key, _AUGMENT),
+            keys[0],
             normalize(images),
             jax.nn.one_hot(labels, num_classes),
             **augmentation,
         )
-        keys = jax.random.split(jax.random.fold_in(key, _DROPOUT), len(images))
-        return augmented, targets, keys
+        return augmented, targets, keys[1:]
 
     return prepare

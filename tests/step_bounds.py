@@ -11,8 +11,8 @@ import pytest
 LOWERED = {"flops": 6.439e8, "bytes accessed": 1.864e9, "transcendentals": 1.297e6}
 # Of the step without augmentation, after it: what a pass reads and writes, and holds at once.
 COMPILED = {"flops": 6.050e8, "bytes accessed": 2.096e8, "temporary bytes": 4.757e7}
-# Random words a step: one for each value that dropout may drop, again for its gradient, and those of
-# the attention a third time, to drop them again rather than to keep what was left of them.
+# Random words a step: one for each value that dropout may drop, again for its gradient, and for the
+# attention a third time, to drop it again rather than to keep what was left of it.
 WORDS = 3.050e8
 
 
