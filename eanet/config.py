@@ -111,9 +111,12 @@ def load(value: str) -> ConfigDict:
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All values of a config with their full keys, as in `model.memory_size`."""
+    """All values of a config with their full keys, as in `model.memory_size`.
+
+    A section without keys is a value, so that nothing passes unseen.
+    """
     for key, value in config.items():
-        if isinstance(value, ConfigDict):
+        if isinstance(value, ConfigDict) and len(value):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

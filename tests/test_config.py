@@ -1,7 +1,9 @@
 import pytest
 from absl import flags
 
+from configs import eanet_digits
 from eanet import config as config_lib
+from eanet import config_check
 from eanet.errors import UserError
 
 HEADER = "from ml_collections import ConfigDict\ndef get_config(*words):\n"
@@ -42,3 +44,11 @@ def test_an_error_is_one_line_of_printable_text():
     message = str(error)
     assert message.isprintable() and len(message) < 1010 and message.endswith("the end")
     assert message.startswith(r"two lines, \x1b[31mred\x1b[0m, \udcff and")
+
+
+@pytest.mark.parametrize("section", [None, "model"])
+def test_an_empty_section_is_an_unknown_key(section):
+    config = eanet_digits.get_config().unlock()
+    (config[section] if section else config).new = {}
+    with pytest.raises(UserError, match=r"unknown config key '(model\.)?new'"):
+        config_check.check(config)
