@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-import train
 from benchmarks.contestant import Prepared, random_images, repeat, serve
 from eanet import costs, data, report
+from eanet.run import Run, set_up
 
 
 def prepare(task: dict[str, Any]) -> Prepared:
     """Builds what `train.train` builds, on random images."""
     config = ConfigDict(task["config"])
     examples = data.Split(*random_images(task, 64 * max(config.batch_size, task["evaluated"])))
-    run = train.set_up(config, print, dataset=dataset_of(examples, task["num_classes"]))
+    run = set_up(config, print, dataset=dataset_of(examples, task["num_classes"]))
     parameters = costs.count_parameters(run.model.abstract)
     facts = report.environment() | {"host_settings": host.settings()}
     if task["evaluated"]:
@@ -35,9 +35,9 @@ def dataset_of(examples: data.Split, num_classes: int) -> data.Dataset:
     return data.Dataset("random", examples, examples, examples, names, middle, middle / 2)
 
 
-def training(run: train.Run):
-    """Training steps as `train.Training` runs them."""
-    train_steps, state, step = train.make_train_steps(run), run.initial_state(), 0
+def training(run: Run):
+    """Training steps as `eanet.training.Training` runs them."""
+    train_steps, state, step = run.make_train_steps(), run.initial_state(), 0
     placed, epoch = run.placed(0), len(run.dataset.train) // run.config.batch_size
 
     def work(count: int) -> None:
@@ -51,7 +51,7 @@ def training(run: train.Run):
     return work
 
 
-def evaluation(run: train.Run, count: int):
+def evaluation(run: Run, count: int):
     """Evaluation as `train.evaluate` runs it, of so many images a unit."""
     params, test = run.initial_state().eval_params, run.dataset.test
     return repeat(

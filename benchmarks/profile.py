@@ -22,13 +22,13 @@ from typing import Any
 import jax
 from absl import flags
 
-import train
 from benchmarks import record
 from benchmarks.contestant import seconds_of
 from benchmarks.hlo import PARTS, Program
 from eanet import config as config_lib
 from eanet.console import Console
 from eanet.errors import UserError
+from eanet.run import Run, set_up
 
 CONFIG = config_lib.DEFINE_config()
 flags.DEFINE_integer("steps", 5, "How many steps to measure.", lower_bound=1)
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
     # A program from the cache would tell where its code stood when it was compiled.
     jax.config.update("jax_enable_compilation_cache", False)
-    run = train.set_up(CONFIG.value, console.note)
+    run = set_up(CONFIG.value, console.note)
     train_steps, text = compiled(run)
     program = Program(text)
     train_steps(1)
@@ -79,10 +79,10 @@ def main(arguments: Sequence[str]) -> None:
     console.note(f"\n{path} and {path.with_suffix('.png').name}")
 
 
-def compiled(run: train.Run) -> tuple[Any, str]:
+def compiled(run: Run) -> tuple[Any, str]:
     """A function that runs a number of training steps and waits; the text of its program."""
     state, placed, step = run.initial_state(), run.placed(0), 0
-    jitted: Any = train.make_train_steps(run)
+    jitted: Any = run.make_train_steps()
     program = jitted.lower(state, *placed, run.seed, 0, 0, 1).compile()
 
     def train_steps(count: int) -> None:

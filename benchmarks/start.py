@@ -17,8 +17,9 @@ from collections.abc import Sequence
 
 import jax
 
-import train
+import train  # noqa: F401, main.py imports it too
 from eanet import config as config_lib
+from eanet.run import set_up
 
 CONFIG = config_lib.DEFINE_config()
 
@@ -27,12 +28,12 @@ def main(arguments: Sequence[str]) -> None:
     """Starts, and tells when each part was finished."""
     del arguments
     finished("imports and flags")
-    run = train.set_up(CONFIG.value, lambda line: None)
+    run = set_up(CONFIG.value, lambda line: None)
     first = (*run.placed(0), run.seed, 0, 0, 1)
     finished("data")
     state = jax.block_until_ready(run.initial_state())
     finished("initial state")
-    traced = train.make_train_steps(run).trace(state, *first)
+    traced = run.make_train_steps().trace(state, *first)
     finished("tracing")
     lowered = traced.lower()
     finished("lowering")

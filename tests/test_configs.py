@@ -9,9 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-import train
 from eanet import config as config_lib
 from eanet import config_check, costs, data, devices
+from eanet import run as run_lib
 from eanet.data_source import Split
 from eanet.metrics import means
 
@@ -60,7 +60,7 @@ def get_config(name, argument):
 
 def set_up(config):
     config.batch_size = 8
-    return train.set_up(config, log=print)
+    return run_lib.set_up(config, log=print)
 
 
 def test_every_config_is_tested():
@@ -89,7 +89,7 @@ def test_one_training_step(key):
     before = jax.device_get(state.params)
     images = devices.replicate((run.dataset.train.images, run.dataset.train.labels), run.mesh)
     order = devices.replicate(run.order(0), run.mesh)
-    state, sums, _ = train.make_train_steps(run)(state, *images, order, run.seed, 0, 0, 1)
+    state, sums, _ = run.make_train_steps()(state, *images, order, run.seed, 0, 0, 1)
     metrics = means(sums)
     # Untrained, so about as good as guessing.
     assert abs(metrics["loss"] - math.log(run.dataset.num_classes)) < 1.0

@@ -15,9 +15,9 @@ from fuzz import cases, mutated, tried
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import train
 from eanet import config as config_lib
 from eanet import config_check
+from eanet import run as run_lib
 from eanet.values import Choice, Number, Switch
 from eanet.workdir import LOCK, claimed
 
@@ -96,7 +96,7 @@ def quick(config) -> bool:
 
 
 def set_up(config):
-    return train.set_up(config, lambda line: None) if quick(config.to_dict()) else None
+    return run_lib.set_up(config, lambda line: None) if quick(config.to_dict()) else None
 
 
 def set_up_from(arguments):
@@ -164,7 +164,7 @@ def test_what_is_accepted_can_be_trained(values):
     walk_through(run.plan)
     images, labels = run.dataset.train.images, run.dataset.train.labels
     order = jax.ShapeDtypeStruct((len(labels) + config.batch_size,), np.int32)
-    train_steps = train.make_train_steps(run)
+    train_steps = run.make_train_steps()
     jax.eval_shape(train_steps, run.abstract_state(), images, labels, order, run.seed, 0, 0, 1)
 
 

@@ -18,6 +18,7 @@ from data_fixtures import write_folder
 
 import train
 from eanet import config as config_lib
+from eanet import run as run_lib
 from eanet.checkpoint import Checkpoints
 from eanet.errors import UserError
 
@@ -80,7 +81,7 @@ def without_speed(workdir):
 
 def final_state(workdir):
     config = config_lib.from_json(workdir / "config.json")
-    like = train.set_up(config, print).abstract_state()
+    like = run_lib.set_up(config, print).abstract_state()
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return checkpoints.restore(checkpoints.latest(), like=like)
 
@@ -472,8 +473,8 @@ def edited(finished, tmp_path):
             "key_mem",
         ),
         ({"model.embed_dim": 8}, "model.embed_dim is 16 in the checkpoint and 8 here", "kernel"),
-        ({"model.depth": 1}, "model.depth is 2 in the checkpoint and 1 here", "blocks/1/"),
-        ({"model.depth": 3}, "model.depth is 2 in the checkpoint and 3 here", "blocks/2/"),
+        ({"model.depth": 1}, "model.depth is 2 in the checkpoint and 1 here", "blocks/"),
+        ({"model.depth": 3}, "model.depth is 2 in the checkpoint and 3 here", "blocks/"),
         ({"model.num_heads": 4, "model.head_dim": 4}, "model.num_heads is 2 in", "query_bias"),
         ({"model.attention": "self"}, "model.attention is external in", "attention/"),
         ({"model.patch_size": 2}, "patches (model.patch_size) is 4 in", "position_embedding"),

@@ -7,11 +7,11 @@ import pytest
 import step_bounds
 from jax.extend.core import jaxprs_in_params
 
-import train
 from benchmarks.contestant import random_images
 from benchmarks.ours import dataset_of
 from configs import eanet_cifar100
 from eanet import data, devices
+from eanet.run import set_up
 
 
 @pytest.fixture(scope="module")
@@ -19,14 +19,14 @@ def step():
     """The step of the Keras example, traced at full size; nothing is compiled."""
     images = random_images({"image_shape": (32, 32, 3), "num_classes": 100}, 128)
     dataset = dataset_of(data.Split(*images), 100)
-    run = train.set_up(eanet_cifar100.get_config(), print, dataset=dataset)
+    run = set_up(eanet_cifar100.get_config(), print, dataset=dataset)
     assert run.mesh.size == 2
 
     def abstract(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=devices.replicated(run.mesh))
 
     placed = [abstract(array.shape, array.dtype) for array in images]
-    return train.make_train_steps(run).trace(
+    return run.make_train_steps().trace(
         run.abstract_state(), *placed, abstract((256,), "int32"), run.seed, 0, 0, 1
     )
 

@@ -1,0 +1,180 @@
+"""What a config stands for: data, model, optimizer, devices, and how long to train.
+
+The only place that knows the whole config.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from eanet import augment, config_check, data, devices, memory, steps
+from eanet.batches import Prepare, epoch_order, make_prepare, normalizer
+from eanet.evaluation import make_evaluate
+from eanet.examine import make_examine
+from eanet.model import EANet
+from eanet.optimizer import make_optimizer, make_schedule
+from eanet.random_bits import lowest_word
+from eanet.schedule import Plan
+from eanet.split_model import SplitModel, split_model
+from eanet.steps import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config stands for: data, model, optimizer, devices and how long to train."""
+
+    config: ConfigDict
+    dataset: data.Dataset
+    model: SplitModel
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    plan: Plan
+    mesh: jax.sharding.Mesh
+    prepare: Prepare
+    evaluate: Callable[..., dict[str, float] | None]
+
+    @property
+    def seed(self) -> np.uint32:
+        """As an argument of compiled functions."""
+        return lowest_word(self.config.seed)
+
+    def order(self, step: int) -> jax.Array:
+        """Indices of the examples of the epoch in which the batch after `step` begins."""
+        plan = self.plan
+        return epoch_order(
+            self.config.seed, plan.epoch_of(step), plan.num_examples, plan.batch_size
+        )
+
+    def placed(self, step: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The training images and labels and the order of their epoch, on the devices."""
+        examples = self.dataset.train
+        return devices.replicate((examples.images, examples.labels, self.order(step)), self.mesh)
+
+    def batch_indices(self, step: int) -> np.ndarray:
+        """Indices of the examples of the batch after `step`."""
+        start = self.plan.offset_in_epoch(step)
+        return np.asarray(self.order(step)[start : start + self.plan.batch_size])
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on the devices."""
+        init = jax.jit(self._initial_state, out_shardings=devices.replicated(self.mesh))
+        return init(self.seed)
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and places of a state's arrays, without values."""
+        sharding = devices.replicated(self.mesh)
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(self._initial_state, self.seed),
+        )
+
+    def make_train_steps(self) -> Any:
+        """The jitted function that runs many training steps in one dispatch."""
+        config = self.config
+        return steps.make_train_steps(
+            self.model.apply,
+            self.optimizer,
+            self.mesh,
+            self.prepare,
+            batch_size=config.batch_size,
+            microbatch_size=config.microbatch_size,
+            label_smoothing=config.label_smoothing,
+            ema_decay=config.optimizer.ema_decay,
+            nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
+        )
+
+    def lower_train_steps(self, like: TrainState) -> Any:
+        """`make_train_steps` for a state `like` this and what `placed` gives, to be compiled."""
+        sharding = devices.replicated(self.mesh)
+        images, labels = self.dataset.train.images, self.dataset.train.labels
+        placed = [
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=sharding)
+            for shape, dtype in (
+                (images.shape, images.dtype),
+                (labels.shape, labels.dtype),
+                ((len(images) + self.plan.batch_size,), np.int32),
+            )
+        ]
+        return self.make_train_steps().lower(like, *placed, self.seed, 0, 0, 1)
+
+    def examine(self, state: TrainState, step: int) -> dict[str, dict[str, float]]:
+        """Activations and gradients by layer in the step after `step`, see `eanet.examine`."""
+        examine_step = make_examine(
+            self.model,
+            self.prepare,
+            batch_size=self.config.batch_size,
+            label_smoothing=self.config.label_smoothing,
+        )
+        index = self.batch_indices(step)
+        train_split = self.dataset.train
+        return examine_step(state, self.seed, train_split.images[index], train_split.labels[index])
+
+    def _initial_state(self, seed: Any) -> TrainState:
+        ema = self.config.optimizer.ema_decay > 0
+        return steps.init_state(self.model.init(seed), self.optimizer, ema=ema)
+
+
+def set_up(
+    config: ConfigDict, log: Callable[[str], None], dataset: data.Dataset | None = None
+) -> Run:
+    """Loads the data and builds everything that the config describes.
+
+    Args:
+      config: as `configs/eanet_cifar100.py` describes it.
+      log: called with a line of text where loading takes long or needs to be known.
+      dataset: takes the place of the one that the config names.
+
+    Raises:
+      UserError: for what the user can mend in config or data.
+    """
+    config_check.check(config)
+    dataset = dataset or data.load(seed=config.seed, log=log, **config.dataset)
+    augment.check(dataset.image_shape, **config.augment)
+    plan = Plan(
+        num_examples=len(dataset.train),
+        batch_size=config.batch_size,
+        num_epochs=config.num_epochs,
+        eval_every_epochs=config.eval_every_epochs,
+        checkpoint_every_epochs=config.checkpoint_every_epochs,
+        checkpoint_every_steps=config.checkpoint_every_steps,
+    )
+    mesh = devices.make_mesh(config.batch_size)
+    images = devices.images_per_pass(mesh, config.batch_size, config.microbatch_size)
+    memory.check(memory.least_bytes(config.model, dataset.image_shape, images), mesh)
+    model = split_model(
+        lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
+    )
+    options = config.optimizer.to_dict()
+    del options["ema_decay"]
+    learning_rate = make_schedule(
+        options.pop("schedule"),
+        learning_rate=options.pop("learning_rate"),
+        total_steps=plan.total_steps,
+        warmup_steps=plan.steps(options.pop("warmup_epochs")),
+    )
+    normalize = normalizer(dataset.mean, dataset.std)
+    return Run(
+        config=config,
+        dataset=dataset,
+        model=model,
+        optimizer=make_optimizer(
+            options.pop("name"), learning_rate, matrices=model.kernels, **options
+        ),
+        learning_rate=learning_rate,
+        plan=plan,
+        mesh=mesh,
+        prepare=make_prepare(
+            num_classes=dataset.num_classes,
+            normalize=normalize,
+            augmentation=config.augment.to_dict(),
+            random_bits=config.random_bits,
+        ),
+        evaluate=make_evaluate(
+            model.apply, mesh, normalize=normalize, label_smoothing=config.label_smoothing
+        ),
+    )
