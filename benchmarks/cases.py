@@ -35,7 +35,11 @@ def _keras(backend: str, jit_compile: bool | str = "auto") -> Contestant:
         "benchmarks.peer_keras",
         ("keras", backend),
         {"jit_compile": jit_compile},
-        environment={"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        environment={
+            "KERAS_BACKEND": backend,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "TF_ENABLE_ONEDNN_OPTS": "1",  # its default, twice as fast as without
+        },
     )
 
 
