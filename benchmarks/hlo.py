@@ -30,6 +30,7 @@ RULES = (
     ("MLP", "eanet/model.py", "Mlp."),
     ("patch embedding", "eanet/model.py", "PatchEmbed."),
     ("residual sums", "eanet/model.py", "Block."),
+    ("loop over blocks", "eanet/model.py", "EANet._mixed"),
     ("head and loss", "eanet/model.py", "EANet.__call__"),
     ("head and loss", "eanet/metrics.py", ""),
     ("head and loss", "eanet/steps.py", "make_loss."),
