@@ -8,6 +8,11 @@ one more follows. Then the digests of all parameters, optimizer state and averag
 metrics but for the speed, are compared. Exit code 0: the same bytes.
 """
 
+from eanet import host
+
+if __name__ == "__main__":
+    host.set_up()  # as main.py does, so that the record names its devices
+
 import collections
 import functools
 import hashlib

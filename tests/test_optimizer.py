@@ -168,6 +168,10 @@ def test_muon_orthogonalises_each_kernel_as_the_matrix_that_it_is():
             "out_bias": rng.normal(size=6),
         },
         "mlp": {"kernel": conditioned(6, 6), "position_embedding": rng.normal(size=(4, 6))},
+        "blocks": {  # two blocks, each with matrices of its own
+            "query_kernel": np.stack([conditioned(6, 2, 3), 5 * conditioned(6, 2, 3)]),
+            "out_kernel": np.stack([conditioned(2, 3, 6), 5 * conditioned(2, 3, 6)]),
+        },
     }
     gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
     matrices = jax.tree.map_with_path(lambda path, _: "kernel" in path[-1].key, gradient)
@@ -175,7 +179,7 @@ def test_muon_orthogonalises_each_kernel_as_the_matrix_that_it_is():
     steps = update(optimizer, jax.tree.map(jnp.zeros_like, gradient), gradient)
     for step, is_matrix in zip(jax.tree.leaves(steps), jax.tree.leaves(matrices), strict=True):
         if is_matrix:
-            singular = np.linalg.svd(step.reshape(6, 6), compute_uv=False)
+            singular = np.linalg.svd(step.reshape(-1, 6, 6), compute_uv=False)
             assert singular.max() / singular.min() < 1.8
         else:  # Adam's first step is as large for every entry.
             assert np.ptp(np.abs(step)) < 1e-3
