@@ -147,6 +147,7 @@ class Block(nnx.Module):
         self, x: Float[Array, "b n d"], *, keys: Key[Array, "b"] | None = None
     ) -> Float[Array, "b n d"]:
         """Mixes and maps the tokens; `keys`, one for each example, switch dropout on."""
+        # Not before the loop over blocks: XLA would look up a key in the stack for every value.
         keys = None if keys is None else _split(keys, 4)
         x = x + self.attention(self.attention_norm(x), keys=keys_for(keys, slice(0, 2)))
         return x + self.mlp(self.mlp_norm(x), keys=keys_for(keys, slice(2, 4)))
