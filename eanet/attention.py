@@ -36,7 +36,17 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from eanet import values
-from eanet.layers import Kernel, Linear, dropout, kept, keys_for, mixture, similarity, softmax
+from eanet.layers import (
+    Kernel,
+    Linear,
+    combine,
+    dropout,
+    kept,
+    keys_for,
+    mixture,
+    similarity,
+    softmax,
+)
 
 RULES = {"norm": values.Choice("double", "softmax_tokens", "softmax_memory")}
 
@@ -49,14 +59,14 @@ _MOST_WEIGHTS = 2**18
 
 
 @jax.custom_vjp
-def double_normalization(logits: Float[Array, "h s b n"]) -> Float[Array, "h s b n"]:
+def double_normalization(logits: Float[Array, "s h b n"]) -> Float[Array, "s h b n"]:
     """Softmax over the tokens n, then division by `EPSILON +` the sum over the units s."""
     return _double_normalization(logits)[0]
 
 
 def _double_normalization(logits):
     weights = jax.nn.softmax(logits, axis=3)
-    sums = EPSILON + jnp.sum(weights, axis=1, keepdims=True)
+    sums = EPSILON + jnp.sum(weights, axis=0, keepdims=True)
     return weights / sums, sums
 
 
@@ -68,7 +78,7 @@ def _double_normalization_forward(logits):
 def _double_normalization_backward(saved, gradient):
     attention, sums = saved
     # Through the division: the gradient with respect to the softmax, times its value.
-    inner = attention * (gradient - jnp.sum(gradient * attention, axis=1, keepdims=True))
+    inner = attention * (gradient - jnp.sum(gradient * attention, axis=0, keepdims=True))
     # Through the softmax, whose value is attention * sums.
     return (inner - attention * sums * jnp.sum(inner, axis=3, keepdims=True),)
 
@@ -76,11 +86,11 @@ def _double_normalization_backward(saved, gradient):
 double_normalization.defvjp(_double_normalization_forward, _double_normalization_backward)
 
 
-def normalize(logits: Float[Array, "h s b n"], norm: str) -> Float[Array, "h s b n"]:
+def normalize(logits: Float[Array, "s h b n"], norm: str) -> Float[Array, "s h b n"]:
     """Attention weights from logits: over tokens and units, over tokens only, or units only."""
     if norm == "double":
         return double_normalization(logits)
-    return softmax(logits, {"softmax_tokens": 3, "softmax_memory": 1}[norm])
+    return softmax(logits, {"softmax_tokens": 3, "softmax_memory": 0}[norm])
 
 
 class ExternalAttention(nnx.Module):
@@ -137,58 +147,50 @@ class ExternalAttention(nnx.Module):
         # Multiply-adds per token and head of one product, against those of the two it replaces.
         self.folded = embed_dim * memory_size <= head_dim * (embed_dim + memory_size)
 
-    def _weights(self, x: Float[Array, "b n d"]) -> Float[Array, "h s b n"]:
+    def _weights(self, x: Float[Array, "b n d"]) -> Float[Array, "s h b n"]:
         """The normalised attention; tokens are the minor axis, so all loops over it vectorise."""
         batch, tokens, embed_dim = x.shape
-        rows = x.reshape(-1, embed_dim)
+        rows = x.reshape(-1, embed_dim).astype(self.dtype)
         query, memory = self.query_kernel[...], self.key_memory[...]
         heads, units = query.shape[1], memory.shape[1]
         if self.folded:
-            kernel = jnp.einsum("dhk,ks->hsd", query, memory).reshape(-1, embed_dim)
-            logits = similarity(kernel.astype(self.dtype), rows.astype(self.dtype))
+            kernel = jnp.einsum("dhk,ks->shd", query, memory).reshape(-1, embed_dim)
+            logits = similarity(kernel.astype(self.dtype), rows)
         else:
-            queries = kept(self._product("dk,md->km", query.reshape(embed_dim, -1), rows))
-            logits = self._product("ks,hkm->hsm", memory, queries.reshape(heads, -1, len(rows)))
-        logits = logits.reshape(heads, units, batch, tokens)
+            kernel = query.transpose(2, 1, 0).reshape(-1, embed_dim)
+            queries = kept(similarity(kernel.astype(self.dtype), rows).astype(self.dtype))
+            queries = queries.reshape(len(memory), -1)
+            logits = combine(memory.T.astype(self.dtype), queries)
+        logits = logits.reshape(units, heads, batch, tokens)
         if self.norm == "softmax_memory":
             # A softmax over the tokens cancels what is constant per unit; this one does not.
-            constant = self.query_bias[...] @ memory + self.key_memory_bias[None, :]
+            constant = memory.T @ self.query_bias[...].T + self.key_memory_bias[:, None]
             logits += constant[:, :, None, None]
         return normalize(logits, self.norm)
 
     def weights(self, x: Float[Array, "b n d"]) -> Float[Array, "b h n s"]:
         """The normalised attention A of every head, token and unit, in float32."""
-        return self._weights(x).transpose(2, 0, 3, 1)
+        return self._weights(x).transpose(2, 1, 3, 0)
 
     def __call__(
         self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
     ) -> Float[Array, "b n d"]:
         """Attends; `keys`, two for each example, switch dropout on."""
         attention = dropout(self._weights(x), self.dropout_rate, keys_for(keys, 0), batch_axis=2)
+        attention = attention.astype(self.dtype)
         value, out = self.value_memory[...], self.out_kernel[...]
-        heads, head_dim, embed_dim = out.shape
+        embed_dim = out.shape[-1]
         if self.folded:
-            kernel = jnp.einsum("sk,hkd->hsd", value, out).reshape(-1, embed_dim)
-            y = mixture(
-                kernel.astype(self.dtype), attention.reshape(len(kernel), -1).astype(self.dtype)
-            )
+            kernel = jnp.einsum("sk,hkd->shd", value, out).reshape(-1, embed_dim)
+            y = mixture(kernel.astype(self.dtype), attention.reshape(len(kernel), -1))
         else:
-            read = self._product("sk,hsm->hkm", value, attention.reshape(heads, len(value), -1))
-            read = kept(read)
-            y = self._product(
-                "km,kd->md", read.reshape(heads * head_dim, -1), out.reshape(-1, embed_dim)
-            )
+            read = combine(value.T.astype(self.dtype), attention.reshape(len(value), -1))
+            kernel = out.swapaxes(0, 1).reshape(-1, embed_dim)
+            read = kept(read.astype(self.dtype)).reshape(len(kernel), -1)
+            y = mixture(kernel.astype(self.dtype), read)
         bias = jnp.einsum("k,hkd->d", self.value_memory_bias[...], out) + self.out_bias[...]
         y = (y + bias[None, :]).astype(self.dtype).reshape(x.shape)
         return dropout(y, self.dropout_rate, keys_for(keys, 1))
-
-    def _product(self, equation: str, *operands: Array) -> Array:
-        """A product in `dtype` with sums in float32."""
-        return jnp.einsum(
-            equation,
-            *(operand.astype(self.dtype) for operand in operands),
-            preferred_element_type=jnp.float32,
-        )
 
 
 class SelfAttention(nnx.Module):

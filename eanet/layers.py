@@ -113,6 +113,30 @@ def _mixture_backward(saved, gradient):
 mixture.defvjp(_mixture_forward, _mixture_backward)
 
 
+@jax.custom_vjp
+def combine(
+    kernel: Float[Array, "outputs inputs"], x: Float[Array, "inputs m"]
+) -> Float[Array, "outputs m"]:
+    """`kernel @ x`, sums in float32: the rows of `x`, which are long, combined into others."""
+    return _dot(kernel, x)
+
+
+def _combine_forward(kernel, x):
+    return _dot(kernel, x), (kernel, x)
+
+
+def _combine_backward(saved, gradient):
+    kernel, x = saved
+    gradient = gradient.astype(x.dtype)
+    return (
+        _dot(gradient, x.T).astype(kernel.dtype),
+        _dot(_transpose(kernel), gradient).astype(x.dtype),
+    )
+
+
+combine.defvjp(_combine_forward, _combine_backward)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(1, 3))
 def _dropout(x, rate, keys, batch_axis):
     keep = bits_per_example(keys, x.shape, batch_axis) >= jnp.uint32(round(rate * 2**32))

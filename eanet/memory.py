@@ -26,6 +26,19 @@ def of_device(mesh: Mesh) -> int:
     return statistics.get("bytes_limit", physical_memory() // mesh.size)
 
 
+def attention_bytes(model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> int:
+    """Of the attention weights of one image in one block, in float32.
+
+    Args:
+      model: the arguments of `eanet.model.EANet`.
+      image_shape: height, width and channels.
+    """
+    height, width, _ = image_shape
+    tokens = (height // model["patch_size"]) * (width // model["patch_size"])
+    columns = model["memory_size"] if model["attention"] == "external" else tokens
+    return 4 * tokens * model["num_heads"] * columns
+
+
 def least_bytes(
     model: Mapping[str, Any],
     image_shape: tuple[int, int, int],
@@ -38,15 +51,12 @@ def least_bytes(
       image_shape: height, width and channels.
       num_images: that are taken through the model at once.
     """
-    height, width, _ = image_shape
-    tokens = (height // model["patch_size"]) * (width // model["patch_size"])
-    external = model["attention"] == "external"
-    projections, columns = (2, model["memory_size"]) if external else (4, tokens)
+    projections = 2 if model["attention"] == "external" else 4
     inner = projections * model["num_heads"] * model["head_dim"] + 2 * model["mlp_dim"]
     parameters = model["depth"] * model["embed_dim"] * inner
-    # The backward pass needs the attention of every block, in float32.
-    activations = num_images * model["depth"] * tokens * model["num_heads"] * columns
-    return _COPIES * parameters * np.dtype(model["param_dtype"]).itemsize + 4 * activations
+    # The backward pass needs the attention of every block.
+    activations = num_images * model["depth"] * attention_bytes(model, image_shape)
+    return _COPIES * parameters * np.dtype(model["param_dtype"]).itemsize + activations
 
 
 def check(needed: int, mesh: Mesh) -> None:

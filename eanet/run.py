@@ -83,6 +83,7 @@ class Run:
             self.prepare,
             batch_size=config.batch_size,
             microbatch_size=config.microbatch_size,
+            bytes_per_image=memory.attention_bytes(config.model, self.dataset.image_shape),
             label_smoothing=config.label_smoothing,
             ema_decay=config.optimizer.ema_decay,
             nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
@@ -144,7 +145,10 @@ def set_up(
         checkpoint_every_steps=config.checkpoint_every_steps,
     )
     mesh = devices.make_mesh(config.batch_size)
-    images = devices.images_per_pass(mesh, config.batch_size, config.microbatch_size)
+    attention_bytes = memory.attention_bytes(config.model, dataset.image_shape)
+    images = devices.images_per_pass(
+        mesh, config.batch_size, config.microbatch_size, attention_bytes
+    )
     memory.check(memory.least_bytes(config.model, dataset.image_shape, images), mesh)
     model = split_model(
         lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
@@ -175,6 +179,10 @@ def set_up(
             random_bits=config.random_bits,
         ),
         evaluate=make_evaluate(
-            model.apply, mesh, normalize=normalize, label_smoothing=config.label_smoothing
+            model.apply,
+            mesh,
+            normalize=normalize,
+            bytes_per_image=attention_bytes,
+            label_smoothing=config.label_smoothing,
         ),
     )

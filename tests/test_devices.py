@@ -26,3 +26,9 @@ def test_images_per_pass_divide_the_share_of_a_device(
     num_devices, batch_size, microbatch_size, expected
 ):
     assert devices.images_per_pass(mesh_of(num_devices), batch_size, microbatch_size) == expected
+
+
+@pytest.mark.parametrize("kilobytes, expected", [(1, 8), (128, 8), (256, 4), (1024, 2), (10**6, 2)])
+def test_a_pass_on_a_cpu_fits_the_cache_of_a_core(kilobytes, expected):
+    assert devices.images_per_pass(mesh_of(2), 128, 0, 1024 * kilobytes) == expected
+    assert devices.images_per_pass(mesh_of(2), 128, 32, 1024 * kilobytes) == 16
