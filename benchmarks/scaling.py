@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from absl import flags
 from flax import nnx
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import contest, record
 from benchmarks.contestant import repeat, seconds_of
@@ -106,7 +106,7 @@ def compiled(module: nnx.Module, tokens: int, mode: str) -> tuple[Point, Callabl
     mesh = devices.make_mesh(count)
     images = count * max(1, TOKENS_A_PASS // tokens)
     graphdef, state = nnx.split(module)
-    split, whole = PartitionSpec(devices.BATCH_AXIS), PartitionSpec()
+    split, whole = PartitionSpec(None, devices.BATCH_AXIS), PartitionSpec()
 
     def infer(state: Any, x: jax.Array) -> jax.Array:
         return nnx.merge(graphdef, state)(x)
@@ -123,10 +123,10 @@ def compiled(module: nnx.Module, tokens: int, mode: str) -> tuple[Point, Callabl
         out_specs=(whole, split) if training else split,
         check_vma=False,
     )
-    x = np.random.default_rng(0).normal(size=(images, tokens, EMBED_DIM)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(EMBED_DIM, images, tokens)).astype(np.float32)
     arguments = (
         devices.replicate(state, mesh),
-        jax.device_put(x, devices.split_batch(mesh)),
+        jax.device_put(x, NamedSharding(mesh, split)),
     )
     program = jax.jit(function).lower(*arguments).compile()
     memory = program.memory_analysis()

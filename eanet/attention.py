@@ -22,8 +22,9 @@ division over the *units* then undoes the scale of a unit that matches everythin
 **Cost.** `O(d·S·H·N)` multiply-adds, linear in the number of tokens; self-attention is
 `O(d·N²)`. Tokens see each other through H·S sums only, so nothing of size N×N ever exists.
 
-**How it is computed.** No nonlinearity stands between `W_in` and `M_k`, nor between `M_v` and
-`W_out`. Their products hold no batch axis and are formed once a step wherever that costs fewer
+**How it is computed.** Tokens are columns: a module takes `[d, B, N]`, and all its products are
+`kernel.T @ x`. No nonlinearity stands between `W_in` and `M_k`, nor between `M_v` and `W_out`.
+Their products hold no batch axis and are formed once a step wherever that costs fewer
 multiply-adds: same function, same gradients, and the intermediates of width H·h are never written.
 """
 
@@ -36,17 +37,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from eanet import values
-from eanet.layers import (
-    Kernel,
-    Linear,
-    combine,
-    dropout,
-    kept,
-    keys_for,
-    mixture,
-    similarity,
-    softmax,
-)
+from eanet.layers import Kernel, Linear, dropout, kept, keys_for, project, softmax
 
 RULES = {"norm": values.Choice("double", "softmax_tokens", "softmax_memory")}
 
@@ -147,50 +138,51 @@ class ExternalAttention(nnx.Module):
         # Multiply-adds per token and head of one product, against those of the two it replaces.
         self.folded = embed_dim * memory_size <= head_dim * (embed_dim + memory_size)
 
-    def _weights(self, x: Float[Array, "b n d"]) -> Float[Array, "s h b n"]:
+    def _weights(self, x: Float[Array, "d b n"]) -> Float[Array, "s h b n"]:
         """The normalised attention; tokens are the minor axis, so all loops over it vectorise."""
-        batch, tokens, embed_dim = x.shape
-        rows = x.reshape(-1, embed_dim).astype(self.dtype)
+        columns = x.reshape(len(x), -1)
         query, memory = self.query_kernel[...], self.key_memory[...]
-        heads, units = query.shape[1], memory.shape[1]
+        heads, (head_dim, units) = query.shape[1], memory.shape
         if self.folded:
-            kernel = jnp.einsum("dhk,ks->shd", query, memory).reshape(-1, embed_dim)
-            logits = similarity(kernel.astype(self.dtype), rows)
+            kernel = jnp.einsum("dhk,ks->dsh", query, memory)
+            logits = self._project(kernel.reshape(len(x), -1), columns)
         else:
-            kernel = query.transpose(2, 1, 0).reshape(-1, embed_dim)
-            queries = kept(similarity(kernel.astype(self.dtype), rows).astype(self.dtype))
-            queries = queries.reshape(len(memory), -1)
-            logits = combine(memory.T.astype(self.dtype), queries)
-        logits = logits.reshape(units, heads, batch, tokens)
+            queries = kept(self._project(query.swapaxes(1, 2).reshape(len(x), -1), columns))
+            logits = self._project(memory, queries.reshape(head_dim, -1))
+        logits = logits.reshape(units, heads, *x.shape[1:])
         if self.norm == "softmax_memory":
             # A softmax over the tokens cancels what is constant per unit; this one does not.
             constant = memory.T @ self.query_bias[...].T + self.key_memory_bias[:, None]
             logits += constant[:, :, None, None]
         return normalize(logits, self.norm)
 
-    def weights(self, x: Float[Array, "b n d"]) -> Float[Array, "b h n s"]:
+    def weights(self, x: Float[Array, "d b n"]) -> Float[Array, "b h n s"]:
         """The normalised attention A of every head, token and unit, in float32."""
         return self._weights(x).transpose(2, 1, 3, 0)
 
     def __call__(
-        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
-    ) -> Float[Array, "b n d"]:
+        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b 2"] | None = None
+    ) -> Float[Array, "d b n"]:
         """Attends; `keys`, two for each example, switch dropout on."""
         attention = dropout(self._weights(x), self.dropout_rate, keys_for(keys, 0), batch_axis=2)
-        attention = attention.astype(self.dtype)
         value, out = self.value_memory[...], self.out_kernel[...]
-        embed_dim = out.shape[-1]
         if self.folded:
-            kernel = jnp.einsum("sk,hkd->shd", value, out).reshape(-1, embed_dim)
-            y = mixture(kernel.astype(self.dtype), attention.reshape(len(kernel), -1))
+            kernel = jnp.einsum("sk,hkd->shd", value, out)
+            read = attention
         else:
-            read = combine(value.T.astype(self.dtype), attention.reshape(len(value), -1))
-            kernel = out.swapaxes(0, 1).reshape(-1, embed_dim)
-            read = kept(read.astype(self.dtype)).reshape(len(kernel), -1)
-            y = mixture(kernel.astype(self.dtype), read)
+            kernel = out.swapaxes(0, 1)
+            read = kept(self._project(value, attention.reshape(len(value), -1)))
+        kernel = kernel.reshape(-1, len(x))
+        y = self._project(kernel, read.reshape(len(kernel), -1))
         bias = jnp.einsum("k,hkd->d", self.value_memory_bias[...], out) + self.out_bias[...]
-        y = (y + bias[None, :]).astype(self.dtype).reshape(x.shape)
+        y = (y + bias[:, None]).astype(self.dtype).reshape(x.shape)
         return dropout(y, self.dropout_rate, keys_for(keys, 1))
+
+    def _project(
+        self, kernel: Float[Array, "inputs outputs"], x: Float[Array, "inputs m"]
+    ) -> Float[Array, "outputs m"]:
+        """`kernel.T @ x` in `dtype` with sums in float32."""
+        return project(kernel.astype(self.dtype), x.astype(self.dtype))
 
 
 class SelfAttention(nnx.Module):
@@ -226,16 +218,16 @@ class SelfAttention(nnx.Module):
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
 
-    def _heads(self, x: Float[Array, "b n width"]) -> Float[Array, "b n heads h"]:
-        return x.reshape(*x.shape[:2], self.num_heads, -1)
+    def _heads(self, x: Float[Array, "width b n"]) -> Float[Array, "b n heads h"]:
+        return x.reshape(self.num_heads, -1, *x.shape[1:]).transpose(2, 3, 0, 1)
 
-    def weights(self, x: Float[Array, "b n d"]) -> Float[Array, "b heads n n"]:
+    def weights(self, x: Float[Array, "d b n"]) -> Float[Array, "b heads n n"]:
         """softmax(Q Kᵀ / sqrt(h)), in float32."""
         return _softmax_weights(self._heads(self.query(x)), self._heads(self.key(x)))
 
     def __call__(
-        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
-    ) -> Float[Array, "b n d"]:
+        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b 2"] | None = None
+    ) -> Float[Array, "d b n"]:
         """Attends; `keys`, two for each example, switch dropout on.
 
         Many tokens ask in turns, and the weights of a turn are computed again for its gradients:
@@ -253,7 +245,8 @@ class SelfAttention(nnx.Module):
             dropout_keys = keys_for(keys, 0)
             if dropout_keys is not None and turns > 1:
                 dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
-            weights = dropout(_softmax_weights(asking, key), self.dropout_rate, dropout_keys)
+            weights = _softmax_weights(asking, key)
+            weights = dropout(weights, self.dropout_rate, dropout_keys, batch_axis=0)
             return jnp.einsum("bhqt,bthk->bqhk", weights.astype(value.dtype), value)
 
         if turns == 1:
@@ -263,9 +256,8 @@ class SelfAttention(nnx.Module):
             asking = padded.reshape(batch, turns, size, heads, -1).swapaxes(0, 1)
             mixed = jax.lax.map(jax.checkpoint(attend), (asking, jnp.arange(turns)))
             mixed = mixed.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
-        return dropout(
-            self.out(kept(mixed.reshape(*x.shape[:2], -1))), self.dropout_rate, keys_for(keys, 1)
-        )
+        mixed = mixed.transpose(2, 3, 0, 1).reshape(-1, batch, tokens)
+        return dropout(self.out(kept(mixed)), self.dropout_rate, keys_for(keys, 1))
 
 
 def _softmax_weights(

@@ -1,4 +1,9 @@
-"""The small parts that attention and blocks are made of."""
+"""The small parts that attention and blocks are made of.
+
+Tokens are columns: inside the model their features are the first axis, `[d, B, N]`. A linear map is
+then `kernel.T @ x` with long rows, which XLA multiplies fast in both directions without transposed
+copies, and every loop over tokens vectorises, for any d.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,103 +43,30 @@ def _dot(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, 
     return jnp.matmul(left, right, preferred_element_type=jnp.float32)
 
 
-# XLA:CPU multiplies fast only if the left operand is contracted over its minor axis; the products
-# that autodiff writes are often not of this kind (three times slower). Hence the rules below, in
-# which the smaller operand or result is transposed explicitly.
-
-
 @jax.custom_vjp
-def project(x: Float[Array, "m inputs"], kernel: Float[Array, "inputs n"]) -> Float[Array, "m n"]:
-    """`x @ kernel`, sums in float32."""
-    return _dot(x, kernel)
+def project(
+    kernel: Float[Array, "inputs outputs"], x: Float[Array, "inputs m"]
+) -> Float[Array, "outputs m"]:
+    """`kernel.T @ x`, sums in float32."""
+    return _dot(_transpose(kernel), x)
 
 
-def _project_forward(x, kernel):
-    return _dot(x, kernel), (x, kernel)
+def _project_forward(kernel, x):
+    return project(kernel, x), (kernel, x)
 
 
+# XLA:CPU multiplies fast only if the left operand is contracted over its minor axis; the products
+# that autodiff writes are not of this kind (three times slower).
 def _project_backward(saved, gradient):
-    x, kernel = saved
+    kernel, x = saved
     gradient = gradient.astype(x.dtype)
-    return _dot(gradient, kernel.T).astype(x.dtype), _dot(_transpose(x), gradient).astype(
-        kernel.dtype
+    return (
+        _dot(x, gradient.T).astype(kernel.dtype),
+        _dot(kernel, gradient).astype(x.dtype),
     )
 
 
 project.defvjp(_project_forward, _project_backward)
-
-
-@jax.custom_vjp
-def similarity(
-    kernel: Float[Array, "units d"], rows: Float[Array, "m d"]
-) -> Float[Array, "units m"]:
-    """`kernel @ rows.T`, sums in float32: products of every unit with every row."""
-    return _dot(kernel, rows.T)
-
-
-def _similarity_forward(kernel, rows):
-    return _dot(kernel, rows.T), (kernel, rows)
-
-
-def _similarity_backward(saved, gradient):
-    kernel, rows = saved
-    gradient = gradient.astype(rows.dtype)
-    return _dot(gradient, rows).astype(kernel.dtype), _mixture(kernel, gradient).astype(rows.dtype)
-
-
-similarity.defvjp(_similarity_forward, _similarity_backward)
-
-
-def _mixture(kernel, weights):
-    return _transpose(jax.lax.optimization_barrier(_dot(_transpose(kernel), weights)))
-
-
-@jax.custom_vjp
-def mixture(
-    kernel: Float[Array, "units d"], weights: Float[Array, "units m"]
-) -> Float[Array, "m d"]:
-    """`weights.T @ kernel`, sums in float32: for every row a weighted sum of the units."""
-    return _mixture(kernel, weights)
-
-
-def _mixture_forward(kernel, weights):
-    return _mixture(kernel, weights), (kernel, weights)
-
-
-def _mixture_backward(saved, gradient):
-    kernel, weights = saved
-    gradient = gradient.astype(weights.dtype)
-    return (
-        _dot(weights, gradient).astype(kernel.dtype),
-        _dot(kernel, gradient.T).astype(weights.dtype),
-    )
-
-
-mixture.defvjp(_mixture_forward, _mixture_backward)
-
-
-@jax.custom_vjp
-def combine(
-    kernel: Float[Array, "outputs inputs"], x: Float[Array, "inputs m"]
-) -> Float[Array, "outputs m"]:
-    """`kernel @ x`, sums in float32: the rows of `x`, which are long, combined into others."""
-    return _dot(kernel, x)
-
-
-def _combine_forward(kernel, x):
-    return _dot(kernel, x), (kernel, x)
-
-
-def _combine_backward(saved, gradient):
-    kernel, x = saved
-    gradient = gradient.astype(x.dtype)
-    return (
-        _dot(gradient, x.T).astype(kernel.dtype),
-        _dot(_transpose(kernel), gradient).astype(x.dtype),
-    )
-
-
-combine.defvjp(_combine_forward, _combine_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 3))
@@ -160,7 +92,7 @@ def dropout(
     rate: float,
     keys: Key[Array, "batch"] | None,
     *,
-    batch_axis: int = 0,
+    batch_axis: int = 1,
 ) -> Float[Array, "..."]:
     """Sets entries to zero with probability `rate` and divides the others by `1 - rate`.
 
@@ -177,13 +109,13 @@ def keys_for(keys: Array | None, index: int | slice) -> Array | None:
 
 
 def _layer_norm_statistics(x, epsilon):
-    mean = jnp.mean(x, axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True) + epsilon)
+    mean = jnp.mean(x, axis=0, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=0, keepdims=True) + epsilon)
     return mean, inverse
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _normalize(x: Float[Array, "... d"], epsilon: float) -> Float[Array, "... d"]:
+def _normalize(x: Float[Array, "d ..."], epsilon: float) -> Float[Array, "d ..."]:
     mean, inverse = _layer_norm_statistics(x, epsilon)
     return (x - mean) * inverse
 
@@ -196,8 +128,8 @@ def _normalize_forward(x, epsilon):
 
 def _normalize_backward(epsilon, saved, gradient):
     normalized, inverse = saved
-    mean = jnp.mean(gradient, axis=-1, keepdims=True)
-    slope = jnp.mean(gradient * normalized, axis=-1, keepdims=True)
+    mean = jnp.mean(gradient, axis=0, keepdims=True)
+    slope = jnp.mean(gradient * normalized, axis=0, keepdims=True)
     # Without the barrier XLA:CPU recomputes this whole expression inside transposing copies.
     return (jax.lax.optimization_barrier((gradient - mean - normalized * slope) * inverse),)
 
@@ -229,7 +161,7 @@ class Kernel(nnx.Param):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis; statistics in float32, output in `dtype`."""
+    """Layer normalisation over the features; statistics in float32, output in `dtype`."""
 
     def __init__(
         self,
@@ -244,15 +176,15 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "d b n"]) -> Float[Array, "d b n"]:
         """Normalises, scales and shifts."""
         normalized = _normalize(x.astype(jnp.float32), self.epsilon)
-        scaled = normalized * self.scale[None, None, :] + self.bias[None, None, :]
+        scaled = normalized * self.scale[:, None, None] + self.bias[:, None, None]
         return scaled.astype(self.dtype)
 
 
 class Linear(nnx.Module):
-    """`x @ kernel + bias` over the last axis; Glorot uniform kernel, zero bias, as in Keras."""
+    """`kernel.T @ x + bias` over the first axis; Glorot uniform kernel, zero bias, as in Keras."""
 
     def __init__(
         self,
@@ -268,8 +200,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs, param_dtype))
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
-        """Maps the last axis."""
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        y = project(rows, self.kernel[...].astype(self.dtype)) + self.bias[None, :]
-        return y.astype(self.dtype).reshape(*x.shape[:-1], y.shape[-1])
+    def __call__(self, x: Float[Array, "inputs *batch"]) -> Float[Array, "outputs *batch"]:
+        """Maps the first axis."""
+        columns = x.astype(self.dtype).reshape(len(x), -1)
+        y = project(self.kernel[...].astype(self.dtype), columns) + self.bias[:, None]
+        return y.astype(self.dtype).reshape(-1, *x.shape[1:])

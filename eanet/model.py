@@ -82,7 +82,7 @@ class PatchEmbed(nnx.Module):
             )
         )
 
-    def __call__(self, images: Float[Array, "b height width c"]) -> Float[Array, "b n d"]:
+    def __call__(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
         """Tokens of the patches in row-major order; inside a patch: row, column, channel."""
         if images.shape[1:] != self.image_shape:
             raise UserError(
@@ -92,9 +92,9 @@ class PatchEmbed(nnx.Module):
         batch, height, width, channels = images.shape
         size = self.patch_size
         patches = images.reshape(batch, height // size, size, width // size, size, channels)
-        patches = patches.swapaxes(2, 3).reshape(batch, self.num_tokens, size * size * channels)
+        patches = patches.transpose(2, 4, 5, 0, 1, 3).reshape(-1, batch, self.num_tokens)
         tokens = self.projection(patches)
-        return tokens + self.position_embedding[None, :, :].astype(tokens.dtype)
+        return tokens + self.position_embedding[...].T[:, None, :].astype(tokens.dtype)
 
 
 class Mlp(nnx.Module):
@@ -115,8 +115,8 @@ class Mlp(nnx.Module):
         self.dropout_rate = dropout_rate
 
     def __call__(
-        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b 2"] | None = None
-    ) -> Float[Array, "b n d"]:
+        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b 2"] | None = None
+    ) -> Float[Array, "d b n"]:
         """Maps every token; `keys`, two for each example, switch dropout on."""
         hidden = jax.nn.gelu(kept(self.hidden(x)), approximate=False)
         hidden = kept(dropout(hidden, self.dropout_rate, keys_for(keys, 0)))
@@ -144,8 +144,8 @@ class Block(nnx.Module):
         self.mlp = Mlp(embed_dim, mlp_dim, dropout_rate=dropout_rate, **options)
 
     def __call__(
-        self, x: Float[Array, "b n d"], *, keys: Key[Array, "b"] | None = None
-    ) -> Float[Array, "b n d"]:
+        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b"] | None = None
+    ) -> Float[Array, "d b n"]:
         """Mixes and maps the tokens; `keys`, one for each example, switch dropout on."""
         # Not before the loop over blocks: XLA would look up a key in the stack for every value.
         keys = None if keys is None else _split(keys, 4)
@@ -268,8 +268,10 @@ class EANet(nnx.Module):
         """The tokens after the patch embedding, each block, and the final norm if there is one."""
         embedded = self.patch_embed(images)
         _, mixed = self._mixed(embedded, keys, keep_all=True)
-        tokens = [embedded, *(mixed[index] for index in range(self.depth))]
-        return tokens if self.final_norm is None else [*tokens, self.final_norm(tokens[-1])]
+        columns = [embedded, *(mixed[index] for index in range(self.depth))]
+        if self.final_norm is not None:
+            columns.append(self.final_norm(columns[-1]))
+        return [x.transpose(1, 2, 0) for x in columns]
 
     def features(
         self,
@@ -278,16 +280,21 @@ class EANet(nnx.Module):
         keys: Key[Array, "b"] | Key[Array, ""] | None = None,
     ) -> Float[Array, "b n d"]:
         """The tokens that the head takes the mean of."""
+        return self._features(images, keys).transpose(1, 2, 0)
+
+    def _features(
+        self, images: Float[Array, "b height width c"], keys: Array | None
+    ) -> Float[Array, "d b n"]:
         tokens, _ = self._mixed(self.patch_embed(images), keys)
         return tokens if self.final_norm is None else self.final_norm(tokens)
 
     def _mixed(
-        self, tokens: Float[Array, "b n d"], keys: Array | None, *, keep_all: bool = False
-    ) -> tuple[Float[Array, "b n d"], Any]:
+        self, tokens: Float[Array, "d b n"], keys: Array | None, *, keep_all: bool = False
+    ) -> tuple[Float[Array, "d b n"], Any]:
         """The tokens after the last block and, if wanted, after each."""
         graphdef, params = nnx.split(self.blocks)
         if keys is not None:
-            keys = jax.random.split(keys, len(tokens)) if keys.ndim == 0 else keys
+            keys = jax.random.split(keys, tokens.shape[1]) if keys.ndim == 0 else keys
             keys = _split(keys, self.depth).swapaxes(0, 1)
 
         @keeping_what_is_marked
@@ -311,8 +318,8 @@ class EANet(nnx.Module):
           keys: switch dropout on: one key an example (what is dropped in it is then a function
             of its key alone), or one key for the batch.
         """
-        tokens = self.features(images, keys=keys).astype(jnp.float32)
-        return self.head(jnp.mean(tokens, axis=1)).astype(jnp.float32)
+        tokens = self._features(images, keys).astype(jnp.float32)
+        return self.head(jnp.mean(tokens, axis=2)).T.astype(jnp.float32)
 
     def attention_maps(
         self, images: Float[Array, "b height width c"]

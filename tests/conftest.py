@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as eanet/host.py does
+
 import jax
 import jaxtyping
 import pytest

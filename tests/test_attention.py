@@ -56,13 +56,18 @@ def parameters(module):
     return nnx.to_pure_dict(nnx.state(module))
 
 
+# Tokens are rows here, [B, N, d], as in the formulas, and columns, [d, B, N], in the modules.
 # Everything runs compiled, because a hundred small compilations take longer than one.
+
+
+def by_rows(module, x, **keys):
+    return module(x.transpose(2, 0, 1), **keys).transpose(1, 2, 0)
 
 
 @partial(jax.jit, static_argnums=0)
 def _call(graphdef, state, x, keys):
     module = nnx.merge(graphdef, state)
-    return module(x, keys=keys), module.weights(x)
+    return by_rows(module, x, keys=keys), module.weights(x.transpose(2, 0, 1))
 
 
 def call(module, x, keys=None):
@@ -76,7 +81,7 @@ def weights_of(module, x):
 @partial(jax.jit, static_argnums=0)
 def _gradients(graphdef, params, x, weights):
     def loss(params, x):
-        return jnp.sum(weights * nnx.merge(graphdef, nnx.State(params))(x))
+        return jnp.sum(weights * by_rows(nnx.merge(graphdef, nnx.State(params)), x))
 
     return jax.grad(loss, (0, 1))(params, x)
 
@@ -233,7 +238,7 @@ def test_bfloat16_is_close_to_float32(shape):
 def test_jit_changes_nothing():
     module, x = make(UNFOLDED, dropout_rate=0.3)
     keys = jax.random.split(random_key(0), (2, 2))
-    np.testing.assert_allclose(call(module, x, keys), module(x, keys=keys), atol=1e-5)
+    np.testing.assert_allclose(call(module, x, keys), by_rows(module, x, keys=keys), atol=1e-5)
 
 
 def test_an_unknown_norm_is_refused(unchecked_types):
@@ -285,8 +290,9 @@ def test_self_attention_is_that_of_jax():
 
     @jax.jit
     def expected(x):
-        heads = [part(x).reshape(2, 5, 2, 3) for part in (module.query, module.key, module.value)]
-        return module.out(jax.nn.dot_product_attention(*heads).reshape(2, 5, 6))
+        parts = (module.query, module.key, module.value)
+        heads = [by_rows(part, x).reshape(2, 5, 2, 3) for part in parts]
+        return by_rows(module.out, jax.nn.dot_product_attention(*heads).reshape(2, 5, 6))
 
     np.testing.assert_allclose(call(module, x), expected(x), atol=1e-5)
 
@@ -317,7 +323,7 @@ def test_memory_of_self_attention_is_linear_in_the_tokens():
         def loss(x):
             return jnp.sum(nnx.merge(graphdef, state)(x))
 
-        x = jax.ShapeDtypeStruct((1, tokens, 6), jnp.float32)
+        x = jax.ShapeDtypeStruct((6, 1, tokens), jnp.float32)
         return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
 
     # The weights of all tokens would be 2 GB; those of a turn are 1 MB, of which there are a few.

@@ -90,8 +90,8 @@ def test_instructions_belong_to_the_function_they_come_from():
 
         return jax.grad(loss)(x)
 
-    x, keys = np.zeros((8, 256, 64), np.float32), jax.random.split(random_key(0), 8)
-    kernel = np.zeros((64, 64), np.float32)
+    x, keys = np.zeros((64, 8, 256), np.float32), jax.random.split(random_key(0), 8)
+    kernel = np.zeros((256, 64), np.float32)
     program = Program(jax.jit(function).lower(x, kernel, keys).compile().as_text())
     parts = {program.part(name) for name in program.instructions}
     assert {"dropout", "layer norms", OTHER} <= parts <= {*PARTS, OTHER}

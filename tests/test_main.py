@@ -114,6 +114,11 @@ def test_a_run_leaves_the_promised_files(finished):
     assert {"loss", "accuracy", "top5_accuracy", "step", "versions", "git_commit"} <= set(results)
 
 
+def test_a_start_from_the_compilation_cache_is_as_quiet(finished, run_main, tmp_path):
+    done = run_main(TESTING, f"--workdir={tmp_path / 'again'}")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_run_says_what_it_does(finished):
     _, done = finished
     for part in ("digits", "external attention", "3,098", "starts: 39 steps", "results_test.json"):

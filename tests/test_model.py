@@ -129,8 +129,8 @@ def test_tokens_are_patches_in_row_major_order():
     embed.position_embedding[...] = jnp.zeros((6, 8))
     images = random(2, 4, 6, 2)
     expected = reference.patches(np.asarray(images), 2)
-    np.testing.assert_allclose(embed(images), expected, atol=1e-6)
-    np.testing.assert_allclose(embed(images)[1, 4], images[1, 2:4, 2:4].reshape(8), atol=1e-6)
+    np.testing.assert_allclose(embed(images).transpose(1, 2, 0), expected, atol=1e-6)
+    np.testing.assert_allclose(embed(images)[:, 1, 4], images[1, 2:4, 2:4].reshape(8), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +360,7 @@ def test_compiled_and_eager_agree_at_full_size():
         mesh,
         prepare,
         batch_size=batch,
+        bytes_per_image=4 * 256 * 16 * 16,
         label_smoothing=0.1,
     )
     before = jax.tree.map(np.asarray, params)
