@@ -40,7 +40,7 @@ STORAGE = flags.DEFINE_string("storage", None, "For sweep: URL of a database for
 SEARCH = flags.DEFINE_enum("search", None, ["tpe", "random"], "For sweep: search this way.")
 TRIALS = flags.DEFINE_integer("trials", 20, "For search: runs in all.")
 STOP_AT_EOF = flags.DEFINE_bool("stop_at_eof", False, "Stop when standard input ends.")
-HOST_SETUP = flags.DEFINE_bool("host_setup", True, "Set up XLA's CPU backend: allocator, devices.")
+HOST_SETUP = flags.DEFINE_bool("host_setup", True, "A CPU device for each core.")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,8 +8,7 @@ sleep. All have the same model (the number of parameters is compared), AdamW wit
 label smoothing, top-1 and top-5 hits, batch size and float32, on random uint8 images that they
 normalise themselves. Ours is the program of `main.py`, with its host set-up. Peers have the
 settings that suit them best, see `benchmarks/peer_keras.py` and `benchmarks/peer_torch.py`; in
-evaluation each takes the batch size that it is fastest with. `--peer_allocator` gives them our
-allocator settings too.
+evaluation each takes the batch size that it is fastest with.
 
 `make .venv-peers/run` installs the peers; one that is not installed or fails is skipped with a
 note.
@@ -29,7 +28,6 @@ from benchmarks import contest, record
 from benchmarks.cases import CASES, PEERS, Case, Contestant
 from benchmarks.contest import ROOT, Failed, Worker
 from eanet import config as config_lib
-from eanet import host
 from eanet.console import Console
 from eanet.errors import UserError
 
@@ -46,7 +44,6 @@ flags.DEFINE_string(
     str(PEER_PYTHON if PEER_PYTHON.exists() else sys.executable),
     "Interpreter in whose environment the peers are installed.",
 )
-flags.DEFINE_bool("peer_allocator", False, "Give the peers our allocator settings too.")
 flags.DEFINE_integer("rounds", 9, "How often each contestant takes its turn.", lower_bound=1)
 flags.DEFINE_float("seconds", 5.0, "About how long a turn lasts; at least one step.")
 flags.DEFINE_integer("seed", 0, "Of the order of turns.")
@@ -71,7 +68,6 @@ def main(arguments: Sequence[str]) -> None:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "seed": options.seed,
-        "peer_allocator": options.peer_allocator,
         "cases": results,
     }
     path = record.write(options.out, "throughput", values, picture(results))
@@ -135,16 +131,15 @@ def start(case: Case, config: ConfigDict, contestant: Contestant) -> Worker:
     """
     if lack := case.lacks(config, contestant):
         raise Failed(f"it has {lack}")
-    python, environment = sys.executable, dict(contestant.environment)
+    python = sys.executable
     if contestant.needs:
         if psutil.virtual_memory().available < NEEDED_MEMORY:
             raise Failed("too little memory is left beside the others; measure it by itself")
         python = flags.FLAGS.peer_python
         if missing := [package for package in contestant.needs if not installed(package, python)]:
             raise Failed(f"{', '.join(missing)} is not installed for {python}")
-        if flags.FLAGS.peer_allocator:
-            environment["GLIBC_TUNABLES"] = host.ALLOCATOR
-    return Worker(python, contestant.module, case.task(config, contestant), environment)
+    task = case.task(config, contestant)
+    return Worker(python, contestant.module, task, contestant.environment)
 
 
 def installed(package: str, python: str) -> bool:

@@ -7,8 +7,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXIS = "batch"
 
-# Of a core's second cache, which is 1 MB or more on the servers of today.
-_CACHE_BYTES = 2**20
+# What a core has of a server's caches: its own second one, and its share of the last one.
+SECOND_CACHE, LAST_CACHE = 2**20, 2**23
 
 
 def make_mesh(batch_size: int) -> Mesh:
@@ -33,26 +33,23 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 
 
-def images_per_pass(
-    mesh: Mesh, batch_size: int, microbatch_size: int, bytes_per_image: int = 0
-) -> int:
+def images_per_pass(mesh: Mesh, batch_size: int, microbatch_size: int, images_in_cache: int) -> int:
     """How many images a device takes through the model at once.
 
-    A CPU is fastest where what passes between two operations stays in the cache of a core: there
-    the default is as many images as fit, from 2 to 8. Elsewhere a device takes its whole share of
-    the batch.
+    A CPU is fastest where what is read again soon stays in a cache: there the default is as many
+    images as fit into it, from 2 to 8. Elsewhere a device takes its whole share of the batch.
 
     Args:
       mesh: the devices.
       batch_size: of all devices together; a multiple of their number.
       microbatch_size: of all devices together; 0 takes the default.
-      bytes_per_image: of the largest array between two operations.
+      images_in_cache: of one device.
     """
     share = batch_size // mesh.size
     if microbatch_size:
         wanted = max(1, microbatch_size // mesh.size)
     elif mesh.devices.flat[0].platform == "cpu":
-        wanted = min(max(_CACHE_BYTES // max(bytes_per_image, 1), 2), 8)
+        wanted = min(max(images_in_cache, 2), 8)
     else:
         wanted = share
     return max(n for n in range(1, min(wanted, share) + 1) if share % n == 0)

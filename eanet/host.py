@@ -1,7 +1,8 @@
 """What the host process needs before JAX starts, so that it starts and computes fast.
 
 None of it changes the mathematics. `--nohost_setup` leaves out what is for the CPU alone, and
-settings that the user has made in the environment stay.
+settings that the user has made in the environment stay. What each is worth is measured in
+docs/performance.md.
 """
 
 import hashlib
@@ -15,10 +16,6 @@ from pathlib import Path
 
 from eanet.errors import UserError
 
-# XLA:CPU takes its temporary buffers from malloc at every call. By default glibc maps them anew
-# and gives them back, so that every page faults again in every step.
-ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368"
-
 # More devices than this would each hold a copy of the data for little gain.
 _MAX_CPU_DEVICES = 8
 
@@ -27,10 +24,10 @@ _chosen_here: set[str] = set()
 
 
 def set_up() -> None:
-    """Sets the environment for JAX; restarts the process once where the allocator needs that.
+    """Sets the environment for JAX; call it before jax is imported.
 
-    Call it before jax is imported. Two devices of one thread each compute faster than one device
-    with two threads, so every core becomes a device. Compiled programs are kept for later starts.
+    Two devices of one thread each compute faster than one device with two threads, so every core
+    becomes a device. Compiled programs are kept for later starts.
     """
     # A full disk need not be told of a cache; it will be of what is not saved.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
@@ -39,13 +36,8 @@ def set_up() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _has_accelerator() else "3")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))
     os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    if "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or _has_accelerator():
-        return
-    if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = ALLOCATOR
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+    off = "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or _has_accelerator()
+    if not off and "JAX_NUM_CPU_DEVICES" not in os.environ:
         os.environ["JAX_NUM_CPU_DEVICES"] = str(_cpu_devices(_usable_cores()))
         _chosen_here.add("JAX_NUM_CPU_DEVICES")
 
@@ -88,7 +80,7 @@ def share(index: int, count: int) -> Share:
 
 def settings() -> dict[str, str]:
     """The settings in force, for the record of a run."""
-    names = ("GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
+    names = ("JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

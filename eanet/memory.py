@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from eanet.devices import LAST_CACHE, SECOND_CACHE
 from eanet.errors import UserError
 from eanet.host import physical_memory
 
@@ -37,6 +38,17 @@ def attention_bytes(model: Mapping[str, Any], image_shape: tuple[int, int, int])
     tokens = (height // model["patch_size"]) * (width // model["patch_size"])
     columns = model["memory_size"] if model["attention"] == "external" else tokens
     return 4 * tokens * model["num_heads"] * columns
+
+
+def images_in_cache(
+    model: Mapping[str, Any], image_shape: tuple[int, int, int], *, training: bool
+) -> int:
+    """How many images' attention fits the caches of a core.
+
+    Evaluation reads it again in the next operation, training again after all other blocks.
+    """
+    block = attention_bytes(model, image_shape)
+    return LAST_CACHE // (block * model["depth"]) if training else SECOND_CACHE // block
 
 
 def least_bytes(

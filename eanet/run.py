@@ -83,7 +83,9 @@ class Run:
             self.prepare,
             batch_size=config.batch_size,
             microbatch_size=config.microbatch_size,
-            bytes_per_image=memory.attention_bytes(config.model, self.dataset.image_shape),
+            images_in_cache=memory.images_in_cache(
+                config.model, self.dataset.image_shape, training=True
+            ),
             label_smoothing=config.label_smoothing,
             ema_decay=config.optimizer.ema_decay,
             nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
@@ -145,9 +147,11 @@ def set_up(
         checkpoint_every_steps=config.checkpoint_every_steps,
     )
     mesh = devices.make_mesh(config.batch_size)
-    attention_bytes = memory.attention_bytes(config.model, dataset.image_shape)
     images = devices.images_per_pass(
-        mesh, config.batch_size, config.microbatch_size, attention_bytes
+        mesh,
+        config.batch_size,
+        config.microbatch_size,
+        memory.images_in_cache(config.model, dataset.image_shape, training=True),
     )
     memory.check(memory.least_bytes(config.model, dataset.image_shape, images), mesh)
     model = split_model(
@@ -182,7 +186,9 @@ def set_up(
             model.apply,
             mesh,
             normalize=normalize,
-            bytes_per_image=attention_bytes,
+            images_in_cache=memory.images_in_cache(
+                config.model, dataset.image_shape, training=False
+            ),
             label_smoothing=config.label_smoothing,
         ),
     )

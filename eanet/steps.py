@@ -124,7 +124,7 @@ def make_train_steps(
     *,
     batch_size: int,
     microbatch_size: int = 0,
-    bytes_per_image: int = 0,
+    images_in_cache: int = 8,
     label_smoothing: float,
     ema_decay: float = 0.0,
     nonfinite_limit: int = 0,
@@ -141,7 +141,7 @@ def make_train_steps(
     this step, in this dispatch and in those that follow.
     """
     loss = make_loss(apply, batch_size=batch_size, label_smoothing=label_smoothing)
-    pass_size = devices.images_per_pass(mesh, batch_size, microbatch_size, bytes_per_image)
+    pass_size = devices.images_per_pass(mesh, batch_size, microbatch_size, images_in_cache)
     gradients = make_gradients(loss, mesh, pass_size)
     sharding = devices.split_batch(mesh)
 

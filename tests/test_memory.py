@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs.eanet_cifar100 import get_config
 from eanet import costs, devices, memory
 from eanet.errors import UserError
 from eanet.model import EANet
@@ -31,6 +32,24 @@ def test_the_least_is_no_more_than_what_a_model_holds(attention):
     maps = nnx.eval_shape(lambda model, images: model.attention_maps(images), model, images)
     of_maps = 4 * sum(np.prod(x.shape) for x in maps)
     assert memory.least_bytes(options, SHAPE, 5) - without_images == of_maps
+
+
+@pytest.mark.parametrize(
+    "changes, training, evaluation",
+    [
+        ({}, 4, 4),
+        ({"depth": 32}, 1, 4),
+        ({"memory_size": 64}, 1, 1),
+        ({"patch_size": 4}, 16, 16),
+        ({"attention": "self"}, 0, 0),
+    ],
+)
+def test_as_many_images_as_fit_the_caches(changes, training, evaluation):
+    """Of the Keras example a block's attention of an image is 256 kB."""
+    model = get_config().model.to_dict() | changes
+    shape = (32, 32, 3)
+    assert memory.images_in_cache(model, shape, training=True) == training
+    assert memory.images_in_cache(model, shape, training=False) == evaluation
 
 
 def test_more_than_a_device_has_is_refused(monkeypatch):

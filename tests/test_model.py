@@ -360,7 +360,7 @@ def test_compiled_and_eager_agree_at_full_size():
         mesh,
         prepare,
         batch_size=batch,
-        bytes_per_image=4 * 256 * 16 * 16,
+        images_in_cache=4,  # as memory.images_in_cache says
         label_smoothing=0.1,
     )
     before = jax.tree.map(np.asarray, params)
