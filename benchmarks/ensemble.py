@@ -2,9 +2,10 @@
 
 python -m benchmarks.ensemble --config=configs/eanet_cifar100.py
 
-The ensemble is `jax.vmap` over the training step of `main.py`: its members differ in seed, so in
-parameters and order of examples, and share the data. Both have all devices. Images/s are those of
-all members together. The programs take turns in an order drawn anew in each round.
+The ensemble is `jax.vmap` over the training step of `main.py`. Its members differ in the seed of
+augmentation and dropout, and share data, order and initial parameters, on which no time depends.
+Both have all devices. Images/s are those of all members together. The programs take turns in an
+order drawn anew in each round.
 """
 
 from eanet import host

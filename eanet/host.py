@@ -29,14 +29,15 @@ def set_up() -> None:
     Two devices of one thread each compute faster than one device with two threads, so every core
     becomes a device. Compiled programs are kept for later starts.
     """
+    accelerator = _has_accelerator()
     # A full disk need not be told of a cache; it will be of what is not saved.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
     # On some processors XLA:CPU takes its own tuning flags for missing instructions, and says so at
     # length for every program that it reads from the cache; what fails, JAX raises all the same.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if _has_accelerator() else "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if accelerator else "3")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))
     os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    off = "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or _has_accelerator()
+    off = "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or accelerator
     if not off and "JAX_NUM_CPU_DEVICES" not in os.environ:
         os.environ["JAX_NUM_CPU_DEVICES"] = str(_cpu_devices(_usable_cores()))
         _chosen_here.add("JAX_NUM_CPU_DEVICES")

@@ -138,6 +138,17 @@ def test_scaling(tmp_path):
 
 
 @pytest.mark.slow
+def test_ensemble(tmp_path):
+    record, said = run(
+        "ensemble", tmp_path, "--config=configs/testing.py", "--config.model.depth=1",
+        "--members=3", "--rounds=2", "--seconds=0.01",
+    )  # fmt: skip
+    alone, together = record["programs"].values()
+    assert alone["ratio"] == 1 and together["median"] > 0 and "3 seeds at once" in said
+    assert len(together["rounds"]) == 2
+
+
+@pytest.mark.slow
 def test_startup(tmp_path):
     record, _ = run(
         "startup", tmp_path, "--config=configs/testing.py", "--config.model.depth=1", "--rounds=1"

@@ -274,3 +274,18 @@ def test_a_skipped_step_changes_the_counters_only_and_has_a_limit(exploding):
     assert int(reached) == 3 and int(state.skipped) == 1  # step 3 is one too many
     assert np.isfinite(means(sums)["loss"])
     assert float(sums["steps"]) == 2  # of 0 and 2
+
+
+def test_several_seeds_in_one_program_are_the_same_runs():
+    """What `benchmarks.ensemble` measures."""
+    training = Training(Linear(dropout_rate=0.5), augmentation=AUGMENTATION)
+    alone = [training.train([2], seed=seed)[0] for seed in (3, 4)]
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), training.state())
+    together = jax.vmap(training.run, (0, None, None, None, 0, None, None, None))
+    ended, _, reached = together(
+        both, *training.data, training.order, np.array([3, 4], np.uint32), 0, 0, 2
+    )
+    assert (np.asarray(reached) == 2).all()
+    for index, state in enumerate(alone):
+        assert_close(jax.tree.map(lambda leaf, i=index: leaf[i], ended), state)
+    assert not np.allclose(ended.params["w"][0], ended.params["w"][1], atol=1e-3)

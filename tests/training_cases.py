@@ -55,7 +55,8 @@ class Linear:
         }
 
     def apply(self, params, images, keys=None):
-        flat = dropout(images.reshape(len(images), -1), self.dropout_rate, keys)
+        flat = images.reshape(len(images), -1)
+        flat = dropout(flat, self.dropout_rate, keys, batch_axis=0)
         return flat @ params["w"] + params["b"][None, :]
 
 
