@@ -32,6 +32,7 @@ bench: .venv/run .venv-peers/run
 	$(BIN)/python -m eanet.data cifar100
 	$(BIN)/python -m benchmarks.startup --config=configs/eanet_cifar100.py
 	$(BIN)/python -m benchmarks.profile --config=configs/eanet_cifar100.py
+	$(BIN)/python -m benchmarks.ensemble --config=configs/eanet_cifar100.py
 
 .venv/run: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -4,8 +4,8 @@ python -m benchmarks.ensemble --config=configs/eanet_cifar100.py
 
 The ensemble is `jax.vmap` over the training step of `main.py`. Its members differ in the seed of
 augmentation and dropout, and share data, order and initial parameters, on which no time depends.
-Both have all devices. Images/s are those of all members together. The programs take turns in an
-order drawn anew in each round.
+Both have all devices, and as many images a pass as fit the caches. Images/s are those of all
+members together. The programs take turns in an order drawn anew in each round.
 """
 
 from eanet import host
@@ -13,6 +13,7 @@ from eanet import host
 if __name__ == "__main__":
     host.set_up()  # before JAX is imported
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from absl import flags
 from benchmarks import contest, record
 from benchmarks.contestant import seconds_of
 from eanet import config as config_lib
-from eanet import devices
+from eanet import devices, memory
 from eanet.console import Console
 from eanet.errors import UserError
 from eanet.run import Run, set_up
@@ -87,6 +88,11 @@ def ensemble(run: Run, members: int) -> tuple[Callable[[int], None], int]:
     def stacked(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * members), tree)
 
+    config, shape = run.config.copy_and_resolve_references(), run.dataset.image_shape
+    in_cache = memory.images_in_cache(config.model, shape, training=True) // members
+    images = devices.images_per_pass(run.mesh, config.batch_size, config.microbatch_size, in_cache)
+    config.microbatch_size = images * run.mesh.size
+    run = dataclasses.replace(run, config=config)
     steps = jax.vmap(run.make_train_steps(), (0, None, None, 0, 0, None, None, None))
     seeds = np.arange(members, dtype=np.uint32)
     state, order = stacked(run.initial_state()), stacked(run.order(0))

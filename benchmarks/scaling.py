@@ -5,7 +5,7 @@ python -m benchmarks.scaling
 One attention layer of the Keras example's width (d = 64), float32, no dropout: external attention
 with 16 heads of width 16 and S memory units, self-attention with 4 heads of width 16 (its usual
 d / heads). As in a training step of this project, each device takes a few images a pass: as many as
-make 2,048 tokens, as the example's passes are, or one. Figures are for one image. Training is the
+make 1,024 tokens, as the example's passes are, or one. Figures are for one image. Training is the
 layer and the gradients of its parameters and tokens. The programs take turns in an order drawn
 anew in each round. Memory is what XLA sets aside for temporary values.
 """
@@ -35,7 +35,7 @@ from eanet.progress import human
 
 EMBED_DIM, HEAD_DIM = 64, 16
 EXTERNAL_HEADS, SELF_HEADS = 16, 4
-TOKENS_A_PASS = 2048
+TOKENS_A_PASS = 1024
 MODES = ("training", "inference")
 MEASURES = {
     "milliseconds": "{:.3g}".format,

@@ -22,10 +22,11 @@ division over the *units* then undoes the scale of a unit that matches everythin
 **Cost.** `O(d·S·H·N)` multiply-adds, linear in the number of tokens; self-attention is
 `O(d·N²)`. Tokens see each other through H·S sums only, so nothing of size N×N ever exists.
 
-**How it is computed.** Tokens are columns: a module takes `[d, B, N]`, and all its products are
-`kernel.T @ x`. No nonlinearity stands between `W_in` and `M_k`, nor between `M_v` and `W_out`.
-Their products hold no batch axis and are formed once a step wherever that costs fewer
-multiply-adds: same function, same gradients, and the intermediates of width H·h are never written.
+**How it is computed.** Tokens are columns: a module takes `[d, B, N]`, and the products of
+external attention are `kernel.T @ x`. No nonlinearity stands between `W_in` and `M_k`, nor between
+`M_v` and `W_out`. Their products hold no batch axis and are formed once a pass wherever that costs
+fewer multiply-adds: same function, same gradients, and the intermediates of width H·h are never
+written.
 """
 
 import math
@@ -46,7 +47,7 @@ EPSILON = 1e-9
 
 # Of one example in self-attention at once: 1 MB, so that a turn stays in the cache of a core. Four
 # heads take turns from 257 tokens on.
-_MOST_WEIGHTS = 2**18
+MOST_WEIGHTS = 2**18
 
 
 @jax.custom_vjp
@@ -147,7 +148,8 @@ class ExternalAttention(nnx.Module):
             kernel = jnp.einsum("dhk,ks->dsh", query, memory)
             logits = self._project(kernel.reshape(len(x), -1), columns)
         else:
-            queries = kept(self._project(query.swapaxes(1, 2).reshape(len(x), -1), columns))
+            queries = self._project(query.swapaxes(1, 2).reshape(len(x), -1), columns)
+            queries = kept(queries.astype(self.dtype))
             logits = self._project(memory, queries.reshape(head_dim, -1))
         logits = logits.reshape(units, heads, *x.shape[1:])
         if self.norm == "softmax_memory":
@@ -171,7 +173,8 @@ class ExternalAttention(nnx.Module):
             read = attention
         else:
             kernel = out.swapaxes(0, 1)
-            read = kept(self._project(value, attention.reshape(len(value), -1)))
+            read = self._project(value, attention.reshape(len(value), -1))
+            read = kept(read.astype(self.dtype))
         kernel = kernel.reshape(-1, len(x))
         y = self._project(kernel, read.reshape(len(kernel), -1))
         bias = jnp.einsum("k,hkd->d", self.value_memory_bias[...], out) + self.out_bias[...]
@@ -223,7 +226,7 @@ class SelfAttention(nnx.Module):
 
     def weights(self, x: Float[Array, "d b n"]) -> Float[Array, "b heads n n"]:
         """softmax(Q Kᵀ / sqrt(h)), in float32."""
-        return _softmax_weights(self._heads(self.query(x)), self._heads(self.key(x)))
+        return _softmax_weights(self._heads(self.query(x)), self._heads(self.key(x)), keep=True)
 
     def __call__(
         self, x: Float[Array, "d b n"], *, keys: Key[Array, "b 2"] | None = None
@@ -237,7 +240,7 @@ class SelfAttention(nnx.Module):
             kept(self._heads(layer(x))) for layer in (self.query, self.key, self.value)
         )
         batch, tokens, heads, _ = query.shape
-        size = max(1, min(tokens, _MOST_WEIGHTS // (heads * tokens)))
+        size = max(1, min(tokens, MOST_WEIGHTS // (heads * tokens)))
         turns = -(-tokens // size)
 
         def attend(turn: tuple[Array, Array]) -> Array:
@@ -245,7 +248,7 @@ class SelfAttention(nnx.Module):
             dropout_keys = keys_for(keys, 0)
             if dropout_keys is not None and turns > 1:
                 dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
-            weights = _softmax_weights(asking, key)
+            weights = _softmax_weights(asking, key, keep=turns == 1)
             weights = dropout(weights, self.dropout_rate, dropout_keys, batch_axis=0)
             return jnp.einsum("bhqt,bthk->bqhk", weights.astype(value.dtype), value)
 
@@ -261,8 +264,9 @@ class SelfAttention(nnx.Module):
 
 
 def _softmax_weights(
-    query: Float[Array, "b q heads h"], key: Float[Array, "b t heads h"]
+    query: Float[Array, "b q heads h"], key: Float[Array, "b t heads h"], *, keep: bool
 ) -> Float[Array, "b heads q t"]:
+    """What the softmax has `kept` would be stored of all turns together, hence `keep`."""
     query = query / math.sqrt(query.shape[-1])
     logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
-    return softmax(logits, -1)
+    return softmax(logits, -1) if keep else jax.nn.softmax(logits, -1)

@@ -7,7 +7,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 BATCH_AXIS = "batch"
 
-# What a core has of a server's caches: its own second one, and its share of the last one.
+# Bytes of a server's caches that a core may count on: of its own second one, of the last one.
 SECOND_CACHE, LAST_CACHE = 2**20, 2**23
 
 

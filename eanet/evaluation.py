@@ -25,8 +25,7 @@ def make_evaluate(
     *,
     normalize: Callable[[Array], Array],
     label_smoothing: float,
-    microbatch_size: int = 0,
-    images_in_cache: int = 8,
+    images_in_cache: int,
 ) -> Callable[..., dict[str, float] | None]:
     """Builds `evaluate(params, examples)` -> loss, accuracy, top5_accuracy over all images.
 
@@ -34,7 +33,7 @@ def make_evaluate(
     argument, `should_stop`, is asked every few seconds; where it says so the result is None.
     """
     block = _BLOCK // mesh.size * mesh.size
-    pass_size = devices.images_per_pass(mesh, block, microbatch_size, images_in_cache)
+    pass_size = devices.images_per_pass(mesh, block, 0, images_in_cache)
 
     def pass_sums(params, batch):
         images, labels = batch

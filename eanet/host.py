@@ -81,7 +81,7 @@ def share(index: int, count: int) -> Share:
 
 def settings() -> dict[str, str]:
     """The settings in force, for the record of a run."""
-    names = ("JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
+    names = ("GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from eanet.attention import MOST_WEIGHTS
 from eanet.devices import LAST_CACHE, SECOND_CACHE
 from eanet.errors import UserError
 from eanet.host import physical_memory
@@ -28,7 +29,7 @@ def of_device(mesh: Mesh) -> int:
 
 
 def attention_bytes(model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> int:
-    """Of the attention weights of one image in one block, in float32.
+    """Of the attention weights of one image in one block that exist at once, in float32.
 
     Args:
       model: the arguments of `eanet.model.EANet`.
@@ -36,8 +37,9 @@ def attention_bytes(model: Mapping[str, Any], image_shape: tuple[int, int, int])
     """
     height, width, _ = image_shape
     tokens = (height // model["patch_size"]) * (width // model["patch_size"])
-    columns = model["memory_size"] if model["attention"] == "external" else tokens
-    return 4 * tokens * model["num_heads"] * columns
+    if model["attention"] == "external":
+        return 4 * tokens * model["num_heads"] * model["memory_size"]
+    return 4 * min(tokens * model["num_heads"] * tokens, MOST_WEIGHTS)
 
 
 def images_in_cache(
@@ -47,7 +49,7 @@ def images_in_cache(
 
     Evaluation reads it again in the next operation, training again after all other blocks.
     """
-    block = attention_bytes(model, image_shape)
+    block = max(1, attention_bytes(model, image_shape))  # a patch size too large leaves no token
     return LAST_CACHE // (block * model["depth"]) if training else SECOND_CACHE // block
 
 
@@ -66,7 +68,7 @@ def least_bytes(
     projections = 2 if model["attention"] == "external" else 4
     inner = projections * model["num_heads"] * model["head_dim"] + 2 * model["mlp_dim"]
     parameters = model["depth"] * model["embed_dim"] * inner
-    # The backward pass needs the attention of every block.
+    # The backward pass needs the attention of every block, or makes it anew in turns.
     activations = num_images * model["depth"] * attention_bytes(model, image_shape)
     return _COPIES * parameters * np.dtype(model["param_dtype"]).itemsize + activations
 

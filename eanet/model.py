@@ -1,6 +1,7 @@
 """EANet: patches, pre-norm blocks of (external) attention, mean over tokens, linear head.
 
-The default arguments are those of the Keras example "Image classification with EANet".
+The default arguments are those of the Keras example "Image classification with EANet". Between the
+patches and the head tokens are columns, `[d, B, N]`, see `eanet.layers`.
 """
 
 from collections.abc import Callable

@@ -255,7 +255,7 @@ def make_self(num_heads=2, head_dim=3, **options):
 # The last in three turns: of two tokens, two, and one.
 @pytest.mark.parametrize("num_heads, head_dim, most", [(2, 3, 2**20), (1, 8, 2**20), (2, 4, 25)])
 def test_self_attention_is_the_plain_formula(num_heads, head_dim, most, monkeypatch):
-    monkeypatch.setattr(attention, "_MOST_WEIGHTS", most)
+    monkeypatch.setattr(attention, "MOST_WEIGHTS", most)
     module, x = make_self(num_heads, head_dim)
     params = reference.to_float64(parameters(module))
     x64 = np.asarray(x, np.float64)
@@ -300,7 +300,7 @@ def test_self_attention_is_that_of_jax():
 def test_turns_of_self_attention_drop_each_weight_by_itself(monkeypatch):
     """Uniform weights 1/8 of eight one-hot tokens: the output shows which of them were dropped."""
     count, tokens, rate = 2000, 8, 0.5
-    monkeypatch.setattr(attention, "_MOST_WEIGHTS", 3 * tokens)  # three turns
+    monkeypatch.setattr(attention, "MOST_WEIGHTS", 3 * tokens)  # three turns
     module = SelfAttention(
         tokens, num_heads=1, head_dim=tokens, dropout_rate=rate, rngs=nnx.Rngs(0)
     )

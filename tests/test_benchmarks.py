@@ -144,7 +144,7 @@ def test_ensemble(tmp_path):
         "--members=3", "--rounds=2", "--seconds=0.01",
     )  # fmt: skip
     alone, together = record["programs"].values()
-    assert alone["ratio"] == 1 and together["median"] > 0 and "3 seeds at once" in said
+    assert min(alone["median"], together["median"]) > 0 and "3 seeds at once" in said
     assert len(together["rounds"]) == 2
 
 

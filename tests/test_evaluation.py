@@ -30,6 +30,7 @@ def evaluation():
         Linear().apply,
         devices.make_mesh(16),
         normalize=normalizer(MEAN, STD),
+        images_in_cache=8,
         label_smoothing=0.1,
     )
     patch.undo()

@@ -34,6 +34,7 @@ def environment(tmp_path_factory):
     keep = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     keep.pop("TFDS_DATA_DIR", None)
     keep.pop("XLA_FLAGS", None)
+    keep.pop("TF_CPP_MIN_LOG_LEVEL", None)
     return keep | {
         "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
         "JAX_NUM_CPU_DEVICES": "1",
@@ -357,6 +358,7 @@ def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
     [
         ({"model.memory_size": 0}, ["model.memory_size=0", "from 1 to 65,536"]),
         ({"model.patch_size": 5}, ["patch_size=5", "8"]),
+        ({"model.patch_size": 64}, ["patch_size=64", "8"]),
         ({"model.attention": "wide"}, ["model.attention='wide'", "external, self"]),
         ({"model.norm": "wide"}, ["model.norm", "double"]),
         ({"model.dtype": "int8"}, ["model.dtype", "bfloat16"]),

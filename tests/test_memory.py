@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from benchmarks.contestant import random_images
+from benchmarks.ours import dataset_of
 from configs.eanet_cifar100 import get_config
-from eanet import costs, devices, memory
+from eanet import costs, data, devices, memory
+from eanet import run as run_lib
 from eanet.errors import UserError
 from eanet.model import EANet
 
@@ -41,7 +44,8 @@ def test_the_least_is_no_more_than_what_a_model_holds(attention):
         ({"depth": 32}, 1, 4),
         ({"memory_size": 64}, 1, 1),
         ({"patch_size": 4}, 16, 16),
-        ({"attention": "self"}, 0, 0),
+        ({"attention": "self"}, 1, 1),
+        ({"patch_size": 64}, 8388608 // 8, 1048576),
     ],
 )
 def test_as_many_images_as_fit_the_caches(changes, training, evaluation):
@@ -50,6 +54,21 @@ def test_as_many_images_as_fit_the_caches(changes, training, evaluation):
     shape = (32, 32, 3)
     assert memory.images_in_cache(model, shape, training=True) == training
     assert memory.images_in_cache(model, shape, training=False) == evaluation
+
+
+def test_a_run_sizes_the_passes_of_training_and_of_evaluation(monkeypatch):
+    given = {}
+    for module, name in ((run_lib, "make_evaluate"), (run_lib.steps, "make_train_steps")):
+        monkeypatch.setattr(
+            module, name, lambda *_, name=name, **options: given.update({name: options})
+        )
+    config = get_config()
+    config.model.depth = 32
+    images = random_images({"image_shape": (32, 32, 3), "num_classes": 100}, 256)
+    run = run_lib.set_up(config, print, dataset=dataset_of(data.Split(*images), 100))
+    run.make_train_steps()
+    assert given["make_train_steps"]["images_in_cache"] == 1
+    assert given["make_evaluate"]["images_in_cache"] == 4
 
 
 def test_more_than_a_device_has_is_refused(monkeypatch):

@@ -317,6 +317,25 @@ def test_the_compiler_is_not_one_that_mixes_up_many_rows():
     np.testing.assert_array_equal(jax.jit(squares)(x), np.arange(32_769.0, dtype=np.float32) ** 2)
 
 
+def test_memory_of_training_self_attention_is_linear_in_the_tokens():
+    def temporary_bytes(side):
+        """Of the gradients of a model whose weights from token to token take turns."""
+        shape = (side, side, 3)
+        options = {**SMALL, "patch_size": 1, "attention": "self", "dropout_rate": 0.0}
+        model = split_model(lambda rngs: EANet(5, shape, rngs=rngs, **options))
+
+        def loss(params, images):
+            return jnp.sum(model.apply(params, images))
+
+        params = jax.eval_shape(model.init, 0)
+        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        program = jax.jit(jax.grad(loss)).lower(params, images).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    # The weights of both blocks would be 268 MB at 4,096 tokens.
+    assert temporary_bytes(64) < min(6 * temporary_bytes(32), 30e6)
+
+
 @pytest.mark.slow
 def test_compiled_and_eager_agree_at_full_size():
     """XLA:CPU of some versions computes wrong results where arrays are large.

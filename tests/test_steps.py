@@ -277,14 +277,13 @@ def test_a_skipped_step_changes_the_counters_only_and_has_a_limit(exploding):
 
 
 def test_several_seeds_in_one_program_are_the_same_runs():
-    """What `benchmarks.ensemble` measures."""
+    """As `benchmarks.ensemble` runs them, but for the model."""
     training = Training(Linear(dropout_rate=0.5), augmentation=AUGMENTATION)
     alone = [training.train([2], seed=seed)[0] for seed in (3, 4)]
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), training.state())
-    together = jax.vmap(training.run, (0, None, None, None, 0, None, None, None))
-    ended, _, reached = together(
-        both, *training.data, training.order, np.array([3, 4], np.uint32), 0, 0, 2
-    )
+    orders = jnp.stack([training.order, training.order])
+    together = jax.vmap(training.run, (0, None, None, 0, 0, None, None, None))
+    ended, _, reached = together(both, *training.data, orders, np.array([3, 4], np.uint32), 0, 0, 2)
     assert (np.asarray(reached) == 2).all()
     for index, state in enumerate(alone):
         assert_close(jax.tree.map(lambda leaf, i=index: leaf[i], ended), state)
