@@ -45,6 +45,9 @@ RULES = {"norm": values.Choice("double", "softmax_tokens", "softmax_memory")}
 # Keeps the division over the units finite where a token matches none of them (paper and Keras).
 EPSILON = 1e-9
 
+# Of `ExternalAttention.kernels`.
+Kernels = tuple[Array, Array, Array]
+
 # Of one example in self-attention at once: 1 MB, so that a turn stays in the cache of a core. Four
 # heads take turns from 257 tokens on.
 MOST_WEIGHTS = 2**18
@@ -139,19 +142,29 @@ class ExternalAttention(nnx.Module):
         # Multiply-adds per token and head of one product, against those of the two it replaces.
         self.folded = embed_dim * memory_size <= head_dim * (embed_dim + memory_size)
 
-    def _weights(self, x: Float[Array, "d b n"]) -> Float[Array, "s h b n"]:
-        """The normalised attention; tokens are the minor axis, so all loops over it vectorise."""
-        columns = x.reshape(len(x), -1)
+    def kernels(self) -> Kernels:
+        """What is computed from the parameters alone: first and last kernel, and the last bias."""
         query, memory = self.query_kernel[...], self.key_memory[...]
-        heads, (head_dim, units) = query.shape[1], memory.shape
+        value, out = self.value_memory[...], self.out_kernel[...]
         if self.folded:
-            kernel = jnp.einsum("dhk,ks->dsh", query, memory)
-            logits = self._project(kernel.reshape(len(x), -1), columns)
+            first = jnp.einsum("dhk,ks->dsh", query, memory)
+            last = jnp.einsum("sk,hkd->shd", value, out)
         else:
-            queries = self._project(query.swapaxes(1, 2).reshape(len(x), -1), columns)
-            queries = kept(queries.astype(self.dtype))
-            logits = self._project(memory, queries.reshape(head_dim, -1))
-        logits = logits.reshape(units, heads, *x.shape[1:])
+            first, last = query.swapaxes(1, 2), out.swapaxes(0, 1)
+        bias = jnp.einsum("k,hkd->d", self.value_memory_bias[...], out) + self.out_bias[...]
+        embed_dim = len(bias)
+        return first.reshape(embed_dim, -1), last.reshape(-1, embed_dim), bias
+
+    def _weights(
+        self, x: Float[Array, "d b n"], kernel: Float[Array, "d width"]
+    ) -> Float[Array, "s h b n"]:
+        """The normalised attention; tokens are the minor axis, so all loops over it vectorise."""
+        logits = self._project(kernel, x.reshape(len(x), -1))
+        memory = self.key_memory[...]
+        if not self.folded:
+            queries = kept(logits.astype(self.dtype))
+            logits = self._project(memory, queries.reshape(len(memory), -1))
+        logits = logits.reshape(memory.shape[1], -1, *x.shape[1:])
         if self.norm == "softmax_memory":
             # A softmax over the tokens cancels what is constant per unit; this one does not.
             constant = memory.T @ self.query_bias[...].T + self.key_memory_bias[:, None]
@@ -160,24 +173,27 @@ class ExternalAttention(nnx.Module):
 
     def weights(self, x: Float[Array, "d b n"]) -> Float[Array, "b h n s"]:
         """The normalised attention A of every head, token and unit, in float32."""
-        return self._weights(x).transpose(2, 1, 3, 0)
+        return self._weights(x, self.kernels()[0]).transpose(2, 1, 3, 0)
 
     def __call__(
-        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b 2"] | None = None
+        self,
+        x: Float[Array, "d b n"],
+        *,
+        keys: Key[Array, "b 2"] | None = None,
+        kernels: Kernels | None = None,
     ) -> Float[Array, "d b n"]:
-        """Attends; `keys`, two for each example, switch dropout on."""
-        attention = dropout(self._weights(x), self.dropout_rate, keys_for(keys, 0), batch_axis=2)
-        value, out = self.value_memory[...], self.out_kernel[...]
-        if self.folded:
-            kernel = jnp.einsum("sk,hkd->shd", value, out)
-            read = attention
-        else:
-            kernel = out.swapaxes(0, 1)
-            read = self._project(value, attention.reshape(len(value), -1))
+        """Attends; `keys`, two for each example, switch dropout on.
+
+        `kernels` are those of `self.kernels()`, for a caller that has formed them before.
+        """
+        first, last, bias = self.kernels() if kernels is None else kernels
+        read = self._weights(x, first)
+        read = dropout(read, self.dropout_rate, keys_for(keys, 0), batch_axis=2)
+        if not self.folded:
+            value = self.value_memory[...]
+            read = self._project(value, read.reshape(len(value), -1))
             read = kept(read.astype(self.dtype))
-        kernel = kernel.reshape(-1, len(x))
-        y = self._project(kernel, read.reshape(len(kernel), -1))
-        bias = jnp.einsum("k,hkd->d", self.value_memory_bias[...], out) + self.out_bias[...]
+        y = self._project(last, read.reshape(len(last), -1))
         y = (y + bias[:, None]).astype(self.dtype).reshape(x.shape)
         return dropout(y, self.dropout_rate, keys_for(keys, 1))
 
@@ -228,8 +244,15 @@ class SelfAttention(nnx.Module):
         """softmax(Q Kᵀ / sqrt(h)), in float32."""
         return _softmax_weights(self._heads(self.query(x)), self._heads(self.key(x)), keep=True)
 
+    def kernels(self) -> None:
+        """Nothing is computed from the parameters alone."""
+
     def __call__(
-        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b 2"] | None = None
+        self,
+        x: Float[Array, "d b n"],
+        *,
+        keys: Key[Array, "b 2"] | None = None,
+        kernels: None = None,
     ) -> Float[Array, "d b n"]:
         """Attends; `keys`, two for each example, switch dropout on.
 

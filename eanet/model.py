@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from eanet import attention as attention_lib
 from eanet import values
-from eanet.attention import ExternalAttention, SelfAttention
+from eanet.attention import ExternalAttention, Kernels, SelfAttention
 from eanet.errors import UserError
 from eanet.layers import LayerNorm, Linear, dropout, keeping_what_is_marked, kept, keys_for
 from eanet.values import Choice, Number, Switch
@@ -145,12 +145,20 @@ class Block(nnx.Module):
         self.mlp = Mlp(embed_dim, mlp_dim, dropout_rate=dropout_rate, **options)
 
     def __call__(
-        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b"] | None = None
+        self,
+        x: Float[Array, "d b n"],
+        *,
+        keys: Key[Array, "b"] | None = None,
+        kernels: Kernels | None = None,
     ) -> Float[Array, "d b n"]:
-        """Mixes and maps the tokens; `keys`, one for each example, switch dropout on."""
+        """Mixes and maps the tokens; `keys`, one for each example, switch dropout on.
+
+        `kernels` are those of the attention, where they were formed before.
+        """
         # Not before the loop over blocks: XLA would look up a key in the stack for every value.
         keys = None if keys is None else _split(keys, 4)
-        x = x + self.attention(self.attention_norm(x), keys=keys_for(keys, slice(0, 2)))
+        normed = self.attention_norm(x)
+        x = x + self.attention(normed, keys=keys_for(keys, slice(0, 2)), kernels=kernels)
         return x + self.mlp(self.mlp_norm(x), keys=keys_for(keys, slice(2, 4)))
 
 
@@ -298,13 +306,16 @@ class EANet(nnx.Module):
             keys = jax.random.split(keys, tokens.shape[1]) if keys.ndim == 0 else keys
             keys = _split(keys, self.depth).swapaxes(0, 1)
 
+        # Of all blocks at once, and not again for the gradients.
+        kernels = jax.vmap(lambda params: nnx.merge(graphdef, params).attention.kernels())(params)
+
         @keeping_what_is_marked
-        def body(tokens: Array, block: tuple[Any, Array | None]) -> tuple[Array, Array | None]:
-            params, keys = block
-            tokens = nnx.merge(graphdef, params)(tokens, keys=keys)
+        def body(tokens: Array, block: tuple[Any, ...]) -> tuple[Array, Array | None]:
+            params, kernels, keys = block
+            tokens = nnx.merge(graphdef, params)(tokens, keys=keys, kernels=kernels)
             return tokens, tokens if keep_all else None
 
-        return jax.lax.scan(body, tokens, (params, keys))
+        return jax.lax.scan(body, tokens, (params, kernels, keys))
 
     def __call__(
         self,

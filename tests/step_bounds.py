@@ -1,16 +1,17 @@
 """Bounds on what a training step of the Keras example costs, in counts that no machine changes.
 
 Recorded with jax 0.10.1, 2 CPU devices, batch 128, 4 images a pass; 1 % above what was counted. XLA
-counts the body of a loop once: that is one block in one pass of one device. Where a change lowers a
+counts the body of a loop once: that is one block in one pass of one device, and the folded kernels of
+all blocks. Where a change lowers a
 count, lower its bound; where one has to raise it, its commit says why.
 """
 
 import pytest
 
 # Of the default config's step as it is handed to XLA, before it fuses anything.
-LOWERED = {"flops": 3.484e8, "bytes accessed": 1.284e9, "transcendentals": 8.311e5}
+LOWERED = {"flops": 3.698e8, "bytes accessed": 1.284e9, "transcendentals": 8.311e5}
 # Of the step without augmentation, after it: what a pass reads and writes, and holds at once.
-COMPILED = {"flops": 3.061e8, "bytes accessed": 1.163e8, "temporary bytes": 2.577e7}
+COMPILED = {"flops": 3.275e8, "bytes accessed": 1.285e8, "temporary bytes": 2.577e7}
 # Random words a step: one for each value that dropout may drop, again for its gradient, and for the
 # attention a third time, to drop it again rather than to keep what was left of it.
 WORDS = 3.050e8
