@@ -194,7 +194,7 @@ def picture(modes: dict[str, Curves]) -> Any:
                 label = "self-attention" if name == "self" else f"external, {name}"
                 axes.loglog(tokens, heights, ".-", color=colour, label=label, base=2)
             axes.set_yscale("log")
-            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if x > 512 else f"{x:g}")
             axes.grid(color="#e8e8e8")
             axes.set_title(f"{mode}: {measure.replace('_', '-')} an image", loc="left", size=9)
             axes.set_xlabel("tokens N", size=8)

@@ -4,7 +4,8 @@ python main.py --config=configs/eanet_cifar100.py
 
 Published by Keras after 50 epochs: 43.9 % top-1, 74.7 % top-5 on test. Measured here after ten (the
 command above with --config.num_epochs=10, seed 0, n = 1): 33.7 % on validation, 34.0 % on test; the
-record is in docs/cifar100_10epochs. An epoch takes about six minutes on 2 cores of an AMD EPYC.
+record is in docs/cifar100_10epochs. On 2 cores of an AMD EPYC (Zen 4) 219 images/s were measured
+(docs/performance.md), which makes an epoch three to four minutes.
 
 Sweeps, each with three seeds but the last, which has ten:
 

@@ -1,9 +1,9 @@
 """Bounds on what a training step of the Keras example costs, in counts that no machine changes.
 
 Recorded with jax 0.10.1, 2 CPU devices, batch 128, 4 images a pass; 1 % above what was counted. XLA
-counts the body of a loop once: that is one block in one pass of one device, and the folded kernels of
-all blocks. Where a change lowers a
-count, lower its bound; where one has to raise it, its commit says why.
+counts the body of a loop once: that is one block in one pass of one device, and what is computed of
+all blocks before it. Where a change lowers a count, lower its bound; where one has to raise it, its
+commit says why.
 """
 
 import pytest
