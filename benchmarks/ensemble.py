@@ -88,11 +88,10 @@ def ensemble(run: Run, members: int) -> tuple[Callable[[int], None], int]:
     def stacked(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * members), tree)
 
-    config, shape = run.config.copy_and_resolve_references(), run.dataset.image_shape
+    config, shape = run.config, run.dataset.image_shape
     in_cache = memory.images_in_cache(config.model, shape, training=True) // members
     images = devices.images_per_pass(run.mesh, config.batch_size, config.microbatch_size, in_cache)
-    config.microbatch_size = images * run.mesh.size
-    run = dataclasses.replace(run, config=config)
+    run = dataclasses.replace(run, pass_size=images)
     steps = jax.vmap(run.make_train_steps(), (0, None, None, 0, 0, None, None, None))
     seeds = np.arange(members, dtype=np.uint32)
     state, order = stacked(run.initial_state()), stacked(run.order(0))

@@ -37,6 +37,7 @@ class Run:
     mesh: jax.sharding.Mesh
     prepare: Prepare
     evaluate: Callable[..., dict[str, float] | None]
+    pass_size: int  # images that a device takes through the model at once, in training
 
     @property
     def seed(self) -> np.uint32:
@@ -82,10 +83,7 @@ class Run:
             self.mesh,
             self.prepare,
             batch_size=config.batch_size,
-            microbatch_size=config.microbatch_size,
-            images_in_cache=memory.images_in_cache(
-                config.model, self.dataset.image_shape, training=True
-            ),
+            pass_size=self.pass_size,
             label_smoothing=config.label_smoothing,
             ema_decay=config.optimizer.ema_decay,
             nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
@@ -147,13 +145,13 @@ def set_up(
         checkpoint_every_steps=config.checkpoint_every_steps,
     )
     mesh = devices.make_mesh(config.batch_size)
-    images = devices.images_per_pass(
+    pass_size = devices.images_per_pass(
         mesh,
         config.batch_size,
         config.microbatch_size,
         memory.images_in_cache(config.model, dataset.image_shape, training=True),
     )
-    memory.check(memory.least_bytes(config.model, dataset.image_shape, images), mesh)
+    memory.check(memory.least_bytes(config.model, dataset.image_shape, pass_size), mesh)
     model = split_model(
         lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
     )
@@ -191,4 +189,5 @@ def set_up(
             ),
             label_smoothing=config.label_smoothing,
         ),
+        pass_size=pass_size,
     )

@@ -123,8 +123,7 @@ def make_train_steps(
     prepare: Prepare,
     *,
     batch_size: int,
-    images_in_cache: int,
-    microbatch_size: int = 0,
+    pass_size: int,
     label_smoothing: float,
     ema_decay: float = 0.0,
     nonfinite_limit: int = 0,
@@ -132,16 +131,16 @@ def make_train_steps(
     """Builds `train_steps(state, images, labels, order, seed, first, start, count)`, jitted.
 
     It runs the steps `first`, ..., `first + count - 1` in one dispatch; the first takes the
-    examples `order[start:][:batch_size]`, the next those that follow. Returned are the new state
-    (the old one is donated), and copies of its sums and of its step. The result does not depend on
-    how the steps are divided into dispatches.
+    examples `order[start:][:batch_size]`, the next those that follow. A device takes
+    `pass_size` of them through the model at once. Returned are the new state (the old one is
+    donated), and copies of its sums and of its step. The result does not depend on how the steps
+    are divided into dispatches.
 
     A step whose loss or gradient is not finite leaves everything as it was but the counters, up to
     `nonfinite_limit` times. Beyond that it is not taken at all: the state stays as it was before
     this step, in this dispatch and in those that follow.
     """
     loss = make_loss(apply, batch_size=batch_size, label_smoothing=label_smoothing)
-    pass_size = devices.images_per_pass(mesh, batch_size, microbatch_size, images_in_cache)
     gradients = make_gradients(loss, mesh, pass_size)
     sharding = devices.split_batch(mesh)
 

@@ -67,7 +67,7 @@ def test_a_run_sizes_the_passes_of_training_and_of_evaluation(monkeypatch):
     images = random_images({"image_shape": (32, 32, 3), "num_classes": 100}, 256)
     run = run_lib.set_up(config, print, dataset=dataset_of(data.Split(*images), 100))
     run.make_train_steps()
-    assert given["make_train_steps"]["images_in_cache"] == 1
+    assert given["make_train_steps"]["pass_size"] == run.pass_size == 2  # the least
     assert given["make_evaluate"]["images_in_cache"] == 4
 
 

@@ -379,7 +379,7 @@ def test_compiled_and_eager_agree_at_full_size():
         mesh,
         prepare,
         batch_size=batch,
-        images_in_cache=4,  # as memory.images_in_cache says
+        pass_size=4,  # as `Run` takes
         label_smoothing=0.1,
     )
     before = jax.tree.map(np.asarray, params)

@@ -107,9 +107,7 @@ def test_every_example_of_every_step_has_a_key_of_its_own():
 
 def test_two_devices_give_what_one_gives_and_passes_what_a_whole_batch_gives(eanet, three_steps):
     """Four images on each of two devices against four passes of two, all that is random on."""
-    one = Training(
-        eanet, num_devices=1, microbatch_size=2, ema_decay=0.9, augmentation=AUGMENTATION
-    )
+    one = Training(eanet, num_devices=1, pass_size=2, ema_decay=0.9, augmentation=AUGMENTATION)
     state, _ = one.train([3])
     assert_close(state.params, three_steps.params)
     assert_close(state.ema, three_steps.ema)

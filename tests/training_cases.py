@@ -92,7 +92,7 @@ class Training:
             self.prepare,
             batch_size=BATCH,
             ema_decay=ema_decay,
-            **{"label_smoothing": 0.1, "images_in_cache": 8, **options},
+            **{"label_smoothing": 0.1, "pass_size": BATCH // num_devices, **options},
         )
         data = make_data()
         self.data = devices.replicate((data.images, data.labels), self.mesh)
