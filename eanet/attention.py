@@ -49,8 +49,8 @@ EPSILON = 1e-9
 Kernels = tuple[Array, Array, Array]
 
 # Of one example in self-attention at once: 1 MB, so that a turn stays in the cache of a core. Four
-# heads take turns from 257 tokens on.
-MOST_WEIGHTS = 2**18
+# heads take turns from 257 tokens on. Fewer queries than these read the keys too often.
+_MOST_WEIGHTS, _LEAST_QUERIES = 2**18, 16
 
 
 @jax.custom_vjp
@@ -263,7 +263,7 @@ class SelfAttention(nnx.Module):
             kept(self._heads(layer(x))) for layer in (self.query, self.key, self.value)
         )
         batch, tokens, heads, _ = query.shape
-        size = max(1, min(tokens, MOST_WEIGHTS // (heads * tokens)))
+        size = queries_a_turn(heads, tokens)
         turns = -(-tokens // size)
 
         def attend(turn: tuple[Array, Array]) -> Array:
@@ -284,6 +284,12 @@ class SelfAttention(nnx.Module):
             mixed = mixed.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
         mixed = mixed.transpose(2, 3, 0, 1).reshape(-1, batch, tokens)
         return dropout(self.out(kept(mixed)), self.dropout_rate, keys_for(keys, 1))
+
+
+def queries_a_turn(num_heads: int, tokens: int) -> int:
+    """How many tokens of an example ask at once in self-attention."""
+    most = _MOST_WEIGHTS // max(1, num_heads * tokens)
+    return min(tokens, max(_LEAST_QUERIES, most))
 
 
 def _softmax_weights(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from eanet.attention import MOST_WEIGHTS
+from eanet.attention import queries_a_turn
 from eanet.devices import LAST_CACHE, SECOND_CACHE
 from eanet.errors import UserError
 from eanet.host import physical_memory
@@ -37,9 +37,9 @@ def attention_bytes(model: Mapping[str, Any], image_shape: tuple[int, int, int])
     """
     height, width, _ = image_shape
     tokens = (height // model["patch_size"]) * (width // model["patch_size"])
-    if model["attention"] == "external":
-        return 4 * tokens * model["num_heads"] * model["memory_size"]
-    return 4 * min(tokens * model["num_heads"] * tokens, MOST_WEIGHTS)
+    heads, external = model["num_heads"], model["attention"] == "external"
+    columns = model["memory_size"] if external else queries_a_turn(heads, tokens)
+    return 4 * tokens * heads * columns
 
 
 def images_in_cache(
