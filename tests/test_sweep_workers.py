@@ -65,6 +65,17 @@ def states(directory):
     return {run.name: run.state for run in sweep_files.read_sweep(directory).runs}
 
 
+def in_the_middle(directory):
+    """Whether a run that is not the first has begun and, at two epochs a run, is far from its end.
+
+    What is sent then meets a run at work, however late it arrives.
+    """
+    begun = (directory / "sweep.json").exists()
+    runs = sweep_files.read_sweep(directory).runs if begun else ()
+    states = {run.state for run in runs if run.state != "unfinished" or 0.1 < run.epoch < 0.5}
+    return {"done", "unfinished"} <= states
+
+
 def test_what_goes_wrong_in_one_run_is_recorded_and_stops_no_other(sweeping, tmp_path):
     said = finish(sweeping("seed=0,77,78,1"))
     assert states(tmp_path / "sweep") == {
@@ -84,9 +95,9 @@ def test_what_goes_wrong_in_one_run_is_recorded_and_stops_no_other(sweeping, tmp
 
 @pytest.mark.slow
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(sweeping, tmp_path):
-    sweep = f"{SIX};num_epochs=0.6"
+    sweep = f"{SIX};num_epochs=2"
     process = sweeping(sweep)
-    wait_for(lambda: len(trace(tmp_path)) >= 3, process)  # the first has ended, others run
+    wait_for(lambda: in_the_middle(tmp_path / "sweep"), process)
     process.send_signal(signal.SIGINT)
     said = finish(process, 130)
     assert said.endswith("sweep interrupted: the same command goes on\n")
@@ -161,15 +172,10 @@ def postgresql():
 @pytest.mark.slow
 def test_two_hosts_share_a_queue_in_postgresql(sweeping, tmp_path, postgresql):
     """Each in a directory of its own, so that neither sees the other's files and locks."""
-    sweep = f"{SIX};num_epochs=0.6"
+    sweep = f"{SIX};num_epochs=2"
     hosts = [tmp_path / "a" / "sweep", tmp_path / "b" / "sweep"]
     processes = [sweeping(sweep, host, storage=postgresql, workers=1) for host in hosts]
-
-    def in_the_middle():  # of a run that is not the first
-        runs = sweep_files.read_sweep(hosts[0]).runs if len(trace(tmp_path)) > 3 else ()
-        return any(run.state == "unfinished" and 0.1 < run.epoch < 0.3 for run in runs)
-
-    wait_for(in_the_middle, processes[0])
+    wait_for(lambda: in_the_middle(hosts[0]), processes[0])
     processes[0].kill()  # the other hears nothing of it any more
     said = finish(processes[1])
     assert "its worker died, waits again" in said and "6 runs: 6 done" in said
