@@ -137,6 +137,12 @@ CASES = {
     "train_no_dropout": Case("Training, no dropout", {"model.dropout_rate": 0.0}),
     "train_augmented": Case("Training, dropout and augmentation", augmented=True),
     "evaluate": Case("Evaluation", evaluated=1024),
+    # The fused kernels of torch have no dropout on a CPU.
+    "self_attention": Case(
+        "Training with self-attention, no dropout",
+        {"model.attention": "self", "model.num_heads": 4, "model.dropout_rate": 0.0},
+        contestants=OURS | {name: PEERS[name] for name in ("torch", "torch-compile")},
+    ),
     "batch_sizes": Case(
         "Training, by batch size", contestants=_ours("batch_size", (128, 16, 32, 64, 256, 512))
     ),

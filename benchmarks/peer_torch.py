@@ -38,13 +38,44 @@ class ExternalAttention(nn.Module):
         return self.dropout(self.out(read.transpose(1, 2).flatten(2)))
 
 
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, `[B, N, d]` to `[B, N, d]`, by torch's fused kernels."""
+
+    def __init__(self, embed_dim: int, num_heads: int, head_dim: int, dropout_rate: float):
+        super().__init__()
+        self.num_heads = num_heads
+        self.projections = nn.Linear(embed_dim, 3 * num_heads * head_dim)
+        self.out = nn.Linear(num_heads * head_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends."""
+        heads = self.projections(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        rate = self.dropout.p if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(*heads, dropout_p=rate)
+        return self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+
+
 class Block(nn.Module):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
 
-    def __init__(self, embed_dim: int, mlp_dim: int, dropout_rate: float, **attention: int):
+    def __init__(
+        self,
+        embed_dim: int,
+        mlp_dim: int,
+        dropout_rate: float,
+        attention: str,
+        num_heads: int,
+        head_dim: int,
+        memory_size: int,
+    ):
         super().__init__()
         self.attention_norm = nn.LayerNorm(embed_dim)
-        self.attention = ExternalAttention(embed_dim, dropout_rate=dropout_rate, **attention)
+        heads = (embed_dim, num_heads, head_dim)
+        if attention == "external":
+            self.attention = ExternalAttention(*heads, memory_size, dropout_rate)
+        else:
+            self.attention = SelfAttention(*heads, dropout_rate)
         self.mlp = nn.Sequential(
             nn.LayerNorm(embed_dim),
             nn.Linear(embed_dim, mlp_dim),
@@ -90,7 +121,7 @@ class EANet(nn.Module):
         return self.head(self.blocks(x).mean(dim=1))
 
 
-BLOCK_KEYS = ("num_heads", "head_dim", "memory_size", "mlp_dim", "dropout_rate")
+BLOCK_KEYS = ("attention", "num_heads", "head_dim", "memory_size", "mlp_dim", "dropout_rate")
 
 
 def prepare(task: dict[str, Any]) -> Prepared:

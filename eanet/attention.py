@@ -48,9 +48,9 @@ EPSILON = 1e-9
 # Of `ExternalAttention.kernels`.
 Kernels = tuple[Array, Array, Array]
 
-# Of one example in self-attention at once: 1 MB, so that a turn stays in the cache of a core. Four
-# heads take turns from 257 tokens on. Fewer queries than these read the keys too often.
-_MOST_WEIGHTS, _LEAST_QUERIES = 2**18, 16
+# Of one example in self-attention at once: 512 kB, so that a turn stays in the cache of a core.
+# Fewer queries than these read the keys too often.
+_MOST_WEIGHTS, _LEAST_QUERIES = 2**17, 32
 
 
 @jax.custom_vjp
@@ -237,8 +237,8 @@ class SelfAttention(nnx.Module):
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
 
-    def _heads(self, x: Float[Array, "width b n"]) -> Float[Array, "b n heads h"]:
-        return x.reshape(self.num_heads, -1, *x.shape[1:]).transpose(2, 3, 0, 1)
+    def _heads(self, x: Float[Array, "width b n"]) -> Float[Array, "b heads h n"]:
+        return x.reshape(self.num_heads, -1, *x.shape[1:]).transpose(2, 0, 1, 3)
 
     def weights(self, x: Float[Array, "d b n"]) -> Float[Array, "b heads n n"]:
         """softmax(Q Kᵀ / sqrt(h)), in float32."""
@@ -262,7 +262,7 @@ class SelfAttention(nnx.Module):
         query, key, value = (
             kept(self._heads(layer(x))) for layer in (self.query, self.key, self.value)
         )
-        batch, tokens, heads, _ = query.shape
+        batch, heads, _, tokens = query.shape
         size = queries_a_turn(heads, tokens)
         turns = -(-tokens // size)
 
@@ -273,29 +273,30 @@ class SelfAttention(nnx.Module):
                 dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
             weights = _softmax_weights(asking, key, keep=turns == 1)
             weights = dropout(weights, self.dropout_rate, dropout_keys, batch_axis=0)
-            return jnp.einsum("bhqt,bthk->bqhk", weights.astype(value.dtype), value)
+            return jnp.einsum("bhkt,bhqt->bhkq", value, weights.astype(value.dtype))
 
         if turns == 1:
             mixed = attend((query, jnp.int32(0)))
         else:
-            padded = jnp.pad(query, ((0, 0), (0, turns * size - tokens), (0, 0), (0, 0)))
-            asking = padded.reshape(batch, turns, size, heads, -1).swapaxes(0, 1)
+            padded = jnp.pad(query, ((0, 0), (0, 0), (0, 0), (0, turns * size - tokens)))
+            asking = padded.reshape(batch, heads, -1, turns, size).transpose(3, 0, 1, 2, 4)
             mixed = jax.lax.map(jax.checkpoint(attend), (asking, jnp.arange(turns)))
-            mixed = mixed.swapaxes(0, 1).reshape(padded.shape)[:, :tokens]
-        mixed = mixed.transpose(2, 3, 0, 1).reshape(-1, batch, tokens)
+            mixed = mixed.transpose(1, 2, 3, 0, 4).reshape(padded.shape)[..., :tokens]
+        mixed = mixed.transpose(1, 2, 0, 3).reshape(-1, batch, tokens)
         return dropout(self.out(kept(mixed)), self.dropout_rate, keys_for(keys, 1))
 
 
 def queries_a_turn(num_heads: int, tokens: int) -> int:
-    """How many tokens of an example ask at once in self-attention."""
-    most = _MOST_WEIGHTS // max(1, num_heads * tokens)
-    return min(tokens, max(_LEAST_QUERIES, most))
+    """How many tokens of an example ask at once in self-attention; turns are about equally long."""
+    most = max(_LEAST_QUERIES, _MOST_WEIGHTS // max(1, num_heads * tokens))
+    turns = max(1, -(-tokens // most))
+    return -(-tokens // turns)
 
 
 def _softmax_weights(
-    query: Float[Array, "b q heads h"], key: Float[Array, "b t heads h"], *, keep: bool
+    query: Float[Array, "b heads h q"], key: Float[Array, "b heads h t"], *, keep: bool
 ) -> Float[Array, "b heads q t"]:
     """What the softmax has `kept` would be stored of all turns together, hence `keep`."""
-    query = query / math.sqrt(query.shape[-1])
-    logits = jnp.einsum("bqhk,bthk->bhqt", query, key, preferred_element_type=jnp.float32)
+    query = query / math.sqrt(query.shape[2])
+    logits = jnp.einsum("bhkq,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
     return softmax(logits, -1) if keep else jax.nn.softmax(logits, -1)

@@ -62,6 +62,10 @@ def test_cases_change_the_config_and_nothing_else():
     assert CASES["train_augmented"].task(config, ours)["config"] == config.to_dict()
     wide = CASES["batch_sizes"].contestants["batch_size 512"]
     assert CASES["batch_sizes"].task(config, wide)["config"]["batch_size"] == 512
+    own = CASES["self_attention"]
+    assert list(own.contestants) == ["eanet", "torch", "torch-compile"]
+    assert own.task(config, peer)["config"]["model"]["attention"] == "self"
+    assert own.lacks(config, peer) is None
     assert config.to_json() == before
     assert CASES["train"].lacks(config, peer) is None
     assert CASES["train_augmented"].lacks(config, peer) == "no augmentation"
