@@ -50,7 +50,7 @@ Kernels = tuple[Array, Array, Array]
 
 # Of one example in self-attention at once: 512 kB, so that a turn stays in the cache of a core.
 # Fewer queries than these read the keys too often.
-_MOST_WEIGHTS, _LEAST_QUERIES = 2**17, 32
+_MOST_WEIGHTS, _LEAST_QUERIES = 2**17, 16
 
 
 @jax.custom_vjp
@@ -237,12 +237,16 @@ class SelfAttention(nnx.Module):
         self.num_heads = num_heads
         self.dropout_rate = dropout_rate
 
-    def _heads(self, x: Float[Array, "width b n"]) -> Float[Array, "b heads h n"]:
-        return x.reshape(self.num_heads, -1, *x.shape[1:]).transpose(2, 0, 1, 3)
+    def _heads(self, x: Float[Array, "width b n"]) -> Float[Array, "bh h n"]:
+        """Heads of all examples on one axis: XLA:CPU multiplies slowly beside an axis of one."""
+        x = x.reshape(self.num_heads, -1, *x.shape[1:]).transpose(2, 0, 1, 3)
+        return x.reshape(-1, *x.shape[2:])
 
     def weights(self, x: Float[Array, "d b n"]) -> Float[Array, "b heads n n"]:
         """softmax(Q Kᵀ / sqrt(h)), in float32."""
-        return _softmax_weights(self._heads(self.query(x)), self._heads(self.key(x)), keep=True)
+        query, key = self._heads(self.query(x)), self._heads(self.key(x))
+        weights = _softmax_weights(query, key, keep=True)
+        return weights.reshape(-1, self.num_heads, *weights.shape[1:])
 
     def kernels(self) -> None:
         """Nothing is computed from the parameters alone."""
@@ -262,8 +266,8 @@ class SelfAttention(nnx.Module):
         query, key, value = (
             kept(self._heads(layer(x))) for layer in (self.query, self.key, self.value)
         )
-        batch, heads, _, tokens = query.shape
-        size = queries_a_turn(heads, tokens)
+        batch, tokens = x.shape[1:]
+        size = queries_a_turn(self.num_heads, tokens)
         turns = -(-tokens // size)
 
         def attend(turn: tuple[Array, Array]) -> Array:
@@ -272,17 +276,19 @@ class SelfAttention(nnx.Module):
             if dropout_keys is not None and turns > 1:
                 dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
             weights = _softmax_weights(asking, key, keep=turns == 1)
-            weights = dropout(weights, self.dropout_rate, dropout_keys, batch_axis=0)
-            return jnp.einsum("bhkt,bhqt->bhkq", value, weights.astype(value.dtype))
+            by_example = weights.reshape(batch, self.num_heads, size, tokens)
+            by_example = dropout(by_example, self.dropout_rate, dropout_keys, batch_axis=0)
+            weights = by_example.reshape(weights.shape).astype(value.dtype)
+            return jnp.einsum("bht,bqt->bhq", value, weights)
 
         if turns == 1:
             mixed = attend((query, jnp.int32(0)))
         else:
-            padded = jnp.pad(query, ((0, 0), (0, 0), (0, 0), (0, turns * size - tokens)))
-            asking = padded.reshape(batch, heads, -1, turns, size).transpose(3, 0, 1, 2, 4)
+            padded = jnp.pad(query, ((0, 0), (0, 0), (0, turns * size - tokens)))
+            asking = padded.reshape(*query.shape[:2], turns, size).transpose(2, 0, 1, 3)
             mixed = jax.lax.map(jax.checkpoint(attend), (asking, jnp.arange(turns)))
-            mixed = mixed.transpose(1, 2, 3, 0, 4).reshape(padded.shape)[..., :tokens]
-        mixed = mixed.transpose(1, 2, 0, 3).reshape(-1, batch, tokens)
+            mixed = mixed.transpose(1, 2, 0, 3).reshape(padded.shape)[..., :tokens]
+        mixed = mixed.reshape(batch, -1, tokens).swapaxes(0, 1)
         return dropout(self.out(kept(mixed)), self.dropout_rate, keys_for(keys, 1))
 
 
@@ -294,9 +300,9 @@ def queries_a_turn(num_heads: int, tokens: int) -> int:
 
 
 def _softmax_weights(
-    query: Float[Array, "b heads h q"], key: Float[Array, "b heads h t"], *, keep: bool
-) -> Float[Array, "b heads q t"]:
+    query: Float[Array, "bh h q"], key: Float[Array, "bh h t"], *, keep: bool
+) -> Float[Array, "bh q t"]:
     """What the softmax has `kept` would be stored of all turns together, hence `keep`."""
-    query = query / math.sqrt(query.shape[2])
-    logits = jnp.einsum("bhkq,bhkt->bhqt", query, key, preferred_element_type=jnp.float32)
+    query = query / math.sqrt(query.shape[1])
+    logits = jnp.einsum("bhq,bht->bqt", query, key, preferred_element_type=jnp.float32)
     return softmax(logits, -1) if keep else jax.nn.softmax(logits, -1)

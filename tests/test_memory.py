@@ -44,7 +44,7 @@ def test_the_least_is_no_more_than_what_a_model_holds(attention):
         ({"depth": 32}, 1, 4),
         ({"memory_size": 64}, 1, 1),
         ({"patch_size": 4}, 16, 16),
-        ({"attention": "self"}, 2, 2),  # 32 queries at once
+        ({"attention": "self"}, 2, 2),
         ({"patch_size": 64}, 8388608 // 8, 1048576),
     ],
 )
