@@ -24,6 +24,7 @@ RULES = (
     ("normalisation", "eanet/attention.py", "normalize"),
     ("normalisation", "eanet/attention.py", "_double_normalization"),
     ("normalisation", "eanet/attention.py", "_softmax_weights"),
+    ("normalisation", "eanet/attention.py", "ExternalAttention._normalize"),
     ("attention products", "eanet/attention.py", "ExternalAttention."),
     ("attention products", "eanet/attention.py", "SelfAttention."),
     ("layer norms", "eanet/layers.py", "LayerNorm."),

@@ -26,10 +26,12 @@ division over the *units* then undoes the scale of a unit that matches everythin
 external attention are `kernel.T @ x`. No nonlinearity stands between `W_in` and `M_k`, nor between
 `M_v` and `W_out`. Their products hold no batch axis and are formed once a pass wherever that costs
 fewer multiply-adds: same function, same gradients, and the intermediates of width H·h are never
-written.
+written. Where it costs more, which is where S is large, heads take turns, so that the weights of
+one at a time are there; they are computed again for the gradients.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -53,8 +55,8 @@ Kernels = tuple[Array, Array, Array]
 _MOST_WEIGHTS, _LEAST_QUERIES = 2**17, 16
 
 
-@jax.custom_vjp
-def double_normalization(logits: Float[Array, "s h b n"]) -> Float[Array, "s h b n"]:
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def double_normalization(logits: Float[Array, "s h b n"], keep: bool) -> Float[Array, "s h b n"]:
     """Softmax over the tokens n, then division by `EPSILON +` the sum over the units s."""
     return _double_normalization(logits)[0]
 
@@ -65,12 +67,14 @@ def _double_normalization(logits):
     return weights / sums, sums
 
 
-def _double_normalization_forward(logits):
-    attention, sums = map(kept, _double_normalization(logits))
+def _double_normalization_forward(logits, keep):
+    attention, sums = _double_normalization(logits)
+    if keep:
+        attention, sums = kept(attention), kept(sums)
     return attention, (attention, sums)
 
 
-def _double_normalization_backward(saved, gradient):
+def _double_normalization_backward(keep, saved, gradient):
     attention, sums = saved
     # Through the division: the gradient with respect to the softmax, times its value.
     inner = attention * (gradient - jnp.sum(gradient * attention, axis=0, keepdims=True))
@@ -81,11 +85,20 @@ def _double_normalization_backward(saved, gradient):
 double_normalization.defvjp(_double_normalization_forward, _double_normalization_backward)
 
 
-def normalize(logits: Float[Array, "s h b n"], norm: str) -> Float[Array, "s h b n"]:
-    """Attention weights from logits: over tokens and units, over tokens only, or units only."""
+def normalize(logits: Float[Array, "s h b n"], norm: str, *, keep: bool) -> Float[Array, "s h b n"]:
+    """Attention weights from logits: over tokens and units, over tokens only, or units only.
+
+    They are `kept` where `keep`; of turns they would be stored of all together.
+    """
     if norm == "double":
-        return double_normalization(logits)
-    return softmax(logits, {"softmax_tokens": 3, "softmax_memory": 0}[norm])
+        return double_normalization(logits, keep)
+    return softmax(logits, {"softmax_tokens": 3, "softmax_memory": 0}[norm], keep)
+
+
+def is_folded(embed_dim: int, head_dim: int, memory_size: int) -> bool:
+    """Whether folded products of external attention cost no more multiply-adds than the others."""
+    # Per token and head of one product, against those of the two it replaces.
+    return embed_dim * memory_size <= head_dim * (embed_dim + memory_size)
 
 
 class ExternalAttention(nnx.Module):
@@ -139,8 +152,7 @@ class ExternalAttention(nnx.Module):
         self.norm = norm
         self.dropout_rate = dropout_rate
         self.dtype = dtype
-        # Multiply-adds per token and head of one product, against those of the two it replaces.
-        self.folded = embed_dim * memory_size <= head_dim * (embed_dim + memory_size)
+        self.folded = is_folded(embed_dim, head_dim, memory_size)
 
     def kernels(self) -> Kernels:
         """What is computed from the parameters alone: first and last kernel, and the last bias."""
@@ -150,30 +162,48 @@ class ExternalAttention(nnx.Module):
             first = jnp.einsum("dhk,ks->dsh", query, memory)
             last = jnp.einsum("sk,hkd->shd", value, out)
         else:
-            first, last = query.swapaxes(1, 2), out.swapaxes(0, 1)
+            first, last = query, out
         bias = jnp.einsum("k,hkd->d", self.value_memory_bias[...], out) + self.out_bias[...]
         embed_dim = len(bias)
         return first.reshape(embed_dim, -1), last.reshape(-1, embed_dim), bias
 
-    def _weights(
-        self, x: Float[Array, "d b n"], kernel: Float[Array, "d width"]
+    def _normalize(
+        self, logits: Float[Array, "s h b n"], query_bias: Float[Array, "h k"], *, keep: bool
     ) -> Float[Array, "s h b n"]:
-        """The normalised attention; tokens are the minor axis, so all loops over it vectorise."""
-        logits = self._project(kernel, x.reshape(len(x), -1))
-        memory = self.key_memory[...]
-        if not self.folded:
-            queries = kept(logits.astype(self.dtype))
-            logits = self._project(memory, queries.reshape(len(memory), -1))
-        logits = logits.reshape(memory.shape[1], -1, *x.shape[1:])
         if self.norm == "softmax_memory":
             # A softmax over the tokens cancels what is constant per unit; this one does not.
-            constant = memory.T @ self.query_bias[...].T + self.key_memory_bias[:, None]
+            constant = self.key_memory[...].T @ query_bias.T + self.key_memory_bias[:, None]
             logits += constant[:, :, None, None]
-        return normalize(logits, self.norm)
+        return normalize(logits, self.norm, keep=keep)
+
+    def _weights_of_all(
+        self, x: Float[Array, "d b n"], kernel: Float[Array, "d width"]
+    ) -> Float[Array, "s h b n"]:
+        """By folded products; tokens are the minor axis, so that all loops over it vectorise."""
+        logits = self._project(kernel, x.reshape(len(x), -1))
+        logits = logits.reshape(len(self.key_memory_bias), -1, *x.shape[1:])
+        return self._normalize(logits, self.query_bias[...], keep=True)
+
+    def _queries(
+        self, x: Float[Array, "d b n"], kernel: Float[Array, "d width"]
+    ) -> Float[Array, "h k b n"]:
+        queries = kept(self._project(kernel, x.reshape(len(x), -1)).astype(self.dtype))
+        return queries.reshape(*self.query_bias.shape, *x.shape[1:])
+
+    def _weights_of_head(
+        self, queries: Float[Array, "k b n"], query_bias: Float[Array, " k"]
+    ) -> Float[Array, "s 1 b n"]:
+        logits = self._project(self.key_memory[...], queries.reshape(len(queries), -1))
+        logits = logits.reshape(-1, 1, *queries.shape[1:])
+        return self._normalize(logits, query_bias[None], keep=False)
 
     def weights(self, x: Float[Array, "d b n"]) -> Float[Array, "b h n s"]:
         """The normalised attention A of every head, token and unit, in float32."""
-        return self._weights(x, self.kernels()[0]).transpose(2, 1, 3, 0)
+        first, _, _ = self.kernels()
+        if self.folded:
+            return self._weights_of_all(x, first).transpose(2, 1, 3, 0)
+        weights = jax.vmap(self._weights_of_head)(self._queries(x, first), self.query_bias[...])
+        return weights[:, :, 0].transpose(2, 0, 3, 1)
 
     def __call__(
         self,
@@ -187,12 +217,22 @@ class ExternalAttention(nnx.Module):
         `kernels` are those of `self.kernels()`, for a caller that has formed them before.
         """
         first, last, bias = self.kernels() if kernels is None else kernels
-        read = self._weights(x, first)
-        read = dropout(read, self.dropout_rate, keys_for(keys, 0), batch_axis=2)
-        if not self.folded:
+        dropout_keys = keys_for(keys, 0)
+
+        def read_head(turn: tuple[Array, Array, Array]) -> Array:
+            queries, query_bias, index = turn
+            read = self._weights_of_head(queries, query_bias)
+            read = dropout(read, self.dropout_rate, _of_turn(dropout_keys, index), batch_axis=2)
             value = self.value_memory[...]
-            read = self._project(value, read.reshape(len(value), -1))
-            read = kept(read.astype(self.dtype))
+            return self._project(value, read.reshape(len(value), -1)).astype(self.dtype)
+
+        if self.folded:
+            read = self._weights_of_all(x, first)
+            read = dropout(read, self.dropout_rate, dropout_keys, batch_axis=2)
+        else:
+            queries, query_bias = self._queries(x, first), self.query_bias[...]
+            turns = (queries, query_bias, jnp.arange(len(queries)))
+            read = kept(jax.lax.map(jax.checkpoint(read_head), turns))
         y = self._project(last, read.reshape(len(last), -1))
         y = (y + bias[:, None]).astype(self.dtype).reshape(x.shape)
         return dropout(y, self.dropout_rate, keys_for(keys, 1))
@@ -272,9 +312,7 @@ class SelfAttention(nnx.Module):
 
         def attend(turn: tuple[Array, Array]) -> Array:
             asking, index = turn
-            dropout_keys = keys_for(keys, 0)
-            if dropout_keys is not None and turns > 1:
-                dropout_keys = jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
+            dropout_keys = _of_turn(keys_for(keys, 0), index)
             weights = _softmax_weights(asking, key, keep=turns == 1)
             by_example = weights.reshape(batch, self.num_heads, size, tokens)
             by_example = dropout(by_example, self.dropout_rate, dropout_keys, batch_axis=0)
@@ -292,6 +330,10 @@ class SelfAttention(nnx.Module):
         return dropout(self.out(kept(mixed)), self.dropout_rate, keys_for(keys, 1))
 
 
+def _of_turn(keys: Key[Array, " b"] | None, index: Array) -> Key[Array, " b"] | None:
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+
+
 def queries_a_turn(num_heads: int, tokens: int) -> int:
     """How many tokens of an example ask at once in self-attention; turns are about equally long."""
     most = max(_LEAST_QUERIES, _MOST_WEIGHTS // max(1, num_heads * tokens))
@@ -302,7 +344,6 @@ def queries_a_turn(num_heads: int, tokens: int) -> int:
 def _softmax_weights(
     query: Float[Array, "bh h q"], key: Float[Array, "bh h t"], *, keep: bool
 ) -> Float[Array, "bh q t"]:
-    """What the softmax has `kept` would be stored of all turns together, hence `keep`."""
     query = query / math.sqrt(query.shape[1])
     logits = jnp.einsum("bhq,bht->bqt", query, key, preferred_element_type=jnp.float32)
-    return softmax(logits, -1) if keep else jax.nn.softmax(logits, -1)
+    return softmax(logits, -1, keep)

@@ -137,18 +137,20 @@ def _normalize_backward(epsilon, saved, gradient):
 _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def softmax(logits: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """Softmax over an axis; its value is all that its gradient needs."""
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def softmax(logits: Float[Array, "..."], axis: int, keep: bool) -> Float[Array, "..."]:
+    """Softmax over an axis; its value is all that its gradient needs, and `kept` where `keep`."""
     return jax.nn.softmax(logits, axis)
 
 
-def _softmax_forward(logits, axis):
-    weights = kept(jax.nn.softmax(logits, axis))
+def _softmax_forward(logits, axis, keep):
+    weights = jax.nn.softmax(logits, axis)
+    if keep:
+        weights = kept(weights)
     return weights, weights
 
 
-def _softmax_backward(axis, weights, gradient):
+def _softmax_backward(axis, keep, weights, gradient):
     inner = weights * gradient
     return (inner - weights * jnp.sum(inner, axis, keepdims=True),)
 

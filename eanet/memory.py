@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from eanet.attention import queries_a_turn
+from eanet.attention import is_folded, queries_a_turn
 from eanet.devices import LAST_CACHE, SECOND_CACHE
 from eanet.errors import UserError
 from eanet.host import physical_memory
@@ -28,18 +28,28 @@ def of_device(mesh: Mesh) -> int:
     return statistics.get("bytes_limit", physical_memory() // mesh.size)
 
 
-def attention_bytes(model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> int:
-    """Of the attention weights of one image in one block that exist at once, in float32.
+def attention_bytes(model: Mapping[str, Any], image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Of attention for one image in one block, in float32.
 
     Args:
       model: the arguments of `eanet.model.EANet`.
       image_shape: height, width and channels.
+
+    Returns:
+      The weights that exist at once, and what is stored for the gradients.
     """
     height, width, _ = image_shape
     tokens = (height // model["patch_size"]) * (width // model["patch_size"])
-    heads, external = model["num_heads"], model["attention"] == "external"
-    columns = model["memory_size"] if external else queries_a_turn(heads, tokens)
-    return 4 * tokens * heads * columns
+    heads, head_dim, units = model["num_heads"], model["head_dim"], model["memory_size"]
+    if model["attention"] == "self":
+        # Queries, keys, values and what is read.
+        weights, stored = heads * queries_a_turn(heads, tokens), 4 * heads * head_dim
+    elif is_folded(model["embed_dim"], head_dim, units):
+        weights = stored = heads * units
+    else:
+        # Queries and what is read; heads take turns.
+        weights, stored = units, 2 * heads * head_dim
+    return 4 * tokens * weights, 4 * tokens * stored
 
 
 def images_in_cache(
@@ -47,10 +57,12 @@ def images_in_cache(
 ) -> int:
     """How many images' attention fits the caches of a core.
 
-    Evaluation reads it again in the next operation, training again after all other blocks.
+    Either array is read again in the next operation, and in training what is stored is read after
+    all other blocks.
     """
-    block = max(1, attention_bytes(model, image_shape))  # a patch size too large leaves no token
-    return LAST_CACHE // (block * model["depth"]) if training else SECOND_CACHE // block
+    weights, stored = attention_bytes(model, image_shape)
+    images = SECOND_CACHE // max(1, weights, stored)  # a patch size too large leaves no token
+    return min(images, LAST_CACHE // max(1, stored * model["depth"])) if training else images
 
 
 def least_bytes(
@@ -68,8 +80,8 @@ def least_bytes(
     projections = 2 if model["attention"] == "external" else 4
     inner = projections * model["num_heads"] * model["head_dim"] + 2 * model["mlp_dim"]
     parameters = model["depth"] * model["embed_dim"] * inner
-    # The backward pass needs the attention of every block, or makes it anew in turns.
-    activations = num_images * model["depth"] * attention_bytes(model, image_shape)
+    weights, stored = attention_bytes(model, image_shape)
+    activations = num_images * max(weights, model["depth"] * stored)
     return _COPIES * parameters * np.dtype(model["param_dtype"]).itemsize + activations
 
 

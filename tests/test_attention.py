@@ -125,8 +125,9 @@ def test_values_and_all_gradients_are_those_of_the_plain_formula(case):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_weights_are_the_normalised_attention_in_float32(norm):
-    module, x = make(norm=norm)
+@pytest.mark.parametrize("shape", [FOLDED, UNFOLDED])
+def test_weights_are_the_normalised_attention_in_float32(shape, norm):
+    module, x = make(shape, norm)
     expected = reference.external_weights(
         reference.to_float64(parameters(module)), np.asarray(x, np.float64), norm
     )
@@ -223,6 +224,21 @@ def test_attention_dropout_removes_single_weights_of_single_heads():
     kept = read != 0
     np.testing.assert_allclose(read[kept], weights[kept] / 0.75**2, rtol=1e-4)
     assert abs(kept.mean() - 0.75**2) < 0.05
+
+
+@pytest.mark.parametrize("shape", [FOLDED, UNFOLDED])
+def test_each_head_drops_by_itself(shape):
+    """Of two equal heads that are subtracted from each other nothing is left but what differs."""
+    module, x = make(shape, dropout_rate=0.5)
+    for parameter in (module.query_kernel, module.query_bias):
+        first = jnp.take(parameter[...], 0, axis=-2)[..., None, :]
+        parameter[...] = jnp.broadcast_to(first, parameter.shape)
+    out = module.out_kernel[...]
+    module.out_kernel[...] = jnp.stack([out[0], -out[0]])
+    module.out_bias[...] = jnp.zeros_like(module.out_bias)
+    assert np.abs(call(module, x)).max() < 1e-6
+    y = np.asarray(call(module, x, jax.random.split(random_key(0), (2, 2))))
+    assert np.mean(np.abs(y) > 1e-3) > 0.3
 
 
 @pytest.mark.parametrize("shape", [FOLDED, UNFOLDED])

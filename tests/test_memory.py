@@ -1,6 +1,4 @@
-import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -29,12 +27,8 @@ SIZES = {
 def test_the_least_is_no_more_than_what_a_model_holds(attention):
     options = SIZES | {"attention": attention}
     model = nnx.eval_shape(lambda: EANet(3, SHAPE, **options, rngs=nnx.Rngs(0)))
-    without_images = memory.least_bytes(options, SHAPE, 0)
-    assert 0 < without_images <= 3 * 4 * costs.count_parameters(model)
-    images = jax.ShapeDtypeStruct((5, *SHAPE), jnp.float32)
-    maps = nnx.eval_shape(lambda model, images: model.attention_maps(images), model, images)
-    of_maps = 4 * sum(np.prod(x.shape) for x in maps)
-    assert memory.least_bytes(options, SHAPE, 5) - without_images == of_maps
+    least = memory.least_bytes(options, SHAPE, 0)
+    assert 0 < least <= 3 * 4 * costs.count_parameters(model)
 
 
 @pytest.mark.parametrize(
@@ -42,9 +36,10 @@ def test_the_least_is_no_more_than_what_a_model_holds(attention):
     [
         ({}, 4, 4),
         ({"depth": 32}, 1, 4),
-        ({"memory_size": 64}, 1, 1),
+        ({"memory_size": 64}, 2, 2),
         ({"patch_size": 4}, 16, 16),
-        ({"attention": "self"}, 2, 2),
+        ({"attention": "self"}, 1, 1),
+        ({"attention": "self", "num_heads": 4}, 2, 2),
         ({"patch_size": 64}, 8388608 // 8, 1048576),
     ],
 )

@@ -9,7 +9,7 @@ import reference
 import step_bounds
 from flax import nnx
 
-from eanet import devices, steps
+from eanet import devices, memory, steps
 from eanet.batches import make_prepare, normalizer
 from eanet.costs import count_parameters
 from eanet.errors import UserError
@@ -317,23 +317,44 @@ def test_the_compiler_is_not_one_that_mixes_up_many_rows():
     np.testing.assert_array_equal(jax.jit(squares)(x), np.arange(32_769.0, dtype=np.float32) ** 2)
 
 
+def temporary_bytes(shape, images=1, **options):
+    """Of the gradients of a model."""
+    options = {**SMALL, "dropout_rate": 0.0, **options}
+    model = split_model(lambda rngs: EANet(5, shape, rngs=rngs, **options))
+
+    def loss(params, images):
+        return jnp.sum(model.apply(params, images))
+
+    params = jax.eval_shape(model.init, 0)
+    images = jax.ShapeDtypeStruct((images, *shape), jnp.float32)
+    program = jax.jit(jax.grad(loss)).lower(params, images).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
 def test_memory_of_training_self_attention_is_linear_in_the_tokens():
-    def temporary_bytes(side):
-        """Of the gradients of a model whose weights from token to token take turns."""
-        shape = (side, side, 3)
-        options = {**SMALL, "patch_size": 1, "attention": "self", "dropout_rate": 0.0}
-        model = split_model(lambda rngs: EANet(5, shape, rngs=rngs, **options))
-
-        def loss(params, images):
-            return jnp.sum(model.apply(params, images))
-
-        params = jax.eval_shape(model.init, 0)
-        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        program = jax.jit(jax.grad(loss)).lower(params, images).compile()
-        return program.memory_analysis().temp_size_in_bytes
-
+    small, large = (
+        temporary_bytes((side, side, 3), patch_size=1, attention="self") for side in (32, 64)
+    )
     # The weights of both blocks would be 268 MB at 4,096 tokens.
-    assert temporary_bytes(64) < min(6 * temporary_bytes(32), 30e6)
+    assert large < min(6 * small, 30e6)
+
+
+def test_memory_of_training_with_many_units_is_that_of_one_head():
+    options = {"patch_size": 1, "num_heads": 16, "memory_size": 256, "depth": 4}
+    # The weights of all heads and blocks would be 67 MB, those of a head are 1 MB.
+    assert temporary_bytes((32, 32, 3), **options) < 12e6
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"embed_dim": 30, "memory_size": 7}, {"attention": "self"}]
+)
+def test_the_least_memory_of_training_is_a_part_of_what_it_takes(options):
+    """With folded products, with heads in turns, and of self-attention."""
+    shape, images = (16, 16, 3), 20
+    model = {**SMALL, "attention": "external", "param_dtype": "float32", **options}
+    least = memory.least_bytes(model, shape, images) - memory.least_bytes(model, shape, 0)
+    taken = temporary_bytes(shape, images, **options)
+    assert taken / 20 < least < taken
 
 
 @pytest.mark.slow
