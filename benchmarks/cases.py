@@ -146,6 +146,9 @@ CASES = {
     "batch_sizes": Case(
         "Training, by batch size", contestants=_ours("batch_size", (128, 16, 32, 64, 256, 512))
     ),
+    "memory_sizes": Case(
+        "Training, by memory units", contestants=_ours("model.memory_size", (16, 4, 64, 256))
+    ),
     "dtypes": Case("Training, by type", contestants=_ours("model.dtype", ("float32", "bfloat16"))),
     "depths": Case("Training, by number of blocks", contestants=_ours("model.depth", (8, 32))),
     "host": Case(

@@ -108,6 +108,11 @@ def keys_for(keys: Array | None, index: int | slice) -> Array | None:
     return None if keys is None else keys[:, index]
 
 
+def keys_for_turn(keys: Key[Array, " b"] | None, index: Array) -> Key[Array, " b"] | None:
+    """The keys of one turn of a loop; no keys stay no keys."""
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+
+
 def _layer_norm_statistics(x, epsilon):
     mean = jnp.mean(x, axis=0, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=0, keepdims=True) + epsilon)

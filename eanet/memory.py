@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from eanet.attention import is_folded, queries_a_turn
+from eanet.attention import is_folded
 from eanet.devices import LAST_CACHE, SECOND_CACHE
 from eanet.errors import UserError
 from eanet.host import physical_memory
+from eanet.self_attention import queries_a_turn
 
 # Of every parameter training holds its value, its gradient and at least one moment.
 _COPIES = 3

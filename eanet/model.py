@@ -14,9 +14,10 @@ from jaxtyping import Array, Float, Key
 
 from eanet import attention as attention_lib
 from eanet import values
-from eanet.attention import ExternalAttention, Kernels, SelfAttention
+from eanet.attention import ExternalAttention, Kernels
 from eanet.errors import UserError
 from eanet.layers import LayerNorm, Linear, dropout, keeping_what_is_marked, kept, keys_for
+from eanet.self_attention import SelfAttention
 from eanet.values import Choice, Number, Switch
 
 _DTYPE = Choice("float32", "bfloat16", "float16")

@@ -8,10 +8,11 @@ import pytest
 import reference
 from flax import nnx
 
-from eanet import attention
-from eanet.attention import ExternalAttention, SelfAttention
+from eanet import self_attention
+from eanet.attention import ExternalAttention
 from eanet.errors import UserError
 from eanet.random_bits import random_key
+from eanet.self_attention import SelfAttention
 
 NORMS = ("double", "softmax_tokens", "softmax_memory")
 
@@ -271,8 +272,8 @@ def make_self(num_heads=2, head_dim=3, **options):
 # The last in three turns: of two tokens, two, and one.
 @pytest.mark.parametrize("num_heads, head_dim, most", [(2, 3, 2**20), (1, 8, 2**20), (2, 4, 25)])
 def test_self_attention_is_the_plain_formula(num_heads, head_dim, most, monkeypatch):
-    monkeypatch.setattr(attention, "_MOST_WEIGHTS", most)
-    monkeypatch.setattr(attention, "_LEAST_QUERIES", 1)
+    monkeypatch.setattr(self_attention, "_MOST_WEIGHTS", most)
+    monkeypatch.setattr(self_attention, "_LEAST_QUERIES", 1)
     module, x = make_self(num_heads, head_dim)
     params = reference.to_float64(parameters(module))
     x64 = np.asarray(x, np.float64)
@@ -319,14 +320,14 @@ def test_self_attention_is_that_of_jax():
     [(4, 128, 128), (4, 256, 128), (4, 257, 86), (4, 10**5, 16), (1, 1, 1), (1, 0, 0)],
 )
 def test_a_turn_is_as_many_queries_as_fit_but_not_too_few(num_heads, tokens, queries):
-    assert attention.queries_a_turn(num_heads, tokens) == queries
+    assert self_attention.queries_a_turn(num_heads, tokens) == queries
 
 
 def test_turns_of_self_attention_drop_each_weight_by_itself(monkeypatch):
     """Uniform weights 1/8 of eight one-hot tokens: the output shows which of them were dropped."""
     count, tokens, rate = 2000, 8, 0.5
-    monkeypatch.setattr(attention, "_MOST_WEIGHTS", 3 * tokens)  # turns of three, three and two
-    monkeypatch.setattr(attention, "_LEAST_QUERIES", 1)
+    monkeypatch.setattr(self_attention, "_MOST_WEIGHTS", 3 * tokens)  # three turns
+    monkeypatch.setattr(self_attention, "_LEAST_QUERIES", 1)
     module = SelfAttention(
         tokens, num_heads=1, head_dim=tokens, dropout_rate=rate, rngs=nnx.Rngs(0)
     )

@@ -394,7 +394,10 @@ def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
         ({"model.depth": 0}, ["model.depth=0", "from 1 to 1,000"]),
         ({"model.dropout_rate": 1.5}, ["model.dropout_rate=1.5", "from 0 to 0.999"]),
         ({"model.embed_dim": 65536, "model.num_heads": 65536}, ["GB of memory", "embed_dim"]),
-        ({"model.memory_size": 65536, "model.num_heads": 65536}, ["GB of memory"]),
+        (
+            {"model.memory_size": 65536, "model.num_heads": 65536, "model.head_dim": 16},
+            ["GB of memory"],
+        ),
         ({"augment.pad_crop": 8}, ["augment.pad_crop=8", "8x8"]),
     ],
 )
