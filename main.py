@@ -71,12 +71,12 @@ def main(arguments: Sequence[str]) -> None:
 def sweep() -> None:
     """Sweeps, or searches, as the flags say."""
     import train
-    from eanet import sweep_command
+    from eanet.sweeps import command
 
     if not SWEEP.value:
         raise UserError("--mode=sweep needs --sweep=NAME, or runs as in 'model.memory_size=4,16'")
     host_setup = f"--host_setup={str(HOST_SETUP.value).lower()}"
-    options = sweep_command.Options(
+    options = command.Options(
         directory=Path(WORKDIR.value) if WORKDIR.value else None,
         storage=STORAGE.value,
         workers=WORKERS.value,
@@ -87,11 +87,11 @@ def sweep() -> None:
     )
     module = config_lib.load_module(config_file())
     if SEARCH.value:
-        sweep_command.run_search(
+        command.run_search(
             SWEEP.value, CONFIG.value, module, options, method=SEARCH.value, trials=TRIALS.value
         )
     else:
-        sweep_command.run_grid(SWEEP.value, CONFIG.value, module, options, train.size)
+        command.run_grid(SWEEP.value, CONFIG.value, module, options, train.size)
 
 
 def config_file() -> Path:

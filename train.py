@@ -7,19 +7,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from eanet import black_box, config_check, costs, host, memory, model_sizes, report
-from eanet.checkpoint import Checkpoints
-from eanet.console import Console
-from eanet.curves import plot_curves
+from eanet import host
+from eanet.checkpoints import explain
+from eanet.checkpoints.manager import Checkpoints
+from eanet.display.console import Console
+from eanet.display.curves import plot_curves
+from eanet.display.model_card import write_model_card
 from eanet.errors import TrainingDiverged, UserError
-from eanet.examine import first_not_finite
-from eanet.model_card import write_model_card
-from eanet.run import Run, set_up
-from eanet.run_log import RunLog
+from eanet.models import costs
 from eanet.signals import stop_request
-from eanet.sweep_estimate import RunSize
-from eanet.training import Training
-from eanet.workdir import claimed
+from eanet.sweeps.estimate import RunSize
+from eanet.training import black_box, config_schema, memory
+from eanet.training.examine import first_not_finite
+from eanet.training.loop import Training
+from eanet.training.run import Run, set_up
+from eanet.workdir import results as results_lib
+from eanet.workdir.claim import claimed
+from eanet.workdir.log import RunLog
 
 
 @memory.shortage_refused()
@@ -39,7 +43,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
       Interrupted: if SIGTERM or SIGINT came; the state is saved.
     """
     console = Console()
-    config = config or config_check.read(workdir / "config.json")
+    config = config or config_schema.read(workdir / "config.json")
     run = set_up(config, console.note)
     with claimed(workdir, config, console.warn):
         describe(run, console)
@@ -54,7 +58,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
                     state = run.initial_state()
                 console.run_header(
                     workdir=workdir,
-                    device=report.device(),
+                    device=results_lib.device(),
                     step=step,
                     total_steps=run.plan.total_steps,
                     steps_per_epoch=run.plan.steps_per_epoch,
@@ -77,7 +81,7 @@ def replay(workdir: Path) -> None:
     """
     console = Console()
     record = black_box.read(workdir)
-    run, step = set_up(config_check.read(workdir / "config.json"), console.note), record["step"]
+    run, step = set_up(config_schema.read(workdir / "config.json"), console.note), record["step"]
     if run.batch_indices(step).tolist() != record["indices"]:
         raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
     with open_checkpoints(workdir, console) as checkpoints:
@@ -117,7 +121,7 @@ def evaluate(
       UserError: if the workdir is no run, or the checkpoint is missing, damaged or does not fit.
     """
     console = console or Console()
-    run = run or set_up(config_check.read(workdir / "config.json"), console.note)
+    run = run or set_up(config_schema.read(workdir / "config.json"), console.note)
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")
@@ -139,7 +143,7 @@ def evaluate(
         "wall_time_seconds": round(time.perf_counter() - start, 3),
         "host_settings": host.settings(),
     }
-    report.write_results(workdir, split, results)
+    results_lib.write_results(workdir, split, results)
     console.results_table({**results, "split": split})
     plot_curves(workdir)
     write_model_card(workdir)
@@ -174,4 +178,4 @@ def describe(run: Run, console: Console) -> None:
 
 def open_checkpoints(workdir: Path, console: Console) -> Checkpoints:
     """The checkpoints of a run, which are there or will be."""
-    return Checkpoints(workdir / "checkpoints", log=console.warn, explain=model_sizes.differences)
+    return Checkpoints(workdir / "checkpoints", log=console.warn, explain=explain.differences)

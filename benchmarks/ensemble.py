@@ -25,10 +25,11 @@ from absl import flags
 from benchmarks import contest, record
 from benchmarks.contestant import seconds_of
 from eanet import config as config_lib
-from eanet import devices, memory
-from eanet.console import Console
+from eanet import devices
+from eanet.display.console import Console
 from eanet.errors import UserError
-from eanet.run import Run, set_up
+from eanet.training import memory
+from eanet.training.run import Run, set_up
 
 ALONE = "one after the other"
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from benchmarks.contestant import Prepared, fastest_batch_size, random_images, repeat, serve
-from eanet import keras_model
+from eanet.convert import keras_model
 
 SHAPE_KEYS = (
     "patch_size",

@@ -26,9 +26,9 @@ from benchmarks import record
 from benchmarks.contestant import seconds_of
 from benchmarks.hlo import PARTS, Program
 from eanet import config as config_lib
-from eanet.console import Console
+from eanet.display.console import Console
 from eanet.errors import UserError
-from eanet.run import Run, set_up
+from eanet.training.run import Run, set_up
 
 CONFIG = config_lib.DEFINE_config()
 flags.DEFINE_integer("steps", 5, "How many steps to measure.", lower_bound=1)

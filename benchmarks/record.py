@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eanet.data_source import physical_memory
+from eanet.data.base import physical_memory
 from eanet.errors import UserError
-from eanet.report import environment
-from eanet.run_log import strict_json, write_atomically
+from eanet.workdir.log import strict_json, write_atomically
+from eanet.workdir.results import environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

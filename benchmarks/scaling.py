@@ -28,11 +28,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import contest, record
 from benchmarks.contestant import repeat, seconds_of
 from eanet import config as config_lib
-from eanet import costs, devices
-from eanet.attention import ExternalAttention
-from eanet.console import Console
-from eanet.progress import human
-from eanet.self_attention import SelfAttention
+from eanet import devices
+from eanet.display.console import Console
+from eanet.display.progress import human
+from eanet.models import costs
+from eanet.models.attention_fast import ExternalAttention
+from eanet.models.self_attention import SelfAttention
 
 EMBED_DIM, HEAD_DIM = 64, 16
 EXTERNAL_HEADS, SELF_HEADS = 16, 4

@@ -19,7 +19,7 @@ import jax
 
 import train  # noqa: F401, main.py imports it too
 from eanet import config as config_lib
-from eanet.run import set_up
+from eanet.training.run import set_up
 
 CONFIG = config_lib.DEFINE_config()
 

@@ -24,8 +24,8 @@ from absl import flags
 from benchmarks import contest, record
 from benchmarks.contest import ROOT
 from eanet import config as config_lib
-from eanet import data
-from eanet.console import Console
+from eanet.data.load import load_dataset
+from eanet.display.console import Console
 from eanet.errors import UserError
 
 CACHES = ("cold", "warm")
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     options, console = flags.FLAGS, Console()
     if CONFIG.value is None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
-    dataset = data.load(seed=CONFIG.value.seed, log=console.note, **CONFIG.value.dataset)
+    dataset = load_dataset(seed=CONFIG.value.seed, log=console.note, **CONFIG.value.dataset)
     one_step = CONFIG.value.batch_size / len(dataset.train)
     given = [argument for argument in sys.argv if argument.startswith(("--config=", "--config."))]
     given.append(f"--config.eval_every_epochs={one_step}")  # and so it is reported

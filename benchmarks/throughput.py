@@ -28,7 +28,7 @@ from benchmarks import contest, record
 from benchmarks.cases import CASES, PEERS, Case, Contestant
 from benchmarks.contest import ROOT, Failed, Worker
 from eanet import config as config_lib
-from eanet.console import Console
+from eanet.display.console import Console
 from eanet.errors import UserError
 
 PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"

@@ -20,7 +20,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jaxtyping.install_import_hook(
     [
         f"eanet.{name}"
-        for name in ("attention", "augment", "layers", "model", "random_bits", "steps")
+        for name in (
+            "models.attention_fast",
+            "augment.transforms",
+            "models.layers",
+            "models.eanet",
+            "prng",
+            "training.step",
+        )
     ],
     # As everywhere in Python, an int may stand for a float.
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
@@ -30,12 +37,12 @@ jaxtyping.install_import_hook(
 @pytest.fixture(scope="session")
 def real_cifar100():
     """CIFAR-100 itself, from `$TFDS_DATA_DIR` and the user's cache."""
-    from eanet import data
+    from eanet.data.load import load_dataset
 
     root = os.environ.get("TFDS_DATA_DIR")
     if not root or not (Path(root) / "cifar100").is_dir():
         pytest.skip("needs CIFAR-100: set TFDS_DATA_DIR to a directory where TFDS has prepared it")
-    return data.load("cifar100", data_dir=root)
+    return load_dataset("cifar100", data_dir=root)
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ from benchmarks.contest import ROOT, Failed, Worker
 from benchmarks.hlo import DEVICES, OTHER, PARTS, Program
 from benchmarks.scaling import crossing
 from configs import eanet_cifar100
-from eanet.layers import LayerNorm, dropout
-from eanet.random_bits import random_key
+from eanet.models.layers import LayerNorm, dropout
+from eanet.prng import random_key
 
 
 def test_a_worker_works_when_asked():
-    worker = Worker(sys.executable, "tests.waiting_contestant", {}, {})
+    worker = Worker(sys.executable, "tests.helpers.waiting_contestant", {}, {})
     assert worker.ready["parameters"] == 7 and worker.ready["facts"] == {"colour": "blue"}
     for seconds in (0.02, 0.1):
         assert 10 < worker.images_per_second(seconds) <= 300  # three in a hundredth of a second
@@ -29,7 +29,7 @@ def test_a_worker_works_when_asked():
 
 def test_a_worker_that_fails_says_why():
     with pytest.raises(Failed, match="exit code 1: no such backend"):
-        Worker(sys.executable, "tests.waiting_contestant", {"fails": True}, {})
+        Worker(sys.executable, "tests.helpers.waiting_contestant", {"fails": True}, {})
 
 
 def test_all_take_one_turn_a_round_in_changing_order():

@@ -3,8 +3,8 @@ from absl import flags
 
 from configs import eanet_digits
 from eanet import config as config_lib
-from eanet import config_check
 from eanet.errors import UserError
+from eanet.training import config_schema
 
 HEADER = "from ml_collections import ConfigDict\ndef get_config(*words):\n"
 
@@ -51,4 +51,4 @@ def test_an_empty_section_is_an_unknown_key(section):
     config = eanet_digits.get_config().unlock()
     (config[section] if section else config).new = {}
     with pytest.raises(UserError, match=r"unknown config key '(model\.)?new'"):
-        config_check.check(config)
+        config_schema.check(config)

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 from eanet import config as config_lib
-from eanet import config_check, costs, data, devices
-from eanet import run as run_lib
-from eanet.data_source import Split
-from eanet.metrics import means
+from eanet import devices
+from eanet.data.base import Split
+from eanet.data.load import Dataset
+from eanet.models import costs
+from eanet.training import config_schema
+from eanet.training import run as run_lib
+from eanet.training.metrics import means
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -48,9 +51,9 @@ def small_random_data(monkeypatch):
 
         statistics = np.full(shape[-1], 127, np.float32), np.full(shape[-1], 60, np.float32)
         names = tuple(str(label) for label in range(classes))
-        return data.Dataset(name, split(256), split(16), split(16), names, *statistics)
+        return Dataset(name, split(256), split(16), split(16), names, *statistics)
 
-    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr(load_lib, "load", load)
 
 
 def get_config(name, argument):
@@ -117,9 +120,9 @@ def test_a_variant_states_only_what_differs():
 
 def test_every_value_of_every_config_has_a_rule():
     for key in PARAMETERS:
-        config_check.check(get_config(*key))
+        config_schema.check(get_config(*key))
     keys = {name for name, _ in config_lib.flatten(get_config("eanet_cifar100", ""))}
-    assert keys == set(config_check.RULES)
+    assert keys == set(config_schema.RULES)
 
 
 def test_every_value_of_the_base_config_is_explained():

@@ -1,7 +1,7 @@
 import pytest
-from training_cases import mesh_of
 
 from eanet import devices
+from tests.helpers.training_cases import mesh_of
 
 
 @pytest.mark.parametrize("batch_size, count", [(8, 2), (7, 1), (2, 2), (1, 1)])

@@ -14,13 +14,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from data_fixtures import write_folder
 
 import train
 from eanet import config as config_lib
-from eanet import run as run_lib
-from eanet.checkpoint import Checkpoints
+from eanet.checkpoints.manager import Checkpoints
 from eanet.errors import UserError
+from eanet.training import run as run_lib
+from tests.helpers.data_fixtures import write_folder
 
 ROOT = Path(__file__).parents[1]
 TESTING = "--config=configs/testing.py"
@@ -285,7 +285,7 @@ def test_a_signal_while_validating_is_answered_and_costs_nothing(
 def test_verify_resume(environment, num_devices, tmp_path):
     """Stopped at random, also while saving: the same bytes, on one device and on two."""
     done = subprocess.run(
-        [sys.executable, "-m", "eanet.verify_resume", TESTING, "--config.num_epochs=20",
+        [sys.executable, "-m", "eanet.tools.verify_resume", TESTING, "--config.num_epochs=20",
          "--config.checkpoint_every_steps=15", "--kills=2", f"--out={tmp_path / 'found.json'}"],
         cwd=ROOT, env=environment | {"JAX_NUM_CPU_DEVICES": num_devices},
         capture_output=True, text=True,

@@ -1,0 +1,1 @@
+"""Random changes of training images, on the device and inside the jitted step."""

@@ -1,0 +1,106 @@
+"""Compares the model with Keras' own, block by block, for the weights of one file.
+
+Keras 3 on its JAX backend is needed for this, and for nothing else in this project.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eanet.convert import keras_files
+from eanet.convert.keras_export import weights_h5
+from eanet.convert.keras_import import describe
+from eanet.convert.keras_weights import Architecture, infer, our_model, to_keras, to_params
+from eanet.errors import UserError
+
+# Rounding alone stays well below this, in units of the largest value.
+TOLERANCE = 1e-4
+
+_IMAGES = 4
+
+
+def verify(
+    source: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    log: Callable[[str], object] = print,
+) -> int:
+    """Prints the largest differences after each block; returns 1 where they are not rounding.
+
+    Absolute, and relative to the largest value in Keras there, on normally distributed images.
+
+    Raises:
+      UserError: Keras is not installed, or the file cannot be imported.
+    """
+    weights = keras_files.read(source)
+    architecture = infer(weights, image_size=image_size, channels=channels)
+    params = to_params(weights, architecture)
+    images = np.random.default_rng(0).normal(size=(_IMAGES, *architecture.image_shape))
+    images = images.astype(np.float32)
+    theirs = keras_outputs(source, architecture, params, images)
+    log(f"{weights.source}: {describe(architecture)}")
+    log(f"{'after':<16}{'largest value':>15}{'absolute':>12}{'relative':>12}")
+    worst = 0.0
+    ours = our_outputs(architecture, params, images)
+    for (name, actual), expected in zip(ours, theirs, strict=True):
+        scale, absolute = np.max(np.abs(expected)), np.max(np.abs(actual - expected))
+        worst = max(worst, absolute / scale)
+        log(f"{name:<16}{scale:>15.4g}{absolute:>12.2e}{absolute / scale:>12.2e}")
+    agree = bool(worst <= TOLERANCE)
+    log("the same function" if agree else f"different: relative by {worst:.2e}")
+    return 0 if agree else 1
+
+
+def our_outputs(
+    architecture: Architecture, params: Any, images: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Tokens after the patch embedding and after every block, then the logits."""
+    model = our_model(architecture).merge(jax.tree.map(jnp.asarray, params))
+    for name, tokens in zip(model.stage_names, model.stages(jnp.asarray(images)), strict=True):
+        yield name, np.asarray(tokens)
+    yield "head", np.asarray(model(jnp.asarray(images)))
+
+
+def keras_outputs(
+    source: str, architecture: Architecture, params: Any, images: np.ndarray
+) -> list[np.ndarray]:
+    """The same of Keras, which reads the file itself where it is in a form of Keras 3."""
+    keras = _import_keras()
+    from eanet.convert.keras_model import build
+
+    options = {"memory_size": 1} | architecture.model_options()
+    model = build(
+        num_classes=architecture.num_classes,
+        image_shape=architecture.image_shape,
+        dropout_rate=0.0,
+        activation=None,
+        **options,
+    )
+    if source.endswith((".weights.h5", ".keras")):
+        model.load_weights(source)
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "converted.weights.h5"
+            path.write_bytes(weights_h5(to_keras(params, architecture)))
+            model.load_weights(path)
+    # Every second sum ends a block.
+    sums = [layer.output for layer in model.layers if isinstance(layer, keras.layers.Add)][1::2]
+    embedding = next(layer for layer in model.layers if type(layer).__name__ == "PatchEmbedding")
+    probe = keras.Model(model.input, [embedding.output, *sums, model.output])
+    return [np.asarray(output) for output in probe(images)]
+
+
+def _import_keras() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        import keras
+    except ImportError:
+        raise UserError("--verify compares with Keras: pip install keras==3.15.1 h5py") from None
+    return keras

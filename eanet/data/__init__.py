@@ -1,0 +1,1 @@
+"""A data set's name becomes arrays, labels and class names."""

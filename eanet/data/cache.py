@@ -1,0 +1,155 @@
+"""Decoded datasets as plain `.npy` files, memory-mapped by later runs.
+
+One folder per source: `SPLIT_images.npy` and `SPLIT_labels.npy` of each split, and `index.json`
+with the class names, the fingerprint of the source and a CRC-32 of every array. A folder is
+written under a temporary name and renamed when complete, so readers never see half of one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from eanet.data.base import Decoded, Source, Split
+
+_FORMAT = 1
+_ARRAYS = ("images", "labels")
+
+
+class _Unusable(Exception):
+    """The cached copy exists but must be made again."""
+
+
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/eanet`, or `~/.cache/eanet` where that is unset or relative."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "eanet"
+
+
+def cached(source: Source, cache_dir: Path, log: Callable[[str], object]) -> Decoded:
+    """The decoded source, from the cache where that holds a sound and current copy.
+
+    Otherwise the source is decoded and stored; a cache that cannot be written is said so
+    through `log` and is no error. Several processes may do this at the same time.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", source.name)[-60:]
+    identity = hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:12]
+    folder = cache_dir / f"{slug}-{identity}"
+    try:
+        return _read(folder, source.fingerprint)
+    except FileNotFoundError:
+        log(f"decoding {source.name} once; later starts read the copy in {folder}")
+    except (_Unusable, OSError) as error:
+        log(f"decoding {source.name} again: the copy in {folder} is {error}")
+    decoded = source.read()
+    try:
+        return _write(folder, source.fingerprint, decoded)
+    except OSError as error:
+        log(f"going on without a cache: {error}")
+        return decoded
+
+
+def _read(folder: Path, fingerprint: str) -> Decoded:
+    """Raises FileNotFoundError where nothing is stored, `_Unusable` where it is not sound."""
+    os.stat(folder)
+    try:
+        index = json.loads((folder / "index.json").read_text("utf-8"))
+        content = index["content"]
+        if index["crc32"] != _crc_of_json(content):
+            raise _Unusable("damaged (index.json)")
+        if content["format"] != _FORMAT or content["fingerprint"] != fingerprint:
+            raise _Unusable("out of date: its source has changed")
+        # Mapped first, checked then: another process may replace the folder at any time.
+        decoded = _load(folder, content["splits"], content["class_names"])
+        if content["arrays"] != _checksums(decoded):
+            raise _Unusable("damaged")
+        return decoded
+    except _Unusable:
+        raise
+    except Exception as error:  # damaged headers make JSON and NumPy raise almost anything
+        raise _Unusable(f"damaged ({error})") from None
+
+
+def _load(folder: Path, splits: list[str], class_names: list[str]) -> Decoded:
+    def array(split: str, what: str) -> np.ndarray:
+        return np.load(folder / f"{split}_{what}.npy", mmap_mode="r", allow_pickle=False)
+
+    return Decoded(
+        {split: Split(*(array(split, what) for what in _ARRAYS)) for split in splits},
+        tuple(class_names),
+    )
+
+
+def _write(folder: Path, fingerprint: str, decoded: Decoded) -> Decoded:
+    """Stores the arrays and returns them memory-mapped."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(folder.parent)
+    partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
+    try:
+        for split, arrays in decoded.splits.items():
+            for what in _ARRAYS:
+                with open(partial / f"{split}_{what}.npy", "wb") as file:
+                    np.save(file, getattr(arrays, what), allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+        content = {
+            "format": _FORMAT,
+            "fingerprint": fingerprint,
+            "splits": list(decoded.splits),
+            "class_names": list(decoded.class_names),
+            "arrays": _checksums(decoded),
+        }
+        index = {"crc32": _crc_of_json(content), "content": content}
+        (partial / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
+        # Mapped before the renaming: whatever another process puts there, these stay ours.
+        mapped = _load(partial, list(decoded.splits), list(decoded.class_names))
+        _replace(partial, folder)
+        return mapped
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """Moves `partial` to `folder`; where another process is quicker, its copy stays."""
+    retired = partial.with_suffix(".retired.partial")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, retired)
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _remove_leftovers(cache_dir: Path) -> None:
+    """Removes what killed processes left behind more than a day ago."""
+    for path in cache_dir.glob(".*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path)
+
+
+def _crc_of_json(content: object) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _checksums(decoded: Decoded) -> dict[str, int]:
+    """A CRC-32 over type, shape and content of every array."""
+    checksums = {}
+    for split, arrays in decoded.splits.items():
+        for what in _ARRAYS:
+            array = np.ascontiguousarray(getattr(arrays, what))
+            start = zlib.crc32(f"{array.dtype.str}{array.shape}".encode())
+            checksums[f"{split}_{what}"] = zlib.crc32(array.data.cast("B"), start)
+    return checksums

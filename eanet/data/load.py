@@ -1,0 +1,178 @@
+"""A dataset name becomes uint8 arrays, labels and class names.
+
+`python -m eanet.data NAME [--data_dir=DIR]` downloads, prepares and caches a dataset, and prints
+its sizes. Names are `digits`, `folder:PATH` (see `eanet.data.folder`) and those of TFDS, also as
+`name/config` and `name:version`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eanet import rules
+from eanet.data import cifar, tfds
+from eanet.data import splits as splits_lib
+from eanet.data.base import Decoded, Split
+from eanet.data.cache import cached, default_cache_dir
+from eanet.data.digits import digits_source
+from eanet.data.folder import folder_source
+from eanet.data.splits import channel_statistics, split_validation
+from eanet.errors import UserError
+
+__all__ = ["RULES", "Dataset", "Split", "load_dataset"]
+
+RULES: dict[str, rules.Rule] = {
+    "name": rules.Text(),
+    "data_dir": rules.Text(),
+    **splits_lib.RULES,
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of one dataset.
+
+    Attributes:
+        name: as given to `load_dataset`.
+        train: what is left of the training split.
+        val: for choosing checkpoints and settings; empty where `val_fraction` is 0.
+        test: held out, for one evaluation at the end.
+        class_names: label `i` means `class_names[i]`.
+        mean: `float32[C]`, per channel over `train`, on the scale 0..255.
+        std: `float32[C]`, likewise; at least 1.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    def __str__(self) -> str:
+        sizes = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
+        shape = "x".join(map(str, self.image_shape))
+        return f"{self.name}: {sizes} images of {shape}, {self.num_classes} classes"
+
+
+def load_dataset(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    val_fraction: float = 0.2,
+    val_split: str = "last",
+    seed: int = 0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    log: Callable[[str], object] = print,
+) -> Dataset:
+    """Loads a dataset, memory-mapped from the cache where it was decoded before.
+
+    The test split is the source's own, or its validation split where it has no other. The
+    validation split is the source's own where it also has a test split; otherwise it is split
+    from train, see `eanet.data.splits.split_validation`.
+
+    Args:
+        name: `digits`, `folder:PATH`, or a TFDS name.
+        data_dir: where TFDS datasets are prepared; default TFDS_DATA_DIR, then
+            `~/tensorflow_datasets`.
+        val_fraction: share of train that is held out for validation, `0 <= val_fraction < 1`.
+        val_split: `"last"` (the unshuffled tail) or `"random"` (by `seed`, stratified).
+        seed: of the random validation split; nothing else depends on it.
+        cache_dir: of decoded arrays; default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
+        log: called with a line of text where something takes long or needs to be known.
+
+    Raises:
+        UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
+    """
+    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    if name == "digits":
+        decoded = cached(digits_source(), cache, log)
+    elif name.startswith("folder:"):
+        decoded = cached(folder_source(name.removeprefix("folder:")), cache, log)
+    else:
+        decoded = _load_tfds(name, data_dir, cache, log)
+    splits = decoded.splits
+    _check_labels(name, decoded)
+    if "val" in splits:
+        train, val = splits["train"], splits["val"]
+    else:
+        train, val = split_validation(splits["train"], val_fraction, val_split, seed)
+    mean, std = channel_statistics(train.images)
+    return Dataset(name, train, val, splits["test"], decoded.class_names, mean, std)
+
+
+def _load_tfds(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    cache: Path,
+    log: Callable[[str], object],
+) -> Decoded:
+    """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
+    request = tfds.Request.parse(name)
+    root = tfds.tfds_dir(data_dir)
+    if source := tfds.prepared_source(request, root):
+        return cached(source, cache, log)
+    reasons = [f"{request} is not prepared in {root}"]
+    if str(request) in cifar.ARCHIVES:
+        try:
+            return cached(cifar.cifar_source(request.name, root, cache, log), cache, log)
+        except cifar.DownloadFailed as error:
+            log(str(error))
+            reasons.append(str(error))
+    else:
+        tfds.check_known(request, root)
+    failure = tfds.prepare(request, root, log)
+    if failure is None and (source := tfds.prepared_source(request, root)):
+        return cached(source, cache, log)
+    reasons.append(failure or "TensorFlow prepared something else")
+    raise UserError(
+        f"{'; '.join(reasons)}. Ways out: `pip install tensorflow-cpu importlib_resources` and "
+        f"`python -m eanet.data {request}` once; or dataset.data_dir=DIR that holds it prepared; "
+        "or the embedded set, --config=configs/eanet_digits.py"
+    )
+
+
+def _check_labels(name: str, decoded: Decoded) -> None:
+    classes = len(decoded.class_names)
+    for part, split in decoded.splits.items():
+        if split.labels.min() < 0 or split.labels.max() >= classes:
+            raise UserError(f"{name}: {part} has labels outside 0..{classes - 1}")
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eanet.data", description="Prepare and cache a dataset."
+    )
+    parser.add_argument("name", help="digits, folder:PATH or a TFDS name such as cifar100")
+    parser.add_argument("--data_dir", help="where TFDS datasets are prepared")
+    options = parser.parse_args(arguments)
+    if hasattr(sys.stdout, "reconfigure"):  # the name of a folder may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(load_dataset(options.name, data_dir=options.data_dir))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

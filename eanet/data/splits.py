@@ -1,0 +1,94 @@
+"""How examples are divided into parts, and the statistics of one."""
+
+import numpy as np
+
+from eanet import rules
+from eanet.data.base import Split
+from eanet.errors import UserError
+from eanet.rules import Choice, Number
+
+RULES: dict[str, rules.Rule] = {
+    "val_fraction": Number(0, 1, below=True),
+    "val_split": Choice("last", "random"),
+}
+
+
+def split_validation(train: Split, fraction: float, how: str, seed: int) -> tuple[Split, Split]:
+    """Divides `train` into a training and a validation part.
+
+    Both ways leave `floor(N * (1 - fraction))` examples for training, in their order.
+
+    Args:
+        train: the examples to divide.
+        fraction: share of the validation part, `0 <= fraction < 1`; with 0 it is empty.
+        how: `"last"` takes the unshuffled tail, as `validation_split` of Keras does (and copies
+            nothing); `"random"` draws by `seed`, each class in proportion.
+        seed: of the random draw.
+
+    Raises:
+        UserError: an unknown `how`, a fraction out of range, or nothing left to train on.
+    """
+    rules.check(RULES, {"val_fraction": fraction, "val_split": how}, "dataset.")
+    kept = int(len(train) * (1 - fraction))
+    if kept == 0:
+        raise UserError(
+            f"dataset.val_fraction={fraction} leaves none of {len(train)} examples for training"
+        )
+    if how == "last" or kept == len(train):
+        return (
+            Split(train.images[:kept], train.labels[:kept]),
+            Split(train.images[kept:], train.labels[kept:]),
+        )
+    chosen = stratified_choice(train.labels, len(train) - kept, seed)
+    return (
+        Split(train.images[~chosen], train.labels[~chosen]),
+        Split(train.images[chosen], train.labels[chosen]),
+    )
+
+
+def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Chooses exactly `count` examples, each class in proportion to its size.
+
+    A class gets its proportional share rounded down; the examples then missing go one each to
+    the classes with the largest remainders.
+
+    Returns:
+        `bool[N]`, true for the chosen examples; a function of the arguments alone.
+    """
+    sizes = np.bincount(labels)
+    share, remainder = np.divmod(sizes * count, len(labels))
+    share[np.argsort(-remainder, kind="stable")[: count - share.sum()]] += 1
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = np.zeros(len(labels), bool)
+    for label, number in enumerate(share):
+        chosen[order[labels[order] == label][:number]] = True
+    return chosen
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel, on the scale 0..255.
+
+    The sums are exact integers. A deviation below one grey level counts as one, so that a
+    constant channel can be divided by it.
+
+    Args:
+        images: `uint8[N, H, W, C]`.
+
+    Returns:
+        Mean and deviation, each `float32[C]`.
+    """
+    channels = images.shape[-1]
+    flat = images.reshape(len(images), -1)
+    # Few enough rows that uint32 holds the sums of squares, and small enough for the cache.
+    rows = int(np.clip(2**22 // flat.shape[1], 1, 2**16))
+    total = np.zeros(flat.shape[1], np.uint64)
+    total_squares = np.zeros(flat.shape[1], np.uint64)
+    for start in range(0, len(flat), rows):
+        chunk = flat[start : start + rows]
+        total += chunk.sum(axis=0, dtype=np.uint32)
+        total_squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
+    count = images.size // channels
+    mean = total.reshape(-1, channels).sum(axis=0) / count
+    variance = total_squares.reshape(-1, channels).sum(axis=0) / count - mean**2
+    deviation = np.sqrt(np.maximum(variance, 1.0))
+    return mean.astype(np.float32), deviation.astype(np.float32)

@@ -1,0 +1,1 @@
+"""The model: patches, attentions, blocks, head, and what they cost."""

@@ -1,0 +1,62 @@
+"""A Flax module taken apart once, into pure functions and trees: what `jax.jit` works on."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from eanet.models.layers import Kernel
+from eanet.prng import random_key
+
+Apply = Callable[..., Float[Array, "b classes"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitModel:
+    """A model taken apart into pure functions and trees of one form.
+
+    Attributes:
+      abstract: the module with shapes in place of values.
+      merge: `merge(params)` gives the module with these values.
+      apply: `apply(params, images, keys=None)` gives logits.
+      init: `init(seed)` gives the initial parameters, a nested dict.
+      kernels: a tree like the parameters, true for the kernels of linear maps.
+    """
+
+    abstract: Any
+    merge: Callable[[Any], Any]
+    apply: Apply
+    init: Callable[[Any], Any]
+    kernels: Any
+
+
+def split_model(build: Callable[[nnx.Rngs], nnx.Module]) -> SplitModel:
+    """Splits the model that `build(rngs)` makes; nothing is computed before `init`."""
+
+    def build_from(seed: Any) -> nnx.Module:
+        return build(nnx.Rngs(random_key(seed)))  # compiles faster than JAX's own generator
+
+    abstract = nnx.eval_shape(partial(build_from, 0))
+    graphdef, state = nnx.split(abstract)
+
+    def merge(params: Any) -> Any:
+        return nnx.merge(graphdef, nnx.State(params))
+
+    def apply(params: Any, images: Array, keys: Array | None = None) -> Array:
+        return merge(params)(images, keys=keys)
+
+    def is_variable(leaf: Any) -> bool:
+        return isinstance(leaf, nnx.Variable)
+
+    kernels = jax.tree.map(lambda leaf: isinstance(leaf, Kernel), state, is_leaf=is_variable)
+    return SplitModel(
+        abstract=abstract,
+        merge=merge,
+        apply=apply,
+        init=lambda seed: nnx.to_pure_dict(nnx.state(build_from(seed))),
+        kernels=nnx.to_pure_dict(kernels),
+    )

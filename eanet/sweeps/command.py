@@ -1,0 +1,228 @@
+"""`--mode=sweep`: plans the runs, works at them, and reports."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from eanet import host
+from eanet.config import flatten
+from eanet.display.console import Console
+from eanet.errors import Interrupted, UserError
+from eanet.signals import stop_request
+from eanet.sweeps import plan as plan_lib
+from eanet.sweeps import records as records_lib
+from eanet.sweeps import search
+from eanet.sweeps.console import SweepDisplay, show_plan
+from eanet.sweeps.estimate import RunSize, measured_rate
+from eanet.sweeps.plan import PlannedRun, SweepPlan
+from eanet.sweeps.queue import Claim, Queue
+from eanet.sweeps.report import write_report
+from eanet.sweeps.search import Search
+from eanet.sweeps.storage import UNAVAILABLE, open_storage
+from eanet.sweeps.workers import Task, Timing, Workers
+from eanet.workdir.claim import check
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to work at a sweep on this machine.
+
+    Attributes:
+      directory: of the sweep; None for one in `runs`, named after config file and sweep.
+      storage: URL of the queue; None for a journal in the directory.
+      workers: runs at once.
+      dry_run: whether only to say what would be done.
+      command: what trains in a given workdir.
+      timing: how often to look after the runs.
+    """
+
+    directory: Path | None
+    storage: str | None
+    workers: int
+    dry_run: bool
+    command: Callable[[Path], list[str]]
+    timing: Timing = field(default_factory=Timing)
+
+
+def run_grid(
+    definition: str,
+    base: ConfigDict,
+    module: ModuleType,
+    options: Options,
+    size: Callable[[ConfigDict], RunSize],
+) -> None:
+    """Works at all runs of a sweep.
+
+    Args:
+      definition: see `eanet.sweeps.plan.plan`.
+      base: the config that the runs override.
+      module: of the config file.
+      options: how to work.
+      size: of the run of a config; refuses an impossible one.
+
+    Raises:
+      UserError: for what is wrong with the definition or any run, before the first starts.
+      Interrupted: if SIGTERM or SIGINT came.
+    """
+    console = Console()
+    _check(options)
+    plan = plan_lib.plan(definition, module, base)
+    directory = options.directory or Path("runs") / f"{module.__name__}_{plan.title}"
+    for warning in plan.warnings:
+        console.warn(warning)
+    for run in plan.runs:
+        check(directory / run.name, run.config)
+    sizes = _sizes(plan.runs, size)
+    if options.dry_run:
+        show_plan(console, sizes, measured_rate(directory, sizes), options.workers)
+        return
+    queue = _open(directory, options, {run.name: run.digest for run in plan.runs})
+    records_lib.write_sweep(directory, plan.keys, _records(plan, sizes))
+    _work(console, directory, options, queue, _Grid(plan))
+
+
+def run_search(
+    name: str,
+    base: ConfigDict,
+    module: ModuleType,
+    options: Options,
+    *,
+    method: str,
+    trials: int,
+) -> None:
+    """Works at the runs of a search.
+
+    Args:
+      name: of the function `search_NAME` of the config file.
+      base: the config that the runs override.
+      module: of the config file.
+      options: how to work.
+      method: see `eanet.sweeps.search.Search`.
+      trials: how many runs in all.
+
+    Raises:
+      UserError: for what is wrong with the space, before the first run starts.
+      Interrupted: if SIGTERM or SIGINT came.
+    """
+    console = Console()
+    _check(options)
+    if trials < 1:
+        raise UserError(f"--trials must be at least 1, not {trials}")
+    space = plan_lib.search_space(name, module, base)
+    directory = options.directory or Path("runs") / f"{module.__name__}_{name}"
+    if options.dry_run:
+        for key, values in space.items():
+            console.note(f"{key}: {values}")
+        console.note(f"{trials} runs, each with values that are suggested when it starts")
+        return
+    names = search.names(trials)
+    digest = plan_lib.digest(ConfigDict({"base": base.to_dict(), "space": repr(space)}))
+    queue = _open(directory, options, dict.fromkeys(names, digest))
+    records_lib.write_sweep(directory, list(space), [{"name": each} for each in names])
+    _work(console, directory, options, queue, Search(queue, space, base, method))
+
+
+class _Grid:
+    """The runs of a sweep that are known from the start."""
+
+    def __init__(self, plan: SweepPlan):
+        self.keys: Sequence[str] = plan.keys
+        self._configs = {run.name: run.config for run in plan.runs}
+
+    def config(self, claim: Claim) -> ConfigDict:
+        """The run's config."""
+        return self._configs[claim.name]
+
+    def hopeless(self, claim: Claim, workdir: Path) -> bool:
+        """None is: all runs are wanted."""
+        return False
+
+
+def _check(options: Options) -> None:
+    if options.workers < 1:
+        raise UserError(f"--workers must be at least 1, not {options.workers}")
+    host.share(0, options.workers)
+
+
+def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) -> dict[str, RunSize]:
+    """The size of each run; runs that differ in the seed alone have the same."""
+    known: dict[str, RunSize] = {}
+    sizes = {}
+    for run in runs:
+        key = plan_lib.digest(plan_lib.override(run.config, {"seed": 0}))
+        try:
+            known[key] = sizes[run.name] = known.get(key) or size(run.config)
+        except UserError as error:
+            raise UserError(f"run {run.name}: {error}") from None
+    return sizes
+
+
+def _records(plan: SweepPlan, sizes: Mapping[str, RunSize]) -> list[dict[str, Any]]:
+    records = []
+    for run in plan.runs:
+        values = dict(flatten(run.config))
+        records.append(
+            {
+                "name": run.name,
+                "settings": {key: values[key] for key in plan.keys},
+                "parameters": sizes[run.name].parameters,
+                "multiply_adds": sizes[run.name].multiply_adds,
+            }
+        )
+    return records
+
+
+def _open(directory: Path, options: Options, runs: Mapping[str, str]) -> Queue:
+    own = directory / "queue"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {directory}: {error.strerror}; choose another --workdir"
+        ) from None
+    storage = open_storage(options.storage, own)
+    with _reachable():
+        queue = Queue(storage, directory.resolve().name, own, silence=options.timing.silence)
+        queue.enqueue(runs)
+    return queue
+
+
+@contextmanager
+def _reachable() -> Iterator[None]:
+    try:
+        yield
+    except UNAVAILABLE as error:
+        raise UserError(f"the queue cannot be reached: {error}; start the command again") from None
+
+
+def _work(
+    console: Console, directory: Path, options: Options, queue: Queue, task: Task
+) -> None:  # fmt: skip
+    display = SweepDisplay(console, directory)
+    with _reachable():
+        display.show(queue.standings(), {})
+    console.note(f"{directory}: {display.summary()}")
+    workers = Workers(
+        queue, task, directory, options.workers, options.command, display, options.timing
+    )
+    with stop_request() as stop, console.live(display):
+        workers.run(stop)
+    console.note(f"{directory}: {display.summary()}")
+    if stop.signal is not None:
+        raise Interrupted(stop.signal, "sweep interrupted: the same command goes on")
+    finish(console, directory)
+
+
+def finish(console: Console, directory: Path) -> None:
+    """Measures what single images take, and writes the report."""
+    latency = [sys.executable, "-m", "eanet.sweeps.latency", str(directory)]
+    subprocess.run(latency, stdin=subprocess.DEVNULL, check=False)
+    for path in write_report(directory):
+        console.note(f"wrote {path}")

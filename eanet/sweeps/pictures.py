@@ -1,0 +1,277 @@
+"""The pictures of a sweep: accuracy by setting, and what it costs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from eanet.display.plot_style import (
+    FAINT,
+    FONT_SIZE,
+    INK,
+    PALETTE,
+    label,
+    new_figure,
+    png,
+    spread,
+    style,
+)
+from eanet.sweeps.curves import ACCURACY, draw_curves
+from eanet.sweeps.plan import short_names
+from eanet.sweeps.records import RunRecord
+from eanet.sweeps.statistics import (
+    Setting,
+    Summary,
+    key_name,
+    numeric_keys,
+    pareto_front,
+    shown_value,
+)
+
+_MAX_LINES = len(PALETTE)
+_MAX_ROWS = 40
+
+
+def draw_all(
+    title: str, settings: Sequence[Setting], latencies: Mapping[str, float]
+) -> dict[str, bytes]:
+    """All pictures that the sweep has enough runs for.
+
+    Args:
+      title: name of the sweep.
+      settings: of `sweep_statistics.settings`.
+      latencies: milliseconds for one image, by name of the run.
+
+    Returns:
+      The name of a file to its content.
+    """
+    done = [setting for setting in settings if setting.validation.count]
+    pictures = {}
+    if done:
+        pictures["accuracy.png"] = _accuracy(title, done)
+        pictures["pareto.png"] = _pareto(title, done, latencies)
+    keys = _two_axes(done)
+    if keys:
+        pictures["heat_map.png"] = _heat_map(title, done, *keys)
+    if any(run.best for setting in settings for run in setting.runs):
+        pictures["curves.png"] = draw_curves(title, settings)
+    return pictures
+
+
+def _accuracy(title: str, settings: Sequence[Setting]) -> bytes:
+    """Lines over the first numeric key where there are lines, else a row for each setting."""
+    keys = numeric_keys(settings)
+    for key in keys:
+        lines = _by_others(settings, key)
+        if len(lines) <= _MAX_LINES and max(map(len, lines.values())) > 1:
+            return _lines(title, key, lines)
+    if keys and len(settings) > _MAX_ROWS / 2:
+        return _scatter(title, keys[:3], settings)
+    return _rows(title, settings)
+
+
+def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> bytes:
+    figure = new_figure(6.6, 4.2, title)
+    axes = figure.subplots()
+    style(axes, ACCURACY, key_name(key))
+    ticks = sorted({setting.values[key] for line in lines.values() for setting in line})
+    texts = []
+    for (text, line), colour in zip(lines.items(), PALETTE, strict=False):
+        line = sorted(line, key=lambda setting: setting.values[key])
+        for setting in line:
+            accuracies = [100 * run.val_accuracy for run in setting.done]
+            axes.plot(
+                [setting.values[key]] * len(accuracies), accuracies, "o",
+                color=colour, alpha=0.35, markersize=4, markeredgewidth=0,
+            )  # fmt: skip
+        means = [100 * setting.validation.mean for setting in line]
+        axes.errorbar(
+            [setting.values[key] for setting in line],
+            means,
+            [_or_zero(100 * setting.validation.std) for setting in line],
+            color=colour, marker="o", markersize=5, linewidth=1.6, capsize=3, elinewidth=1,
+        )  # fmt: skip
+        texts += label(axes, means[-1], text, colour) if text else []
+    _log_where_wide(axes, ticks, factor=4)
+    if len(ticks) <= 10:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    figure.draw_without_rendering()
+    spread(axes, texts)
+    _footnote(figure, settings=[setting for line in lines.values() for setting in line])
+    return png(figure)
+
+
+def _rows(title: str, settings: Sequence[Setting]) -> bytes:
+    figure = new_figure(7.2, 1.4 + 0.28 * len(settings), title)
+    axes = figure.subplots()
+    style(axes, "", ACCURACY)
+    axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
+    for row, setting in enumerate(settings):
+        accuracies = [100 * run.val_accuracy for run in setting.done]
+        look = {"color": PALETTE[0], "markeredgewidth": 0}
+        axes.plot(accuracies, [row] * len(accuracies), "o", alpha=0.35, markersize=4, **look)
+        axes.errorbar(
+            100 * setting.validation.mean, row, xerr=_or_zero(100 * setting.validation.std),
+            color=PALETTE[0], marker="o", markersize=6, capsize=3,
+        )  # fmt: skip
+    axes.set_yticks(range(len(settings)), [setting.name for setting in settings])
+    axes.set_ylim(len(settings) - 0.5, -0.5)
+    keys = short_names(settings[0].values)
+    axes.set_ylabel(", ".join(keys.values()), size=FONT_SIZE, color=INK)
+    _footnote(figure, settings)
+    return png(figure)
+
+
+def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> bytes:
+    figure = new_figure(4.2 * len(keys), 4.0, title)
+    for axes, key in zip(_panels(figure, len(keys)), keys, strict=True):
+        style(axes, ACCURACY, key_name(key))
+        values = [setting.values[key] for setting in settings]
+        accuracies = [100 * setting.validation.mean for setting in settings]
+        axes.plot(values, accuracies, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
+        _log_where_wide(axes, values)
+    return png(figure)
+
+
+def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> bytes:
+    columns = sorted({setting.values[across] for setting in settings})
+    rows = sorted({setting.values[up] for setting in settings})
+    found = {(setting.values[up], setting.values[across]): setting for setting in settings}
+    means = [
+        [100 * found[row, column].validation.mean if (row, column) in found else math.nan
+         for column in columns]
+        for row in rows
+    ]  # fmt: skip
+    figure = new_figure(2.4 + 0.9 * len(columns), 1.8 + 0.62 * len(rows), title)
+    axes = figure.subplots()
+    image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
+    style(axes, ACCURACY, key_name(across))
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(bottom=False)
+    axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+    axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+    axes.set_ylabel(key_name(up), size=FONT_SIZE, color=INK)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            setting = found.get((row, column))
+            light = setting is None or image.norm(means[i][j]) > 0.6
+            axes.text(
+                j, i, _cell(setting.validation) if setting else "–",
+                ha="center", va="center", size=FONT_SIZE, color="black" if light else "white",
+            )  # fmt: skip
+    _footnote(figure, settings)
+    return png(figure)
+
+
+def _cell(value: Summary) -> str:
+    mean = f"{100 * value.mean:.1f}"
+    return f"{mean}\n± {100 * value.std:.1f}" if value.count > 1 else mean
+
+
+def _pareto(
+    title: str, settings: Sequence[Setting], latencies: Mapping[str, float]
+) -> bytes:  # fmt: skip
+    costs: dict[str, Callable[[RunRecord], float | None]] = {
+        "multiply-adds for one image, millions": lambda run: _scaled(run.multiply_adds, 1e-6),
+        "parameters, thousands": lambda run: _scaled(run.parameters, 1e-3),
+        "latency of one image, ms": lambda run: latencies.get(run.name),
+    }
+    panels = {}
+    for name, cost in costs.items():
+        known = [(setting, cost(setting.done[0])) for setting in settings]
+        points = [(setting, value) for setting, value in known if value is not None]
+        if points:
+            panels[name] = points
+    figure = new_figure(max(6.0, 4.2 * len(panels)), 4.2, title)
+    keys = ", ".join(short_names(settings[0].values).values())
+    _note(figure, f"on the front: {keys}" if keys else "")
+    for axes, (name, points) in zip(_panels(figure, len(panels)), panels.items(), strict=True):
+        style(axes, ACCURACY, name)
+        _draw_front(axes, points)
+    return png(figure)
+
+
+def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
+    xs = [cost for _, cost in points]
+    ys = [100 * setting.validation.mean for setting, _ in points]
+    front = pareto_front(list(zip(xs, ys, strict=True)))
+    axes.plot(xs, ys, "o", color=FAINT, markersize=5, markeredgewidth=0)
+    axes.plot([xs[i] for i in front], [ys[i] for i in front], "o-", color=PALETTE[1],
+              linewidth=1.4, markersize=6)  # fmt: skip
+    _log_where_wide(axes, xs)
+    axes.margins(x=0.25, y=0.15)
+    texts = [
+        axes.annotate(
+            points[index][0].name, (xs[index], ys[index]), xytext=(-6, 4),
+            textcoords="offset points", ha="right", size=FONT_SIZE - 1, color=INK,
+        )
+        for index in reversed(front)  # nothing lies above and left of the front
+    ]  # fmt: skip
+    axes.figure.draw_without_rendering()
+    taken: list[Any] = []
+    for text in texts:  # the best first; one that would cover another is left to the table
+        box = text.get_window_extent()
+        if any(box.overlaps(other) for other in taken):
+            text.remove()
+        else:
+            taken.append(box)
+
+
+def _two_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
+    """The keys of a heat map: the sweep varies two numbers and nothing else, as in a grid."""
+    keys = numeric_keys(settings)
+    if len(keys) != 2 or len(settings[0].values) != 2:
+        return None
+    sizes = [len({setting.values[key] for setting in settings}) for key in keys]
+    return (keys[0], keys[1]) if 2 * len(settings) >= sizes[0] * sizes[1] else None
+
+
+def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]]:
+    """The settings that differ in one key alone, by the values of the others."""
+    others = [other for other in settings[0].values if other != key]
+    short = {**short_names(others), "model.memory_size": "S", "model.embed_dim": "d"}
+    lines: dict[str, list[Setting]] = {}
+    for setting in settings:
+        text = ", ".join(
+            f"{short[other]} = {shown_value(setting.values[other])}" for other in others
+        )
+        lines.setdefault(text, []).append(setting)
+    return lines
+
+
+def _panels(figure: Any, count: int) -> list[Any]:
+    return list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _log_where_wide(axes: Any, values: Sequence[float], factor: float = 8) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    if min(values) > 0 and max(values) / min(values) >= factor:
+        axes.set_xscale("log")
+        width = max(values) / min(values)
+        marks = [1.0] if width > 300 else [1.0, 3.0] if width > 30 else [1.0, 2.0, 5.0]
+        axes.xaxis.set_major_locator(LogLocator(subs=marks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _footnote(figure: Any, settings: Sequence[Setting]) -> None:
+    """Says how many runs a mean is of, which no picture of means should leave out."""
+    counts = sorted({setting.validation.count for setting in settings})
+    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    text = f"n = {runs} per setting" + ("; mean ± standard deviation" if counts[-1] > 1 else "")
+    _note(figure, text)
+
+
+def _note(figure: Any, text: str) -> None:
+    height = 0.16 / figure.get_figheight()
+    figure.text(0.01, 0.2 * height, text, size=FONT_SIZE - 1, color=INK, parse_math=False)
+    figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
+
+
+def _scaled(value: int | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _or_zero(value: float) -> float:
+    return value if math.isfinite(value) else 0.0

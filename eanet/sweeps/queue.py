@@ -1,0 +1,278 @@
+"""The queue of a sweep: which run is next, who works at it, how it ended. Optuna keeps it.
+
+Any number of processes on any number of hosts may use one queue. Each try of a run is an Optuna
+trial that carries the run's name. Optuna guarantees two things: of several processes only one
+turns a waiting trial into a running one, and only one finishes a trial. The rest follows from the
+order of the trials, so that it needs no lock and may break off anywhere:
+
+- A try may end for good (done, failed, pruned) or not (interrupted, its worker died). A run whose
+  tries have all ended, none for good, is enqueued again by whoever sees it.
+- Of several open tries of a run only the oldest counts. Two hosts that enqueue a run at the same
+  time do no harm: the younger try is never taken unless the older one ends, and not for good.
+- A worker that was thought dead and is not finds its try finished at its next beat, and stops.
+
+A worker holds a lock on each of its runs, see `eanet.workdir.lock`: a free lock in the same place
+tells at once that the worker is dead. Of one elsewhere it is told by its beat: an attribute of
+the trial that has not changed for a while, on the clock of the process that looks.
+"""
+
+import enum
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError as Lost
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from eanet.errors import UserError
+from eanet.workdir import lock as lock_lib
+
+_OPEN = (TrialState.WAITING, TrialState.RUNNING)
+
+
+class State(enum.Enum):
+    """Where a run stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    PRUNED = "pruned"
+
+    @property
+    def final(self) -> bool:
+        """Whether it will not change any more."""
+        return self not in (State.WAITING, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands, and for a failed one why."""
+
+    state: State
+    reason: str = ""
+
+
+class Claim:
+    """A run that this process works at, until one of the methods that end it.
+
+    All of them raise `Lost`, Optuna's error that a trial is finished, where the run is no longer
+    this worker's; the lock is then still held.
+
+    Attributes:
+      name: of the run.
+      trial_id: of Optuna.
+      lock: on the run, for the processes that work at it to inherit.
+      crashes: earlier tries that ended `again` as crashed.
+    """
+
+    def __init__(
+        self, storage: BaseStorage, name: str, trial_id: int, lock: lock_lib.RunLock, crashes: int
+    ):
+        self.name = name
+        self.trial_id = trial_id
+        self.lock = lock
+        self.crashes = crashes
+        self._storage = storage
+        self._beats = 0
+
+    def beat(self) -> None:
+        """Tells the others that this worker is alive."""
+        self._beats += 1
+        self._set("beat", self._beats)
+
+    def done(self, value: float) -> None:
+        """Ends the run well, with what a search maximises."""
+        self._end(TrialState.COMPLETE, value)
+
+    def pruned(self, reason: str) -> None:
+        """Ends the run as not worth its time."""
+        self._set("ended", {"reason": reason})
+        self._end(TrialState.PRUNED)
+
+    def failed(self, reason: str) -> None:
+        """Ends the run for good."""
+        self._set("ended", {"reason": reason, "again": False})
+        self._end(TrialState.FAIL)
+
+    def again(self, reason: str, *, crashed: bool = False) -> None:
+        """Ends this try alone."""
+        self._set("ended", {"reason": reason, "again": True, "crashed": crashed})
+        self._end(TrialState.FAIL)
+
+    def _set(self, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self.trial_id, key, value)
+
+    def _end(self, state: TrialState, value: float | None = None) -> None:
+        values = None if value is None else [value]
+        self._storage.set_trial_state_values(self.trial_id, state, values)
+        self.lock.close()
+
+
+class Queue:
+    """The runs of one sweep.
+
+    Args:
+      storage: of Optuna; every worker has one of its own onto the same data.
+      name: of the sweep, the same for all its workers.
+      directory: for the locks.
+      silence: seconds without a beat after which a worker elsewhere is thought dead.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str, directory: Path, *, silence: float):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._storage = storage
+        self._directory = directory
+        self._place = lock_lib.place(directory)
+        self._silence = silence
+        self._planned: dict[str, str] = {}
+        self._heard: dict[int, tuple[Any, float]] = {}
+        self.study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+
+    def enqueue(self, runs: Mapping[str, str]) -> None:
+        """Makes these the runs to work at; those that the queue does not know yet join it.
+
+        Args:
+          runs: name to digest of the config.
+
+        Raises:
+          UserError: a run of that name has another config.
+        """
+        self._planned = dict(runs)
+        for name, tries in self._tries().items():
+            if tries and tries[0].user_attrs.get("config") != runs[name]:
+                raise UserError(
+                    f"the queue of {self.study.study_name} has a run {name} with another config; "
+                    "choose another --workdir, or give the settings it was begun with"
+                )
+        for name in runs:
+            if not self._tries()[name]:
+                self._add(name)
+
+    def take(self) -> Claim | None:
+        """Claims the first waiting run that nobody holds a lock on; None where there is none."""
+        for name, tries in self._tries().items():
+            oldest = _oldest_open(tries)
+            if _final(tries) or oldest is None or oldest.state != TrialState.WAITING:
+                continue
+            lock = lock_lib.acquire(self._lock(name))
+            if lock is None:
+                continue
+            try:
+                mine = self._storage.set_trial_state_values(oldest._trial_id, TrialState.RUNNING)
+            except Lost:
+                mine = False
+            if not mine:
+                lock.close()
+                continue
+            crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
+            claim = Claim(self._storage, name, oldest._trial_id, lock, crashes)
+            try:
+                claim._set("place", self._place)
+            except BaseException:
+                lock.close()
+                raise
+            return claim
+        return None
+
+    def revive(self) -> list[str]:
+        """Enqueues again the runs whose worker died or was interrupted; the names of the dead."""
+        dead = []
+        for name, tries in self._tries().items():
+            for trial in tries:
+                if trial.state == TrialState.RUNNING and self._is_dead(name, trial):
+                    dead += [name] if self._bury(trial) else []
+        for name, tries in self._tries().items():
+            if _final(tries) is None and _oldest_open(tries) is None:
+                self._add(name, like=tries[-1] if tries else None)
+        return dead
+
+    def standings(self) -> dict[str, Standing]:
+        """Where every planned run stands."""
+        return {name: _standing(tries) for name, tries in self._tries().items()}
+
+    def trial(self, claim: Claim, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
+        """The try of a claim as Optuna's samplers and pruners know it."""
+        # Loaded anew, since a study keeps what it has once read for its sampler.
+        study = optuna.load_study(
+            study_name=self.study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
+        )
+        return optuna.Trial(study, claim.trial_id)
+
+    def _tries(self) -> dict[str, list[FrozenTrial]]:
+        """The tries of each planned run, oldest first."""
+        found: dict[str, list[FrozenTrial]] = {name: [] for name in self._planned}
+        for trial in sorted(self.study.get_trials(deepcopy=False), key=lambda t: t.number):
+            name = trial.user_attrs.get("run")
+            if name in found:
+                found[name].append(trial)
+        return found
+
+    def _add(self, name: str, like: FrozenTrial | None = None) -> None:
+        attributes = {"run": name, "config": self._planned[name]}
+        self.study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                user_attrs=attributes,
+                params=like.params if like else None,
+                distributions=like.distributions if like else None,
+            )
+        )
+
+    def _is_dead(self, name: str, trial: FrozenTrial) -> bool:
+        if trial.user_attrs.get("place") == self._place:
+            return lock_lib.is_free(self._lock(name))
+        beat, now = trial.user_attrs.get("beat"), time.monotonic()
+        last, since = self._heard.setdefault(trial.number, (beat, now))
+        if beat != last:
+            self._heard[trial.number] = beat, now
+            return False
+        return now - since > self._silence
+
+    def _bury(self, trial: FrozenTrial) -> bool:
+        """Ends the try of a dead worker; false where it has ended by now."""
+        try:
+            ended = {"reason": "its worker died", "again": True}
+            self._storage.set_trial_user_attr(trial._trial_id, "ended", ended)
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except Lost:
+            return False
+        return True
+
+    def _lock(self, name: str) -> Path:
+        return self._directory / f"{name}.lock"
+
+
+def _ended(trial: FrozenTrial) -> dict[str, Any]:
+    return trial.user_attrs.get("ended", {})
+
+
+def _final(tries: list[FrozenTrial]) -> FrozenTrial | None:
+    """The try that ended for good."""
+    for trial in tries:
+        failed = trial.state == TrialState.FAIL and not _ended(trial).get("again")
+        if failed or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            return trial
+    return None
+
+
+def _oldest_open(tries: list[FrozenTrial]) -> FrozenTrial | None:
+    return next((trial for trial in tries if trial.state in _OPEN), None)
+
+
+def _standing(tries: list[FrozenTrial]) -> Standing:
+    final = _final(tries)
+    if final is not None:
+        states = {TrialState.COMPLETE: State.DONE, TrialState.PRUNED: State.PRUNED}
+        return Standing(states.get(final.state, State.FAILED), _ended(final).get("reason", ""))
+    oldest = _oldest_open(tries)
+    running = oldest is not None and oldest.state == TrialState.RUNNING
+    return Standing(State.RUNNING if running else State.WAITING)

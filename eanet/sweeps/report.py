@@ -1,0 +1,288 @@
+"""The report of a sweep, from the files of its runs alone: `python -m eanet.sweep_report DIR`.
+
+Writes into the sweep's directory `sweep.csv` (one row a run), `sweep.md` (one row a setting),
+pictures, and `report.html` with all of it in one file. Works in the middle of a sweep.
+"""
+
+import argparse
+import base64
+import csv
+import html
+import io
+import math
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eanet import config as config_lib
+from eanet.display.progress import human
+from eanet.errors import UserError
+from eanet.sweeps import records
+from eanet.sweeps.latency import model_key
+from eanet.sweeps.pictures import draw_all
+from eanet.sweeps.plan import short_names
+from eanet.sweeps.records import RunRecord, SweepRecord
+from eanet.sweeps.statistics import (
+    Setting,
+    Summary,
+    best,
+    paired_difference,
+    settings,
+    shown_value,
+)
+from eanet.workdir import log
+from eanet.workdir.results import read_record
+
+Row = tuple[bool, list[str]]  # whether it is the best setting's, and its cells
+
+_CAPTIONS = {
+    "accuracy.png": "Validation accuracy by setting; faint points are single runs",
+    "heat_map.png": "Mean validation accuracy",
+    "pareto.png": "Accuracy against cost; the settings that none beats in both are joined",
+    "curves.png": "Validation accuracy of all runs",
+}
+
+
+def write_report(directory: Path) -> list[Path]:
+    """Writes the report anew and returns its files.
+
+    Raises:
+      UserError: the directory is no sweep's, a file of it is damaged, or it cannot be written.
+    """
+    sweep = records.read_sweep(directory)
+    latencies, device = _latencies(directory, sweep)
+    found = settings(sweep)
+    pictures = draw_all(sweep.name, found, latencies)
+    parts = _Parts(sweep, found, latencies, device)
+    files = {
+        "sweep.csv": _csv(sweep, latencies).encode(),
+        "sweep.md": _markdown(parts, pictures).encode(),
+        **pictures,
+        "report.html": _html(parts, pictures).encode(),
+    }
+    try:
+        for name, data in files.items():
+            log.write_atomically(directory / name, data)
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror or error}") from error
+    return [directory / name for name in files]
+
+
+class _Parts:
+    """What the report says, whatever it is written in.
+
+    Attributes:
+      title: of the whole.
+      intro: how many runs there are.
+      heading: of the table of settings.
+      rows: of that table.
+      notes: a sentence each.
+      failures: a line each.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepRecord,
+        found: Sequence[Setting],
+        latencies: Mapping[str, float],
+        device: str,
+    ):
+        chosen = best(found)
+        states = Counter(run.state for run in sweep.runs)
+        self.title = sweep.name
+        self.intro = f"{len(sweep.runs)} runs: " + ", ".join(
+            f"{count} {state}" for state, count in sorted(states.items())
+        )
+        self.heading, self.rows = _settings_table(found, chosen, latencies)
+        self.notes = _notes(chosen, states, device if latencies else "")
+        self.failures = [
+            f"{run.name}: {run.state}: {run.ended.get('reason', '')}"
+            for run in sweep.runs
+            if run.state in ("failed", "pruned")
+        ]
+
+
+def _settings_table(
+    found: Sequence[Setting], chosen: Setting | None, latencies: Mapping[str, float]
+) -> tuple[list[str], list[Row]]:
+    keys = short_names(found[0].values) if found else {}
+    heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
+    heading += ["parameters", "multiply-adds", "latency, ms", "failed", "pruned"]
+    rows = []
+    for setting in found:
+        run = setting.runs[0]
+        latency = next((latencies[each.name] for each in setting.runs if each.name in latencies),
+                       None)  # fmt: skip
+        cells = [
+            *map(shown_value, setting.values.values()),
+            _percent(setting.validation, "{:.2f}"),
+            str(setting.validation.count),
+            _difference(setting, chosen),
+            f"{run.parameters:,}" if run.parameters else "–",
+            human(run.multiply_adds) if run.multiply_adds else "–",
+            f"{latency:.2f}" if latency is not None else "–",
+            str(setting.count("failed")),
+            str(setting.count("pruned")),
+        ]
+        rows.append((setting is chosen, cells))
+    return heading, rows
+
+
+def _difference(setting: Setting, chosen: Setting | None) -> str:
+    if setting is chosen or chosen is None:
+        return "best" if chosen else "–"
+    difference = paired_difference(setting, chosen)
+    seeds = f" ({difference.count})" if difference.count else ""
+    return _percent(difference, "{:+.2f}") + seeds
+
+
+def _notes(chosen: Setting | None, states: Mapping[str, int], device: str) -> list[str]:
+    if chosen is None:
+        return ["No run has finished yet."]
+    unfinished = sum(states.get(state, 0) for state in ("waiting", "unfinished"))
+    test = chosen.test
+    notes = [
+        f"Best on validation{' so far' if unfinished else ''}, of the settings with most finished "
+        f"runs: {chosen.name}. Only of it the test accuracy is reported: "
+        f"{_percent(test, '{:.2f}')} % (n = {test.count}).",
+        "Validation accuracy is that of each run's best checkpoint, averaged over the n finished "
+        "runs; ± is the standard deviation over seeds. The best of many is a little lucky.",
+        "A paired difference is over the seeds that finished in both settings, as many as stand in "
+        "brackets.",
+    ]
+    if device:
+        notes.append(f"Latency: median time of one image at a time on {device}.")
+    return notes
+
+
+def _csv(sweep: SweepRecord, latencies: Mapping[str, float]) -> str:
+    rows = [_csv_row(run, short_names(sweep.keys), latencies) for run in sweep.runs]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _csv_row(
+    run: RunRecord, keys: Mapping[str, str], latencies: Mapping[str, float]
+) -> dict[str, Any]:
+    chosen = run.best or {}
+    early = run.state in ("failed", "pruned")
+    return {
+        "run": run.name,
+        "state": run.state,
+        **{short: run.settings.get(key, "") for key, short in keys.items()},
+        "epoch": run.epoch,
+        "val_accuracy": _or_empty(chosen.get("accuracy")),
+        "best_epoch": _or_empty(chosen.get("epoch")),
+        "val_loss": _or_empty(chosen.get("loss")),
+        "test_accuracy": _or_empty(run.results.get("accuracy")),
+        "test_top5_accuracy": _or_empty(run.results.get("top5_accuracy")),
+        "parameters": _or_empty(run.parameters),
+        "multiply_adds": _or_empty(run.multiply_adds),
+        "train_images_per_second": _or_empty(run.images_per_second),
+        "latency_ms": _or_empty(latencies.get(run.name)),
+        "reason": run.ended.get("reason", "") if early else "",
+    }
+
+
+def _markdown(parts: _Parts, pictures: Mapping[str, bytes]) -> str:
+    cells = [parts.heading, ["---"] * len(parts.heading)]
+    cells += [[f"**{cell}**" for cell in row] if best else row for best, row in parts.rows]
+    sections = [
+        f"# {parts.title}",
+        parts.intro,
+        "\n".join(f"| {' | '.join(row)} |" for row in cells),
+        *parts.notes,
+        "\n".join(["Runs that ended early:", "", *(f"- {line}" for line in parts.failures)])
+        if parts.failures
+        else "",
+        *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _html(parts: _Parts, pictures: Mapping[str, bytes]) -> str:
+    escape = html.escape
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in parts.heading)
+    body = "".join(
+        f"<tr{' class=best' if best else ''}>"
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
+        + "</tr>\n"
+        for best, row in parts.rows
+    )
+    notes = "".join(f"<p>{escape(note)}</p>\n" for note in parts.notes)
+    failures = "".join(f"<li>{escape(line)}</li>\n" for line in parts.failures)
+    images = "".join(
+        f'<figure><img alt="{escape(_CAPTIONS[name])}" '
+        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>\n"
+        for name, data in pictures.items()
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{escape(parts.title)}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #333; max-width: 70rem; margin: 2rem auto;
+  padding: 0 1rem }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto }}
+th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e8e8e8 }}
+.best {{ font-weight: bold }}
+figure {{ margin: 2rem 0 }}
+img {{ max-width: 100% }}
+figcaption {{ color: #666 }}
+</style></head><body>
+<h1>{escape(parts.title)}</h1>
+<p>{escape(parts.intro)}</p>
+<table><thead><tr>{head}</tr></thead><tbody>
+{body}</tbody></table>
+{notes}{"<h2>Runs that ended early</h2><ul>" + failures + "</ul>" if failures else ""}
+{images}</body></html>
+"""
+
+
+def _latencies(directory: Path, sweep: SweepRecord) -> tuple[dict[str, float], str]:
+    """Milliseconds by name of the run, and the device they were measured on."""
+    record = read_record(directory / "latency.json") or {}
+    models = record.get("models", {})
+    found = {}
+    for run in sweep.runs if models else ():
+        path = directory / run.name / "config.json"
+        if path.exists():
+            key = model_key(config_lib.from_json(path).to_dict())
+            if key in models:
+                found[run.name] = models[key]
+    return found, record.get("device", "")
+
+
+def _percent(value: Summary, form: str) -> str:
+    if not value.count:
+        return "–"
+    mean = form.format(100 * value.mean).replace("-", "−")
+    return f"{mean} ± {100 * value.std:.2f}" if value.count > 1 else mean
+
+
+def _or_empty(value: Any) -> Any:
+    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return "" if missing else value
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eanet.sweep_report", description="Write the report of a sweep anew."
+    )
+    parser.add_argument("directory", type=Path, help="of the sweep")
+    options = parser.parse_args(arguments)
+    try:
+        for path in write_report(options.directory):
+            print(path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""Search beyond grids: Optuna suggests the settings of each run, and stops the hopeless ones."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from ml_collections import ConfigDict
+from optuna.pruners import MedianPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+from eanet.sweeps import records as records_lib
+from eanet.sweeps.plan import override
+from eanet.sweeps.queue import Claim, Queue
+from eanet.sweeps.spec import Between, Space
+
+
+def names(trials: int) -> list[str]:
+    """The names of a search's runs."""
+    return [f"trial_{number:04}" for number in range(trials)]
+
+
+class Search:
+    """The runs of a search.
+
+    A run is stopped where its best validation accuracy so far is below the median of those of
+    the other runs after as many validations; never among the first five, and not at the first
+    validation (Optuna's median rule).
+
+    Args:
+      queue: of the runs, which remembers their results.
+      space: what to choose from.
+      base: the config that is overridden.
+      method: "tpe", which learns from the results so far, or "random".
+    """
+
+    def __init__(self, queue: Queue, space: Space, base: ConfigDict, method: str):
+        self.keys: Sequence[str] = tuple(space)
+        self._queue = queue
+        self._space = space
+        self._base = base
+        self._method = method
+        self._reported: dict[int, tuple[optuna.Trial, int]] = {}
+
+    def config(self, claim: Claim) -> ConfigDict:
+        """The config that is suggested for a run; a run that is tried again keeps its own."""
+        pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+        trial = self._queue.trial(claim, self._sampler(claim.name), pruner)
+        self._reported[claim.trial_id] = trial, 0
+        return override(self._base, {key: _suggest(trial, key, self._space) for key in self._space})
+
+    def hopeless(self, claim: Claim, workdir: Path) -> bool:
+        """Tells Optuna the validation results of a run; whether it should be stopped."""
+        trial, count = self._reported[claim.trial_id]
+        records = [r for r in records_lib.read_run(workdir).records if r["split"] == "val"]
+        stop = False
+        for number, record in enumerate(records[count:], start=count + 1):
+            trial.report(record["accuracy"], number)
+            stop = trial.should_prune()
+        self._reported[claim.trial_id] = trial, len(records)
+        return stop
+
+    def _sampler(self, run: str) -> BaseSampler:
+        # A seed for each run: hosts that start at the same time shall not suggest the same.
+        seed = random.Random(f"{self._base.seed} {run}").getrandbits(32)
+        if self._method == "random":
+            return RandomSampler(seed)
+        return TPESampler(seed=seed, constant_liar=True)  # counts what runs elsewhere as bad
+
+
+def _suggest(trial: optuna.Trial, key: str, space: Space) -> int | float | str | bool:
+    values = space[key]
+    if not isinstance(values, Between):
+        return trial.suggest_categorical(key, values.values)
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return trial.suggest_int(key, values.low, values.high, log=values.log)
+    return trial.suggest_float(key, values.low, values.high, log=values.log)

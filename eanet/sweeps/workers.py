@@ -1,0 +1,231 @@
+"""The local workers of a sweep: each takes the next run of the queue until none is left."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ml_collections import ConfigDict
+
+from eanet import host
+from eanet.display.progress import percent
+from eanet.errors import UserError
+from eanet.signals import StopRequest
+from eanet.sweeps import records
+from eanet.sweeps.process import Exit, RunProcess
+from eanet.sweeps.queue import Claim, Lost, Queue, Standing
+from eanet.sweeps.storage import UNAVAILABLE
+from eanet.workdir import hparams
+from eanet.workdir.claim import claimed
+
+# Times that the system may end a run, as it does where memory is short.
+_MAX_CRASHES = 3
+
+
+class Task(Protocol):
+    """What the runs of the queue are."""
+
+    keys: Sequence[str]
+
+    def config(self, claim: Claim) -> ConfigDict:
+        """The config of a run that was taken."""
+
+    def hopeless(self, claim: Claim, workdir: Path) -> bool:
+        """Whether a run is not worth going on with; asked now and then while it trains."""
+
+
+class Display(Protocol):
+    """Where a person sees how the sweep stands."""
+
+    def note(self, text: str) -> None:
+        """Says that something happened."""
+
+    def warn(self, text: str) -> None:
+        """Says something that should not be overlooked."""
+
+    def show(self, standings: dict[str, Standing], here: dict[str, float]) -> None:
+        """Shows all runs.
+
+        Args:
+          standings: of every run.
+          here: for the runs on this machine, seconds since they were taken.
+        """
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often things are done, in seconds."""
+
+    look: float = 2.0  # at the queue and the runs' files
+    beat: float = 60.0  # after which other hosts are told that a run's worker is alive
+    silence: float = 300.0  # after which a worker elsewhere is thought dead
+
+
+@dataclass
+class _Work:
+    claim: Claim
+    process: RunProcess
+    workdir: Path
+    slot: int
+    started: float
+    beaten: float
+    lost: bool = False
+    hopeless: bool = False
+
+
+@dataclass
+class Workers:
+    """The workers on this machine.
+
+    Attributes:
+      queue: of the sweep.
+      task: what its runs are.
+      directory: of the sweep.
+      count: how many work at once.
+      command: what trains in a given workdir; see `RunProcess` for what is asked of it.
+      display: where to say how it goes.
+      timing: how often things are done.
+    """
+
+    queue: Queue
+    task: Task
+    directory: Path
+    count: int
+    command: Callable[[Path], list[str]]
+    display: Display
+    timing: Timing = Timing()
+    _work: list[_Work] = field(default_factory=list)
+    _unavailable: bool = False
+
+    def run(self, stop: StopRequest) -> None:
+        """Works until every run of the queue has ended, here or elsewhere, or until `stop`."""
+        look = 0.0
+        finished = False
+        try:
+            while not finished and not stop:
+                self._while_available(self._collect)
+                if time.monotonic() >= look:
+                    finished = bool(self._while_available(self._look))
+                    look = time.monotonic() + self.timing.look
+                time.sleep(min(0.1, self.timing.look))
+        finally:
+            self._stop_all()
+
+    def _stop_all(self) -> None:
+        for work in self._work:
+            work.process.stop()
+        for work in self._work:
+            work.process.wait()
+        self._while_available(lambda: self._collect() and self._show())
+
+    def _while_available(self, action: Callable[[], bool]) -> bool:
+        """Does something with the storage; where that cannot be reached, training goes on."""
+        try:
+            done = action()
+        except UNAVAILABLE as error:
+            if not self._unavailable:
+                self.display.warn(f"queue or files cannot be reached, trying again: {error}")
+            self._unavailable = True
+            return False
+        return done
+
+    def _look(self) -> bool:
+        """Does what is to be done now and then; whether everything is done."""
+        for name in self.queue.revive():
+            self.display.note(f"{name}: its worker died, waits again")
+        while len(self._work) < self.count and (claim := self.queue.take()):
+            try:
+                self._start(claim)
+            except Lost:
+                self._lose(claim)
+            except UNAVAILABLE:
+                claim.lock.close()  # so that the queue takes the run's worker for dead
+                raise
+        for work in self._work:
+            self._attend(work)
+        self._unavailable = False
+        return self._show()
+
+    def _show(self) -> bool:
+        standings, now = self.queue.standings(), time.monotonic()
+        self.display.show(standings, {work.claim.name: now - work.started for work in self._work})
+        return not self._work and all(each.state.final for each in standings.values())
+
+    def _start(self, claim: Claim) -> None:
+        workdir = self.directory / claim.name
+        slot = min(set(range(self.count)) - {work.slot for work in self._work})
+        try:
+            config = self.task.config(claim)
+            with claimed(workdir, config, self.display.warn):
+                pass  # the config is in it now; the process that trains claims it again
+            records.forget_ended(workdir)
+            hparams.write(workdir, config, self.task.keys)
+            share = host.share(slot, self.count)
+            process = RunProcess(self.command(workdir), workdir, share, claim.lock.descriptor)
+        except UserError as error:
+            self._give_up(claim, workdir, str(error))
+            return
+        now = time.monotonic()
+        self._work.append(_Work(claim, process, workdir, slot, started=now, beaten=now))
+        self.display.note(f"{claim.name}: starts")
+
+    def _attend(self, work: _Work) -> None:
+        if work.lost or work.hopeless:
+            return
+        try:
+            if time.monotonic() - work.beaten > self.timing.beat:
+                work.claim.beat()
+                work.beaten = time.monotonic()
+            if self.task.hopeless(work.claim, work.workdir):
+                work.hopeless = True
+                work.process.stop()
+        except Lost:
+            self._lose(work.claim)
+            work.lost = True
+            work.process.stop()
+
+    def _collect(self) -> bool:
+        """Tells the queue how processes ended."""
+        for work in list(self._work):
+            ended = work.process.exit()
+            if ended is None:
+                continue
+            if not work.lost:
+                try:
+                    self._conclude(work, ended)
+                except Lost:
+                    self._lose(work.claim)
+            self._work.remove(work)
+        return True
+
+    def _conclude(self, work: _Work, ended: Exit) -> None:
+        claim, say = work.claim, self.display.note
+        run = records.read_run(work.workdir)
+        if ended.kind == "ok" and run.state == "done":
+            claim.done(run.val_accuracy)
+            say(f"{claim.name}: done, validation {percent(run.val_accuracy)}")
+        elif work.hopeless:
+            reason = f"stopped at epoch {run.epoch:.4g}, worse than others at the same time"
+            records.write_ended(work.workdir, "pruned", reason)
+            claim.pruned(reason)
+            say(f"{claim.name}: {reason}")
+        elif ended.kind == "interrupted":
+            claim.again("interrupted")
+            say(f"{claim.name}: interrupted at epoch {run.epoch:.4g}, its state is saved")
+        elif ended.kind == "crashed" and claim.crashes + 1 < _MAX_CRASHES:
+            claim.again(ended.reason, crashed=True)
+            say(f"{claim.name}: {ended.reason}, waits again")
+        elif ended.kind == "crashed":
+            self._give_up(claim, work.workdir, f"{ended.reason}, {_MAX_CRASHES} times")
+        else:
+            self._give_up(claim, work.workdir, ended.reason or "ended without results")
+
+    def _give_up(self, claim: Claim, workdir: Path, reason: str) -> None:
+        records.write_ended(workdir, "failed", reason)
+        claim.failed(reason)
+        self.display.warn(f"{claim.name}: failed: {reason}")
+
+    def _lose(self, claim: Claim) -> None:
+        claim.lock.close()
+        self.display.warn(f"{claim.name}: another worker has it, as this one was silent too long")

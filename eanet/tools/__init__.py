@@ -1,0 +1,1 @@
+"""Commands beside training, each of one file."""

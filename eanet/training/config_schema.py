@@ -1,0 +1,70 @@
+"""What every value of a config may be; refuses the impossible before anything is loaded or built.
+
+Each part of the program says what it takes (`RULES`); what depends on the data, such as the size of
+a batch, that part checks itself when it sees them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from eanet import config as config_lib
+from eanet import rules as rules_lib
+from eanet.augment import transforms
+from eanet.data import load
+from eanet.errors import UserError
+from eanet.models import eanet
+from eanet.prng import IMPLEMENTATIONS
+from eanet.rules import Choice, Number, Switch
+from eanet.training import optimizer, plan
+
+
+def _section(name: str, rules: Mapping[str, rules_lib.Rule]) -> dict[str, rules_lib.Rule]:
+    return {f"{name}.{key}": rule for key, rule in rules.items()}
+
+
+RULES: dict[str, rules_lib.Rule] = {
+    "seed": Number(0, 2**32 - 1, whole=True),
+    "microbatch_size": Number(0, 2**31 - 1, whole=True),
+    "label_smoothing": Number(0, 1, below=True),
+    "random_bits": Choice(*IMPLEMENTATIONS),
+    "checkpoint_every_minutes": Number(0, 1_000_000),
+    "on_nonfinite": Choice("stop", "skip"),
+    "nonfinite_limit": Number(0, 2**31 - 1, whole=True),
+    "layer_statistics": Switch(),
+    **plan.RULES,
+    **_section("dataset", load.RULES),
+    **_section("augment", transforms.RULES),
+    **_section("model", eanet.RULES),
+    **_section("optimizer", optimizer.RULES),
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a config with a key that is missing or unknown, or with an impossible value.
+
+    Raises:
+      UserError: naming the key, its value and what is allowed.
+    """
+    given = dict(config_lib.flatten(config))
+    for key in RULES:
+        if key not in given:
+            raise UserError(f"the config has no {key}, which must be {RULES[key]}")
+    for key in given:
+        config_lib.check_key(key, RULES)
+    rules_lib.check(RULES, given)
+
+
+def read(path: Path) -> ConfigDict:
+    """The config in the `config.json` of a run.
+
+    Raises:
+      UserError: if the file is missing, or is not the config of a run.
+    """
+    config = config_lib.from_json(path)
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{path} is damaged or of another version: {error}") from None
+    return config

@@ -1,0 +1,111 @@
+"""Keeps the device busy: dispatches of many steps, one ahead of what the host has read."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from eanet.training.step import TrainState
+
+# Seconds that one dispatch should take: long enough to hide its cost, short enough to stop in.
+_TARGET_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatched:
+    """Steps on their way: the step after them, their number, and what they will return."""
+
+    end: int
+    count: int
+    sums: Any
+    reached: jax.Array
+
+
+def take_steps(
+    run: Callable[[TrainState, int, int], tuple[TrainState, Any, jax.Array]],
+    state: TrainState,
+    step: int,
+    end: int,
+    *,
+    pace: "Pace",
+    should_stop: Callable[[], bool],
+    on_finished: Callable[[int, Any], None],
+) -> tuple[TrainState, int, bool]:
+    """Takes the steps from `step` to `end`, or fewer where it should stop.
+
+    Args:
+      run: `run(state, step, count)` hands steps to the device; returns the new state, its sums and
+        the step it reached.
+      state: after `step` steps.
+      step: where training stands.
+      end: where to stop at the latest.
+      pace: sizes the dispatches.
+      should_stop: asked before each dispatch.
+      on_finished: told the step and the sums after each dispatch.
+
+    Returns:
+      The new state, the step it stands at, and whether a step could not be taken because its loss
+      or gradient is not finite; then the state is the one before that step.
+    """
+    reached = step
+
+    def read(dispatched: Dispatched) -> int:
+        reached = int(dispatched.reached)  # waits for the device
+        pace.finished(dispatched.count)
+        if reached == dispatched.end:
+            on_finished(reached, dispatched.sums)
+        return reached
+
+    running: Dispatched | None = None
+    while step < end and not should_stop():
+        count = min(pace.steps, end - step)
+        state, sums, now_at = run(state, step, count)
+        pace.started()
+        step += count
+        before, running = running, Dispatched(step, count, sums, now_at)
+        if before is not None:
+            reached = read(before)
+            if reached < before.end:
+                break
+    if running is not None:
+        reached = read(running)
+    return state, reached, reached < step
+
+
+class Pace:
+    """Measures finished dispatches and sizes the next ones.
+
+    Attributes:
+      steps: for the next dispatch; one until something was measured.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 1
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets what was measured and stops the clock, for what is not training."""
+        self._last: float | None = None
+        self._finished_steps = 0
+        self._seconds = 0.0
+
+    def started(self) -> None:
+        """Notes that a dispatch was handed to the device; compilation lies before that."""
+        if self._last is None:
+            self._last = time.perf_counter()
+
+    def finished(self, steps: int) -> None:
+        """Notes that a dispatch of this many steps has just finished."""
+        now = time.perf_counter()
+        seconds = now - (now if self._last is None else self._last)
+        self._last = now
+        self._finished_steps += steps
+        self._seconds += seconds
+        wanted = int(_TARGET_SECONDS * steps / max(seconds, 1e-9))
+        self.steps = max(1, min(wanted, 4 * self.steps))
+
+    def steps_per_second(self) -> float:
+        """Since the last restart; NaN where too little was measured."""
+        return self._finished_steps / self._seconds if self._seconds else float("nan")

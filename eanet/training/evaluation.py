@@ -1,0 +1,88 @@
+"""Exact evaluation: every image once, in passes that fit the caches."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from eanet import devices
+from eanet.data.load import Split
+from eanet.models.functional import Apply
+from eanet.training.metrics import cross_entropy, hits, means
+
+# Images in one dispatch: seconds of work, so that a signal is answered soon.
+_BLOCK = 1024
+
+
+def make_evaluate(
+    apply: Apply,
+    mesh: Mesh,
+    *,
+    normalize: Callable[[Array], Array],
+    label_smoothing: float,
+    images_in_cache: int,
+) -> Callable[..., dict[str, float] | None]:
+    """Builds `evaluate(params, examples)` -> loss, accuracy, top5_accuracy over all images.
+
+    Every image counts exactly once: the last block is padded and the padding masked out. A third
+    argument, `should_stop`, is asked every few seconds; where it says so the result is None.
+    """
+    block = _BLOCK // mesh.size * mesh.size
+    pass_size = devices.images_per_pass(mesh, block, 0, images_in_cache)
+
+    def pass_sums(params, batch):
+        images, labels = batch
+        valid = labels >= 0
+        labels = jnp.maximum(labels, 0)
+        logits = apply(params, normalize(images))
+        targets = jax.nn.one_hot(labels, logits.shape[-1])
+        values = {
+            "loss": cross_entropy(logits, targets, label_smoothing),
+            "accuracy": hits(logits, labels, 1),
+            "top5_accuracy": hits(logits, labels, 5),
+            "examples": jnp.ones(len(labels)),
+        }
+        return {name: jnp.sum(jnp.where(valid, value, 0.0)) for name, value in values.items()}
+
+    @jax.jit
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(
+            PartitionSpec(),
+            PartitionSpec(devices.BATCH_AXIS),
+            PartitionSpec(devices.BATCH_AXIS),
+        ),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    def block_sums(params, images, labels):
+        passes = jax.tree.map(lambda x: x.reshape(-1, pass_size, *x.shape[1:]), (images, labels))
+        sums = jax.lax.map(partial(pass_sums, params), passes)
+        return jax.lax.psum(jax.tree.map(partial(jnp.sum, axis=0), sums), devices.BATCH_AXIS)
+
+    sharding = devices.split_batch(mesh)
+
+    def evaluate(
+        params: Any, examples: Split, should_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
+        images, labels = examples.images, examples.labels
+        totals: dict[str, float] = {}
+        for start in range(0, len(images), block):
+            if should_stop():
+                return None
+            part, part_labels = images[start : start + block], labels[start : start + block]
+            missing = block - len(part)
+            part = np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
+            part_labels = np.pad(part_labels, (0, missing), constant_values=-1)
+            placed = jax.device_put((part, part_labels), sharding)
+            for name, value in jax.device_get(block_sums(params, *placed)).items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        return means(totals)
+
+    return evaluate

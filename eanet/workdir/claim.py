@@ -1,0 +1,125 @@
+"""The directory of a run: made once, claimed by one config and one process at a time."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from eanet import config as config_lib
+from eanet.errors import UserError
+from eanet.workdir import lock as lock_lib
+from eanet.workdir.log import write_atomically
+
+LOCK = ".lock"
+
+_SHOWN_DIFFERENCES = 6
+
+
+@contextmanager
+def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> Iterator[None]:
+    """While the context lasts, the workdir belongs to this config and this process.
+
+    It is made, with the config in it, where it does not exist. The claim is a lock of the operating
+    system, which ends with its process however that dies; the file says whose it is.
+
+    Args:
+      workdir: of the run.
+      config: of the run.
+      say: told where the claim of a process that died is taken over.
+
+    Raises:
+      UserError: if the workdir belongs to another config, is in use, or cannot be written.
+    """
+    check(workdir, config)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(workdir, error) from None
+    lock = lock_lib.acquire(workdir / LOCK)
+    if lock is None:
+        owner = _describe(_owner(workdir)) or "another process"
+        raise UserError(
+            f"{workdir} is in use by {owner}; wait for it, stop it, or choose another --workdir"
+        )
+    try:
+        check(workdir, config)  # again, for what another process did before it ended
+        died = _describe(_owner(workdir))
+        if died:
+            say(f"{workdir} was left by {died}, which no longer runs; taking over")
+        try:
+            _write_owner(lock.descriptor)
+            if not os.path.exists(workdir / "config.json"):
+                write_atomically(workdir / "config.json", config_lib.to_json(config))
+        except OSError as error:
+            raise _cannot_write(workdir, error) from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.ftruncate(lock.descriptor, 0)
+    finally:
+        lock.close()
+
+
+def check(workdir: Path, config: ConfigDict) -> None:
+    """Refuses a workdir that belongs to something else; changes nothing.
+
+    Raises:
+      UserError: if it does.
+    """
+    path = workdir / "config.json"
+    if not os.path.exists(path):
+        if os.path.exists(workdir / "checkpoints"):
+            raise UserError(
+                f"{workdir} holds checkpoints but no config.json, so it is unknown what they "
+                "belong to; choose another --workdir"
+            )
+        return
+    differences = config_lib.differences(config_lib.from_json(path), config)
+    if differences:
+        shown = [f"{key} is {old!r} there, {new!r} here" for key, old, new in differences]
+        more = len(shown) - _SHOWN_DIFFERENCES
+        rest = f" and {more} more" if more > 0 else ""
+        raise UserError(
+            f"{workdir} belongs to a run with another config: "
+            f"{'; '.join(shown[:_SHOWN_DIFFERENCES])}{rest}. Nothing was changed; choose another "
+            "--workdir, or give the saved values to go on with that run"
+        )
+
+
+def _cannot_write(workdir: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to the workdir {workdir}: {error.strerror}; choose another --workdir"
+    )
+
+
+def _write_owner(lock: int) -> None:
+    owner = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, json.dumps(owner).encode(), 0)
+    os.fsync(lock)
+
+
+def _owner(workdir: Path) -> dict[str, Any]:
+    """What the last process to hold the lock wrote; empty where it ended in order."""
+    try:
+        owner = json.loads((workdir / LOCK).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _describe(owner: dict[str, Any]) -> str:
+    if not {"host", "pid", "since"} <= owner.keys():
+        return ""
+    return f"process {owner['pid']} on {owner['host']}, running since {owner['since']}"

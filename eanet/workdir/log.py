@@ -1,0 +1,301 @@
+"""The record of a run: `metrics.jsonl`, and the same scalars for TensorBoard.
+
+One JSON object a line, strict JSON: a value that is not finite is written as `null`
+(JSON has no NaN) and read back as NaN. The file only grows while training runs; it is
+rewritten, atomically, only on opening, to bring it back to the step where training stands.
+"""
+
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from eanet.checkpoints.manifest import free_name
+from eanet.errors import UserError
+
+_MOST = 2**31
+
+
+class RunLog:
+    """`metrics.jsonl` and `tensorboard/` of one working directory, open for writing.
+
+    A resumed run neither repeats nor loses a line provided that the lines of a step are
+    written before the checkpoint of that step is saved.
+
+    Args:
+      workdir: Directory of the run; created where missing.
+      step: Where training stands, 0 for a fresh start. Lines of later steps are removed,
+        as those steps will be taken again.
+      say: Told, one line each, what was removed from the file and why.
+
+    Raises:
+      UserError: The file cannot be read or written.
+    """
+
+    def __init__(
+        self, workdir: str | Path, *, step: int, say: Callable[[str], None] = logging.info
+    ):
+        workdir = Path(workdir)
+        self.path = workdir / "metrics.jsonl"
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            kept = _bring_back(self.path, step, say)
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            _fsync_directory(workdir)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+        self._written = {(record["step"], record["split"]) for record in kept}
+        self._last = {record["split"]: record for record in kept}
+        self._events = _EventFile(workdir / "tensorboard", purge_step=step + 1)
+
+    def write(self, step: int, epoch: float, split: str, **metrics: Any) -> None:
+        """Records the metrics of one split at one step, safe on disk on return.
+
+        A step and split that stand in the file already are not written again.
+
+        Args:
+          step: Optimizer steps taken.
+          epoch: The same in passes over the training set.
+          split: "train" or "val".
+          **metrics: Scalars (Python, NumPy or JAX): loss, accuracy, top5_accuracy, …
+
+        Raises:
+          UserError: Disk full, or the file is no longer writable; no part of the line stays.
+        """
+        step = int(step)
+        if (step, split) in self._written:
+            return
+        scalars = {name: _plain(value) for name, value in metrics.items()}
+        record = {"step": step, "epoch": float(epoch), "split": split, **scalars}
+        try:
+            _append(self._file, strict_json(record))
+            self._written.add((step, split))
+            self._last[split] = record
+            self._events.write(step, {f"{split}/{name}": value for name, value in scalars.items()})
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def has(self, step: int, split: str) -> bool:
+        """Whether the metrics of a split at a step are recorded."""
+        return (step, split) in self._written
+
+    def last(self, split: str) -> dict[str, Any]:
+        """The newest record of a split; empty where there is none."""
+        return self._last.get(split, {})
+
+    def close(self) -> None:
+        """Closes the files; writing afterwards is an error."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Reads `metrics.jsonl` in the order written, with NaN for `null`.
+
+    Lines that are no record, such as a torn last one, and repeated ones are left out.
+
+    Raises:
+      UserError: The file is missing or cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; is --workdir that of a started run?"
+        ) from error
+    return _parse(data)
+
+
+def strict_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON that any parser reads, with a line end: numbers that are not finite become `null`.
+
+    Scalars of NumPy and JAX are taken as numbers.
+    """
+    text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, indent=indent)
+    # Half of a surrogate pair, as a path may contain, is written as JSON's own escape of it.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Replaces a file as a whole: after a crash either the old or the new one is there.
+
+    Raises:
+      OSError: The file cannot be written; the old one is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_directory(path.parent)
+
+
+def _bring_back(path: Path, step: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Removes from the file what is not a record of a step up to `step`; returns the records."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    records = _parse(data)
+    kept = [record for record in records if record["step"] <= step]
+    text = _as_written(kept)
+    if text == data:
+        return kept
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != _as_written(_parse(whole)):
+        aside = free_name(path.with_name(path.name + ".damaged"))
+        write_atomically(aside, data)
+        say(f"{path}: lines that were not written by a run removed; the file as it was: {aside}")
+    elif data != whole and len(records) == len(_parse(whole)):
+        number = whole.count(b"\n") + 1
+        say(f"{path}: last line (line {number}) was incomplete, removed")
+    if len(kept) < len(records):
+        redone = len(records) - len(kept)
+        say(f"{path}: lines after step {step:,} removed, to be written again: {redone}")
+    write_atomically(path, text)
+    return kept
+
+
+def _as_written(records: list[dict[str, Any]]) -> bytes:
+    return b"".join(map(strict_json, records))
+
+
+def _parse(data: bytes) -> list[dict[str, Any]]:
+    """The distinct records; lines that are none are left out."""
+    records: dict[tuple[int, str], dict[str, Any]] = {}
+    for line in data.split(b"\n"):
+        try:
+            record = _as_record(json.loads(line))
+        except (ValueError, OverflowError, RecursionError):
+            continue
+        records.setdefault((record["step"], record["split"]), record)
+    return list(records.values())
+
+
+def _as_record(value: Any) -> dict[str, Any]:
+    """Checks that a JSON value is a line as `RunLog.write` makes it; not finite becomes NaN."""
+    if not isinstance(value, dict) or not isinstance(value.get("split"), str):
+        raise ValueError("no record")
+    record = {}
+    for name, item in value.items():
+        if name != "split":
+            if isinstance(item, bool) or not isinstance(item, int | float | None):
+                raise ValueError(f"{name} is not a number")
+            # An integer too large for a float is no measurement: OverflowError.
+            item = item if item is not None and math.isfinite(item) else math.nan
+        record[name] = item
+    if not isinstance(record.get("step"), int) or not isinstance(record.get("epoch"), int | float):
+        raise ValueError("no step or epoch")
+    if not (0 <= record["step"] < _MOST and 0 <= record["epoch"] < _MOST):
+        raise ValueError("no run counts that far")
+    return record
+
+
+def _append(file: Any, line: bytes) -> None:
+    """Appends the whole line and syncs it, or takes back what was written of it."""
+    before = os.fstat(file.fileno()).st_size
+    try:
+        written = file.write(line)
+        if written != len(line):  # a nearly full disk takes a part without complaint
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), before)
+        raise
+
+
+def _plain(value: Any) -> int | float:
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _finite(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; make room or choose another --workdir, "
+        "then start the same command again to go on"
+    )
+
+
+class _EventFile:
+    """Scalars for TensorBoard, in a new event file for each start of the run.
+
+    Built on tensorboardX's records and protocol buffers rather than on its `SummaryWriter`:
+    that one writes from a thread, which on a full disk dies and leaves the training waiting,
+    overwrites the file of a start within the same second, and puts the host's name into it.
+    """
+
+    def __init__(self, directory: Path, *, purge_step: int):
+        self._directory = directory
+        self._purge_step = purge_step
+        self._writer: Any = None
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if self._writer is None:
+            self._writer = self._open()
+            self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
+            # Makes TensorBoard forget what an earlier start wrote from this step on.
+            start = SessionLog(status=SessionLog.START)
+            self._put(Event(wall_time=time.time(), step=self._purge_step, session_log=start))
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        try:
+            self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+            self._writer.flush()
+        except OSError:
+            self._writer = None  # nothing after a torn record can be read: begin another file
+            raise
+
+    def _open(self) -> Any:
+        from tensorboardX.record_writer import RecordWriter
+
+        self._directory.mkdir(exist_ok=True)
+        # TensorBoard reads the files in the order of their names.
+        number = len(list(self._directory.glob("events.out.tfevents.*")))
+        while (path := self._directory / f"events.out.tfevents.{number:06d}").exists():
+            number += 1
+        return RecordWriter(str(path.absolute()))  # a relative "s3:…" would be taken for a cloud
+
+    def _put(self, event: Any) -> None:
+        self._writer.write(event.SerializeToString())
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

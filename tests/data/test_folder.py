@@ -1,0 +1,244 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eanet.data import base
+from eanet.data.folder import folder_source
+from eanet.errors import UserError
+from tests.helpers.data_fixtures import write_folder
+
+GREY = np.arange(30, dtype=np.uint8).reshape(6, 5) * 8
+RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def read(root):
+    return folder_source(str(root)).read()
+
+
+def test_every_pixel_and_label_arrives(tmp_path):
+    written = write_folder(tmp_path, {"train/b": 3, "train/a": 5, "test/a": 2, "test/b": 4})
+    decoded = read(tmp_path)
+    assert decoded.class_names == ("a", "b") and decoded.splits.keys() == {"train", "test"}
+    for part, split in decoded.splits.items():
+        expected = {
+            (pixels.tobytes(), path.parent.name)
+            for path, pixels in written.items()
+            if path.parent.parent.name == part
+        }
+        found = {(i.tobytes(), "ab"[k]) for i, k in zip(split.images, split.labels, strict=True)}
+        assert found == expected
+
+
+def test_any_tail_is_mixed_and_the_order_is_that_of_the_names(tmp_path):
+    layout = {"train/a": 50, "train/b": 50, "val/a": 1}
+    write_folder(tmp_path / "one", layout)
+    write_folder(tmp_path / "two", layout)
+    one, two = read(tmp_path / "one"), read(tmp_path / "two")
+    assert 4 < one.splits["train"].labels[-20:].sum() < 16
+    np.testing.assert_array_equal(one.splits["train"].images, two.splits["train"].images)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("train", "val"), {"train": 3, "test": 1}),
+        (("train", "test"), {"train": 3, "test": 2}),
+        (("train", "val", "test"), {"train": 3, "val": 1, "test": 2}),
+    ],
+)
+def test_which_folder_is_held_out(parts, expected, tmp_path):
+    sizes = {"train": 3, "val": 1, "test": 2}
+    write_folder(tmp_path, {f"{part}/a": sizes[part] for part in parts})
+    assert {part: len(split) for part, split in read(tmp_path).splits.items()} == expected
+
+
+def one_image(tmp_path, image, name="x.png", **options):
+    """What the training image becomes, with a greyscale one beside it."""
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+    image.save(tmp_path / "train" / "a" / name, **options)
+    Image.fromarray(GREY).save(tmp_path / "test" / "a" / "grey.png")
+    return read(tmp_path).splits["train"].images[0]
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "PNG"])
+def test_every_lossless_format_is_read_exactly(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    image = Image.fromarray(RGB // 64 * 64)  # few enough colours for a palette
+    pixels = one_image(tmp_path, image, f"x.{suffix}", **options)
+    np.testing.assert_array_equal(pixels, RGB // 64 * 64)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("JPEG", "x.jpg"), ("MPO", "x.jpeg")])
+def test_photographs_are_read(tmp_path, kind, name):
+    previews = (
+        {"save_all": True, "append_images": [Image.new("RGB", (2, 2))]} if kind == "MPO" else {}
+    )
+    image = Image.new("RGB", (5, 6), (200, 100, 50))
+    pixels = one_image(tmp_path, image, name, format=kind, quality=95, **previews).astype(int)
+    assert np.abs(pixels - [200, 100, 50]).max() < 10
+
+
+def test_a_damaged_image_is_told_of_by_us_alone(tmp_path, capfd):
+    write_folder(tmp_path, {"train/a": 1, "test/a": 1})
+    path = tmp_path / "train" / "a" / "odd.tif"
+    Image.fromarray(RGB).save(path, compression="tiff_lzw")
+    content = path.read_bytes()
+    start = content.index(b"\x80", 8)  # of the compressed pixels
+    path.write_bytes(content[:start] + b"\xff" * 20 + content[start + 20 :])
+    refused(tmp_path, path, "decoder error")
+    assert capfd.readouterr().err == ""
+
+
+def test_greyscale_only_where_all_are(tmp_path):
+    assert one_image(tmp_path, Image.fromarray(GREY)).shape == (6, 5, 1)
+    Image.fromarray(RGB).save(tmp_path / "train" / "a" / "colour.png")
+    decoded = read(tmp_path)
+    assert decoded.splits["train"].images.shape == (2, 6, 5, 3)
+    np.testing.assert_array_equal(decoded.splits["test"].images[0], np.stack([GREY] * 3, -1))
+
+
+def test_16_bit_keeps_the_high_byte(tmp_path):
+    deep = GREY.astype(np.uint16) * 256 + 77
+    np.testing.assert_array_equal(one_image(tmp_path, Image.fromarray(deep))[..., 0], GREY)
+
+
+def test_transparent_pixels_lie_over_white(tmp_path):
+    rgba = np.concatenate([RGB, np.full((6, 5, 1), 255, np.uint8)], -1)
+    rgba[0, 0, 3] = 0
+    expected = RGB.copy()
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(one_image(tmp_path, Image.fromarray(rgba)), expected)
+
+
+def test_palette_with_transparency(tmp_path):
+    image = Image.fromarray(GREY // 8 % 3).copy()
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata(list((GREY // 8 % 3).ravel()))
+    pixels = one_image(tmp_path, image, transparency=1)
+    np.testing.assert_array_equal(pixels[0, :3], [[255, 0, 0], [255, 255, 255], [0, 0, 255]])
+
+
+def test_cmyk(tmp_path):
+    image = Image.new("CMYK", (5, 6), (0, 255, 255, 0))
+    pixels = one_image(tmp_path, image, "x.JPEG").astype(int)
+    assert np.abs(pixels - [255, 0, 0]).max() < 10
+
+
+def test_exif_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter clockwise for display
+    pixels = one_image(tmp_path, Image.fromarray(np.rot90(RGB)), exif=exif)
+    np.testing.assert_array_equal(pixels, RGB)
+
+
+def test_hidden_files_are_ignored(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "test/a": 1})
+    for path in (".DS_Store", "train/.x", "train/a/.y.png"):
+        (tmp_path / path).write_text("hidden")
+    assert len(read(tmp_path).splits["train"]) == 2
+
+
+def refused(tmp_path, *words):
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+
+
+def _symlink_to_itself(path):
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("no image"),
+        lambda path: path.write_bytes(path.with_name("0.png").read_bytes()[:-30]),
+        lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n"),
+        lambda path: os.mkfifo(path),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to(path.parent),
+        lambda path: path.symlink_to("nowhere.png"),
+        _symlink_to_itself,
+        lambda path: Image.fromarray(RGB.astype(np.float32)[..., 0]).save(path, "TIFF"),
+        lambda path: Image.fromarray(RGB).save(
+            path, "PNG", save_all=True, append_images=[Image.fromarray(RGB[::-1])]
+        ),
+        lambda path: path.write_bytes(_png_that_claims(60_000, 60_000)),
+        lambda path: path.write_bytes(_png_that_claims(10_000, 10_000)),
+        lambda path: path.write_bytes(_png_that_claims(0, 6)),
+    ],
+)
+def test_what_is_no_usable_image_is_named(make, tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "test/a": 1})
+    path = tmp_path / "train" / "a" / "odd.png"
+    make(path)
+    refused(tmp_path, path)
+
+
+def _png_that_claims(width, height) -> bytes:
+    import struct
+    import zlib
+
+    def chunk(kind, content):
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_two_sizes_name_two_files(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "test/a": 1})
+    odd = tmp_path / "test" / "a" / "odd.png"
+    Image.fromarray(RGB[:, :4]).save(odd)
+    refused(tmp_path, odd, "4x6", "5x6", tmp_path / "train" / "a")
+
+
+def test_layouts_that_are_refused(tmp_path):
+    refused(tmp_path / "missing", "no such folder")
+    refused(tmp_path, "train/CLASS")
+    write_folder(tmp_path, {"train/a": 1})
+    refused(tmp_path, "val/CLASS")
+    (tmp_path / "test").mkdir()
+    refused(tmp_path, tmp_path / "test", "no class folders")
+    write_folder(tmp_path, {"test/c": 1})
+    refused(tmp_path, tmp_path / "test" / "c", "no class 'c'")
+    (tmp_path / "train" / "c").mkdir()
+    refused(tmp_path, tmp_path / "train" / "c", "no images")
+    (tmp_path / "train" / "c" / "notes.txt").write_text("hello")
+    refused(tmp_path, "notes.txt")
+    (tmp_path / "train" / "c" / "notes.txt").rename(tmp_path / "train" / "a.txt")
+    refused(tmp_path, "a.txt", "beside the class folders")
+
+
+def test_more_than_memory_is_refused_before_decoding(tmp_path, monkeypatch):
+    write_folder(tmp_path, {"train/a": 2, "test/a": 1})
+    monkeypatch.setattr(base, "physical_memory", lambda: 2 * 3 * 90)
+    read(tmp_path)
+    monkeypatch.setattr(base, "physical_memory", lambda: 2 * 3 * 90 - 1)
+    refused(tmp_path, "3 images of 6x5x3", "half")
+
+
+def test_fingerprint_follows_the_files(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "test/a": 1})
+    path = tmp_path / "train" / "a" / "0.png"
+
+    def fingerprint():
+        return folder_source(str(tmp_path)).fingerprint
+
+    seen = [fingerprint()]
+    assert fingerprint() == seen[0]
+    os.utime(path, (1e9, 1e9))
+    seen.append(fingerprint())
+    path.rename(path.with_name("z.png"))
+    seen.append(fingerprint())
+    path.with_name("z.png").unlink()
+    seen.append(fingerprint())
+    assert len(set(seen)) == 4

@@ -1,0 +1,243 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eanet.data import base, tfds
+from eanet.data.load import load_dataset
+from eanet.errors import UserError
+from tests.helpers.data_fixtures import random_images, write_prepared
+
+FORMS = ("array_record", "tfrecord")
+CALLERS_DATA_DIR = os.environ.get("TFDS_DATA_DIR", "")
+TRAIN, TEST = random_images(11, seed=1), random_images(7, seed=2)
+
+
+@pytest.fixture(autouse=True)
+def own_directories(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+
+def load(name, root, **options):
+    return load_dataset(
+        name, data_dir=root, **{"val_fraction": 0, "log": lambda line: None} | options
+    )
+
+
+def refused(name, root, *words, **options):
+    with pytest.raises(UserError) as caught:
+        load(name, root, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert str(word) in message
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(6, 5, 3), (6, 5, 1), (6, 5, 4)])
+def test_both_forms_arrive_exactly_and_in_order(form, shape, tmp_path):
+    splits = {"train": random_images(11, shape), "test": random_images(7, shape)}
+    write_prepared(tmp_path, form, splits)
+    shapes = load("shapes", tmp_path)
+    assert shapes.class_names == ("circle", "square", "star") and shapes.image_shape == shape
+    for part, (images, labels) in splits.items():
+        np.testing.assert_array_equal(getattr(shapes, part).images, images)
+        np.testing.assert_array_equal(getattr(shapes, part).labels, labels)
+    assert "tensorflow" not in sys.modules
+
+
+def test_validation_is_the_held_out_split_where_there_is_no_test(tmp_path):
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "validation": TEST})
+    shapes = load("shapes", tmp_path, val_fraction=0.2)
+    np.testing.assert_array_equal(shapes.test.labels, TEST[1])
+    assert (len(shapes.train), len(shapes.val)) == (8, 3)
+
+
+def test_own_validation_is_kept(tmp_path):
+    write_prepared(
+        tmp_path, "tfrecord", {"train": TRAIN, "validation": TEST, "test": random_images(3)}
+    )
+    shapes = load("shapes", tmp_path, val_fraction=0.5)
+    assert (len(shapes.train), len(shapes.val), len(shapes.test)) == (11, 7, 3)
+
+
+def test_versions_configs_and_ways_to_name_the_directory(tmp_path, monkeypatch):
+    def prepared(name, version, count):
+        splits = {"train": random_images(count), "test": TEST}
+        return write_prepared(tmp_path, "tfrecord", splits, name=name, version=version)
+
+    prepared("shapes", "1.9.0", 4)
+    newest = prepared("shapes", "1.10.0", 5)
+    prepared("forms/big", "1.0.0", 6)
+    for name, root, count in [
+        ("shapes", tmp_path, 5),
+        ("shapes:1.9.0", tmp_path, 4),
+        ("shapes:1.*.*", tmp_path, 5),
+        ("shapes", tmp_path / "shapes", 5),
+        ("shapes", newest, 5),
+    ]:
+        assert len(load(name, root).train) == count
+    folder = tfds._prepared_folder
+    big = tmp_path / "forms" / "big" / "1.0.0"
+    assert folder(tfds.Request.parse("forms"), tmp_path) == big
+    assert folder(tfds.Request.parse("forms/big:1.0.0"), tmp_path) == big
+    assert folder(tfds.Request.parse("forms/small"), tmp_path) is None
+    assert folder(tfds.Request.parse("shapes:2.0.0"), tmp_path) is None
+    prepared("forms/small", "1.0.0", 6)
+    refused("forms", tmp_path, "forms/big, forms/small")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(load("shapes", None).train) == 5
+
+
+def test_a_changed_directory_is_read_again(tmp_path):
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST}, version="1.0.0")
+    lines = []
+    load("shapes", tmp_path, log=lines.append)
+    write_prepared(tmp_path, "tfrecord", {"train": TEST, "test": TEST}, version="1.0.1")
+    assert len(load("shapes", tmp_path, log=lines.append).train) == 7
+    assert "out of date" in lines[-1]
+
+
+def edit(path: Path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("damage", ["truncate", "remove", "garbage", "count"])
+def test_a_damaged_directory_is_one_line(form, damage, tmp_path):
+    folder = write_prepared(tmp_path, form, {"train": TRAIN, "test": TEST})
+    path = folder / f"shapes-train.{form}-00001-of-00002"
+    if damage == "truncate":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif damage == "remove":
+        path.unlink()
+    elif damage == "garbage":
+        path.write_bytes(
+            bytes(np.random.default_rng(0).integers(0, 256, path.stat().st_size, "u1"))
+        )
+    else:
+        edit(
+            folder / "dataset_info.json",
+            lambda info: info["splits"][0].update(shardLengths=["5", "7"]),
+        )
+    refused("shapes", tmp_path, folder)
+    assert not list((tmp_path / "xdg").rglob("*.npy"))
+
+
+def test_damaged_info_is_one_line(tmp_path):
+    folder = write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST})
+    (folder / "dataset_info.json").write_text("{")
+    refused("shapes", tmp_path, "dataset_info.json")
+
+
+def test_no_class_is_imported_because_a_file_names_it(tmp_path):
+    folder = write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST})
+    text = (folder / "features.json").read_text()
+    (folder / "features.json").write_text(
+        text.replace("tensorflow_datasets.core.features.image_feature.Image", "antigravity.Image")
+    )
+    refused("shapes", tmp_path, "antigravity.Image")
+    assert "antigravity" not in sys.modules
+
+
+def test_sets_of_another_kind_are_refused(tmp_path):
+    folder = write_prepared(tmp_path, "tfrecord", {"train": TRAIN})
+    refused("shapes", tmp_path, "test or validation split")
+    edit(
+        folder / "features.json",
+        lambda info: info["featuresDict"]["features"].pop("label"),
+    )
+    os.utime(folder / "features.json")
+    refused("shapes", tmp_path, "no image and class label")
+
+
+def test_images_without_labels_are_refused(tmp_path):
+    unlabelled = (TEST[0], np.full(7, -1))
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": unlabelled})
+    refused("shapes", tmp_path, "test has labels outside 0..2")
+
+
+def test_more_than_memory_is_refused(tmp_path, monkeypatch):
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST})
+    monkeypatch.setattr(base, "physical_memory", lambda: 1000)
+    refused("shapes", tmp_path, "half")
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [("minst", "mnist"), ("cifar-100", "cifar100"), ("CIFAR100", "cifar100"), ("digit", "digits")],
+)
+def test_a_misspelt_name_names_the_nearest(typo, meant, tmp_path):
+    refused(typo, tmp_path, repr(meant))
+
+
+def test_without_tensorflow_the_ways_out_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    refused(
+        "mnist", tmp_path, f"mnist is not prepared in {tmp_path}", "TensorFlow", "not installed",
+        "pip install tensorflow-cpu", "dataset.data_dir", "--config=configs/eanet_digits.py",
+    )  # fmt: skip
+
+
+def test_tensorflow_prepares_in_another_process(tmp_path, monkeypatch):
+    """The child is replaced by one that does what TFDS would do."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from tests.helpers.data_fixtures import random_images, write_prepared
+name, data_dir = sys.argv[1:]
+splits = {{"train": random_images(4), "test": random_images(2)}}
+write_prepared(Path(data_dir), "array_record", splits, name=name)
+"""
+    monkeypatch.setattr(tfds, "_PREPARE", program)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    assert len(load("mnist", tmp_path).train) == 4
+
+
+def test_a_preparation_that_fails_gives_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds, "_PREPARE", "print('noise'); print('no network'); exit(1)")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    refused("mnist", tmp_path, "(no network)")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path(CALLERS_DATA_DIR or "/nowhere", "cifar100").is_dir(),
+    reason="needs CIFAR-100 prepared in TFDS_DATA_DIR",
+)
+def test_cifar100_matches_tfds_own_decoding(tmp_path):
+    """In a process of its own: TFDS_DATA_DIR as the caller has it, a fresh cache."""
+    program = """
+import os, sys, time
+import numpy as np
+from eanet import data
+start = time.perf_counter()
+data.load("cifar100")
+first, start = time.perf_counter() - start, time.perf_counter()
+cifar = data.load("cifar100", val_fraction=0.2, log=lambda line: sys.exit("not cached"))
+assert time.perf_counter() - start < 3 < first  # generous: the machine may be busy
+assert (len(cifar.train), len(cifar.val), len(cifar.test)) == (40000, 10000, 10000)
+import tensorflow_datasets as tfds
+source = tfds.data_source("cifar100", split="train")
+for part, offset in ((cifar.train, 0), (cifar.val, 40000)):
+    for i in range(0, len(part), 997):
+        np.testing.assert_array_equal(part.images[i], source[offset + i]["image"])
+        assert part.labels[i] == source[offset + i]["label"]
+names = tfds.builder("cifar100").info.features["label"].names
+assert cifar.class_names == tuple(names)
+np.testing.assert_allclose(cifar.mean, [129.3, 124.1, 112.4], atol=0.5)
+np.testing.assert_allclose(cifar.std, [68.2, 65.4, 70.4], atol=0.5)
+assert "tensorflow" not in sys.modules
+"""
+    environment = {**os.environ, "TFDS_DATA_DIR": CALLERS_DATA_DIR}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

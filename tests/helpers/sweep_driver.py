@@ -1,0 +1,39 @@
+"""`main.py --mode=sweep` with `fake_training.py` in the place of training, and impatient.
+
+python -m tests.helpers.sweep_driver DIR STORAGE WORKERS SWEEP
+"""
+
+import sys
+from pathlib import Path
+
+from eanet import config as config_lib
+from eanet.sweeps import command
+from eanet.sweeps.estimate import RunSize
+from eanet.sweeps.workers import Timing
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main(directory, storage, workers, sweep):
+    module = config_lib.load_module(ROOT / "configs/testing.py")
+    config = module.get_config()
+    config.num_epochs = 0.1
+    options = command.Options(
+        directory=Path(directory),
+        storage=storage or None,
+        workers=int(workers),
+        dry_run=False,
+        command=lambda workdir: [
+            sys.executable,
+            str(ROOT / "tests/helpers/fake_training.py"),
+            workdir,
+        ],
+        timing=Timing(look=0.05, beat=0.2, silence=2.0),
+    )
+    command.finish = lambda console, directory: None
+    command.run_grid(sweep, config.lock(), module, options, lambda config: RunSize(1, 1, 1))
+
+
+if __name__ == "__main__":
+    arguments, sys.argv[1:] = sys.argv[1:], []  # none of them is a flag
+    config_lib.run(lambda _: main(*arguments))

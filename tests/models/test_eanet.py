@@ -1,0 +1,423 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from eanet import devices
+from eanet.errors import UserError
+from eanet.models.costs import count_parameters
+from eanet.models.eanet import EANet, PatchEmbed
+from eanet.models.functional import split_model
+from eanet.prng import random_key
+from eanet.training import memory, step
+from eanet.training.batches import make_prepare, normalizer
+from eanet.training.metrics import cross_entropy, means
+from tests.helpers import reference, step_bounds
+
+SMALL = {
+    "patch_size": 2,
+    "embed_dim": 6,
+    "depth": 2,
+    "num_heads": 2,
+    "head_dim": 4,
+    "memory_size": 3,
+    "mlp_dim": 5,
+    "dropout_rate": 0.3,
+}
+SHAPE = (4, 6, 3)  # six tokens, not square
+ATTENTIONS = {
+    "external": {},
+    "external, one norm": {"norm": "softmax_memory", "final_norm": True},
+    "self": {"attention": "self", "final_norm": True},
+}
+
+
+def random(*shape, seed=0, scale=1.0):
+    return jnp.asarray(scale * np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def make(shape=SHAPE, classes=5, **options):
+    """A model with every parameter at random, made without compiling an initialiser."""
+    options = {**SMALL, **options}
+    graphdef, state = nnx.split(
+        nnx.eval_shape(lambda: EANet(classes, shape, rngs=nnx.Rngs(0), **options))
+    )
+    leaves, tree = jax.tree.flatten(state)
+    leaves = [random(*x.shape, seed=i, scale=0.5).astype(x.dtype) for i, x in enumerate(leaves)]
+    return nnx.merge(graphdef, jax.tree.unflatten(tree, leaves))
+
+
+def parameters(model):
+    return nnx.to_pure_dict(nnx.state(model))
+
+
+@partial(jax.jit, static_argnums=0)
+def _call(graphdef, state, images, keys):
+    return nnx.merge(graphdef, state)(images, keys=keys)
+
+
+def call(model, images, keys=None):
+    return _call(*nnx.split(model), images, keys)
+
+
+def plain(name):
+    if name == "self":
+        return partial(reference.self_attention, num_heads=SMALL["num_heads"])
+    norm = ATTENTIONS[name].get("norm", "double")
+    return partial(reference.external_attention, norm=norm)
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_logits_and_gradients_are_those_of_the_plain_formula(name):
+    model = make(**ATTENTIONS[name])
+    images, weights = random(2, *SHAPE), random(2, 5, seed=1)
+    graphdef = nnx.graphdef(model)
+
+    @jax.jit
+    def value_and_gradient(params):
+        def loss(params):
+            logits = nnx.merge(graphdef, nnx.State(params))(images)
+            return jnp.sum(weights * logits), logits
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradient, logits = value_and_gradient(parameters(model))
+    params = reference.to_float64(parameters(model))
+    images, weights = np.asarray(images, np.float64), np.asarray(weights)
+    attention = plain(name)
+    expected = reference.model(params, images, 2, attention)
+    np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+
+    def loss(params):
+        return (weights * reference.model(params, images, 2, attention)).sum()
+
+    # Along one direction for each parameter, and so also a check that none is forgotten.
+    gradient = reference.to_float64(gradient)
+    zero = jax.tree.map(np.zeros_like, params)
+    for index, path in enumerate(path for path, _ in jax.tree.leaves_with_path(params)):
+        keys = [part.key for part in path]
+        direction = jax.tree.map(np.copy, zero)
+        chosen, value = direction, gradient
+        for key in keys:
+            chosen, value = chosen[key], value[key]
+        chosen[...] = np.random.default_rng(index).normal(size=chosen.shape)
+        slope = reference.slope(loss, params, direction)
+        assert (value * chosen).sum() == pytest.approx(slope, rel=1e-3, abs=1e-3), keys
+
+
+def test_the_default_model_has_the_parameters_of_the_example():
+    model = nnx.eval_shape(lambda: EANet(100, (32, 32, 3), rngs=nnx.Rngs(0)))
+    assert count_parameters(model) == 361_380
+
+
+@pytest.mark.parametrize("shape, count", [((4, 6, 3), 6), ((2, 2, 1), 1), ((8, 4, 4), 8)])
+def test_any_shape_of_images(shape, count):
+    model = make(shape, patch_size=2)
+    images = random(3, *shape)
+    features = jax.jit(lambda images: model.features(images))(images)
+    assert features.shape == (3, count, 6)
+    assert call(model, images).shape == (3, 5)
+
+
+def test_tokens_are_patches_in_row_major_order():
+    embed = PatchEmbed((4, 6, 2), patch_size=2, embed_dim=8, rngs=nnx.Rngs(0))
+    embed.projection.kernel[...] = jnp.eye(8)
+    embed.position_embedding[...] = jnp.zeros((6, 8))
+    images = random(2, 4, 6, 2)
+    expected = reference.patches(np.asarray(images), 2)
+    np.testing.assert_allclose(embed(images).transpose(1, 2, 0), expected, atol=1e-6)
+    np.testing.assert_allclose(embed(images)[:, 1, 4], images[1, 2:4, 2:4].reshape(8), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "shape, name, size", [((32, 30, 3), "width", 30), ((30, 32, 3), "height", 30)]
+)
+def test_a_patch_size_that_does_not_divide_names_both_numbers(shape, name, size):
+    with pytest.raises(UserError, match=rf"patch_size=4 does not divide .*{name} of {size} pixels"):
+        make(shape, patch_size=4)
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(UserError, match=r"\(4, 6, 3\), but got \(6, 4, 3\)"):
+        make()(random(1, 6, 4, 3))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"depth": 0}, r"model\.depth=0 must be a whole number from 1 to 1,000"),
+        ({"memory_size": -1}, r"model\.memory_size=-1 must be a whole number from 1"),
+        ({"dropout_rate": 1.0}, r"model\.dropout_rate=1.0 must be a number from 0 to 0.999"),
+        ({"attention": "both"}, r"model\.attention='both' must be one of external, self"),
+        ({"norm": "none"}, r"model\.norm='none' must be one of double, "),
+        ({"dtype": "float23"}, r"model\.dtype='float23' must be one of float32, "),
+        ({"param_dtype": "int32"}, r"model\.param_dtype='int32' must be one of float32, "),
+    ],
+)
+def test_impossible_options(options, message, unchecked_types):
+    with pytest.raises(UserError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    "name, axes, last", [("external", (2, 3, 6, 2), 3), ("self", (2, 3, 2, 6), 6)]
+)
+def test_attention_maps_are_the_normalised_attention_of_each_block(name, axes, last):
+    """[B, H, N, S] of external attention, [B, H, N, N] of self-attention."""
+    model = make(**ATTENTIONS[name])
+    images = random(3, *SHAPE)
+    maps = jax.jit(lambda images: model.attention_maps(images))(images)
+    assert len(maps) == axes[0]
+    for one in maps:
+        assert one.shape == (3, 2, 6, last) and one.dtype == jnp.float32
+        np.testing.assert_allclose(one.sum(3), 1, atol=1e-5)
+
+    # The second block sees what the first one made of the tokens.
+    params = reference.to_float64(parameters(model))
+    embed = params["patch_embed"]
+    x = reference.linear(embed["projection"], reference.patches(np.asarray(images), 2))
+    x = x + embed["position_embedding"]
+    for index, block in enumerate(reference.blocks(params)):
+        normed = reference.layer_norm(block["attention_norm"], x)
+        if name == "self":
+            expected = reference.self_weights(block["attention"], normed, 2)
+        else:
+            expected = reference.external_weights(block["attention"], normed).swapaxes(1, 2)
+        np.testing.assert_allclose(maps[index], expected, atol=1e-5)
+        x = x + plain(name)(block["attention"], normed)
+        hidden = reference.linear(
+            block["mlp"]["hidden"], reference.layer_norm(block["mlp_norm"], x)
+        )
+        x = x + reference.linear(block["mlp"]["out"], reference.gelu(hidden))
+
+
+def test_features_are_what_the_head_takes_the_mean_of():
+    model = make(final_norm=True)
+    images = random(4, *SHAPE)
+    features = jax.jit(lambda images: model.features(images))(images)
+    head = reference.to_float64(parameters(model))["head"]
+    expected = reference.linear(head, np.asarray(features, np.float64).mean(1))
+    np.testing.assert_allclose(call(model, images), expected, atol=1e-5)
+
+
+def test_without_keys_nothing_is_random_and_with_keys_all_layers_are():
+    model, images = make(), random(4, *SHAPE)
+    exact = make(dropout_rate=0.0)
+    np.testing.assert_array_equal(call(model, images), call(model, images))
+    np.testing.assert_allclose(call(model, images), call(exact, images), atol=1e-5)
+    keys = jax.random.split(random_key(0), 4)
+    assert np.abs(call(model, images, keys) - call(model, images)).max() > 0.01
+    np.testing.assert_array_equal(call(model, images, keys), call(model, images, keys))
+
+
+@pytest.mark.parametrize("name", ["external", "self"])
+def test_an_examples_logits_do_not_depend_on_its_batch_mates(name):
+    model = make(**ATTENTIONS[name])
+    images, keys = random(4, *SHAPE), jax.random.split(random_key(0), 4)
+    whole = call(model, images, keys)
+    chosen = np.array([3, 1, 1, 0])
+    np.testing.assert_allclose(call(model, images[chosen], keys[chosen]), whole[chosen], atol=1e-5)
+    other = call(model, images[chosen], keys[np.array([1, 3, 0, 1])])
+    assert np.abs(other - whole[chosen]).max() > 0.01
+
+
+def test_one_key_stands_for_one_of_each_example():
+    model, images = make(), random(4, *SHAPE)
+    key = random_key(3)
+    expected = call(model, images, jax.random.split(key, 4))
+    np.testing.assert_array_equal(call(model, images, key), expected)
+
+
+@pytest.mark.parametrize("name", ["external", "self"])
+def test_bfloat16(name):
+    options = {**ATTENTIONS[name], "dtype": "bfloat16", "final_norm": False}
+    model, images = make(**options), random(4, *SHAPE)
+    exact = make(**{**options, "dtype": "float32"})
+    logits = call(model, images)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(parameters(model))} == {"float32"}
+    expected = call(exact, images)
+    np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
+    assert not np.array_equal(logits, expected)
+
+
+def test_the_type_of_parameters():
+    model = make(param_dtype="bfloat16", dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(parameters(model))} == {"bfloat16"}
+    assert np.isfinite(call(model, random(2, *SHAPE))).all()
+
+
+@pytest.fixture(scope="module")
+def initial():
+    """The parameters of a wide model as they are before training, by name."""
+    model = split_model(
+        lambda rngs: EANet(
+            50,
+            (16, 16, 3),
+            patch_size=4,
+            embed_dim=48,
+            depth=1,
+            num_heads=6,
+            head_dim=12,
+            memory_size=40,
+            mlp_dim=64,
+            rngs=rngs,
+        )
+    )
+    leaves = jax.tree.leaves_with_path(jax.jit(model.init)(0))
+    return {".".join(str(part.key) for part in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def test_initial_kernels_are_glorot_uniform(initial):
+    """As in Keras: uniform within ± sqrt(6 / (inputs + outputs)) of the matrix."""
+    sizes = {
+        "patch_embed.projection.kernel": (48, 48),
+        "blocks.attention.query_kernel": (48, 72),
+        "blocks.attention.key_memory": (12, 40),
+        "blocks.attention.value_memory": (40, 12),
+        "blocks.attention.out_kernel": (72, 48),
+        "blocks.mlp.hidden.kernel": (48, 64),
+        "blocks.mlp.out.kernel": (64, 48),
+        "head.kernel": (48, 50),
+    }
+    for name, (inputs, outputs) in sizes.items():
+        kernel, bound = initial[name], np.sqrt(6 / (inputs + outputs))
+        assert kernel.size == inputs * outputs
+        assert 0.95 * bound < np.abs(kernel).max() <= bound, name
+        assert kernel.var() == pytest.approx(bound**2 / 3, rel=0.15), name
+        assert abs(kernel.mean()) < 5 * bound / np.sqrt(3 * kernel.size), name
+    assert not np.array_equal(
+        initial["blocks.attention.key_memory"], initial["blocks.attention.value_memory"].T
+    )
+
+
+def test_other_initial_parameters(initial):
+    position = initial["patch_embed.position_embedding"]
+    assert position.shape == (16, 48)
+    assert 0.049 < np.abs(position).max() <= 0.05
+    assert position.var() == pytest.approx(0.05**2 / 3, rel=0.15)
+    for name, value in initial.items():
+        if name.endswith("bias"):
+            assert not value.any(), name
+        if name.endswith("scale"):
+            assert (value == 1).all(), name
+
+
+def test_the_compiler_is_not_one_that_mixes_up_many_rows():
+    """jax-ml/jax#39103: jaxlib 0.10.2 gives the last row the sum of another."""
+    x = jnp.arange(32_769.0)[:, None] * jnp.array([[1.0, 0.0, 0.0]])
+
+    def squares(x):
+        return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x)
+
+    np.testing.assert_array_equal(jax.jit(squares)(x), np.arange(32_769.0, dtype=np.float32) ** 2)
+
+
+def temporary_bytes(shape, images=1, **options):
+    """Of the gradients of a model."""
+    options = {**SMALL, "dropout_rate": 0.0, **options}
+    model = split_model(lambda rngs: EANet(5, shape, rngs=rngs, **options))
+
+    def loss(params, images):
+        return jnp.sum(model.apply(params, images))
+
+    params = jax.eval_shape(model.init, 0)
+    images = jax.ShapeDtypeStruct((images, *shape), jnp.float32)
+    program = jax.jit(jax.grad(loss)).lower(params, images).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_of_training_self_attention_is_linear_in_the_tokens():
+    small, large = (
+        temporary_bytes((side, side, 3), patch_size=1, attention="self") for side in (32, 64)
+    )
+    # The weights of both blocks would be 268 MB at 4,096 tokens.
+    assert large < min(6 * small, 30e6)
+
+
+def test_memory_of_training_with_many_units_is_that_of_one_head():
+    options = {"patch_size": 1, "num_heads": 16, "memory_size": 256, "depth": 4}
+    # The weights of all heads and blocks would be 67 MB, those of a head are 1 MB.
+    assert temporary_bytes((32, 32, 3), **options) < 12e6
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"embed_dim": 30, "memory_size": 7}, {"attention": "self"}]
+)
+def test_the_least_memory_of_training_is_a_part_of_what_it_takes(options):
+    """With folded products, with heads in turns, and of self-attention."""
+    shape, images = (16, 16, 3), 20
+    model = {**SMALL, "attention": "external", "param_dtype": "float32", **options}
+    least = memory.least_bytes(model, shape, images) - memory.least_bytes(model, shape, 0)
+    taken = temporary_bytes(shape, images, **options)
+    assert taken / 20 < least < taken
+
+
+@pytest.mark.slow
+def test_compiled_and_eager_agree_at_full_size():
+    """XLA:CPU of some versions computes wrong results where arrays are large.
+
+    Logits, loss and gradients of the default model at batch 128, dropout on: operation by
+    operation, compiled, and as a training step computes them.
+    """
+    batch, classes = 128, 100
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
+    labels = rng.integers(0, classes, batch).astype(np.int32)
+    model = split_model(lambda rngs: EANet(classes, (32, 32, 3), rngs=rngs))
+    params = jax.jit(model.init)(0)
+    prepare = make_prepare(
+        num_classes=classes,
+        normalize=normalizer(np.full(3, 120, np.float32), np.full(3, 60, np.float32)),
+        augmentation={},
+        random_bits="counter",
+    )
+    prepared = prepare(jnp.uint32(0), jnp.int32(0), jnp.asarray(images), jnp.asarray(labels))
+
+    def loss(params):
+        inputs, targets, keys = prepared
+        logits = model.apply(params, inputs, keys)
+        return jnp.mean(cross_entropy(logits, targets, 0.1)), logits
+
+    function = jax.value_and_grad(loss, has_aux=True)
+    with jax.disable_jit():
+        (eager_loss, eager_logits), eager_gradient = function(params)
+    (compiled_loss, compiled_logits), compiled_gradient = jax.jit(function)(params)
+
+    assert float(compiled_loss) == pytest.approx(float(eager_loss), rel=1e-5)
+    assert_close(compiled_logits, eager_logits)
+    jax.tree.map(assert_close, compiled_gradient, eager_gradient)
+
+    mesh = devices.make_mesh(batch)
+    optimizer = optax.sgd(1.0)
+    train_steps = step.make_train_steps(
+        model.apply,
+        optimizer,
+        mesh,
+        prepare,
+        batch_size=batch,
+        pass_size=4,  # as `Run` takes
+        label_smoothing=0.1,
+    )
+    before = jax.tree.map(np.asarray, params)
+    state = devices.replicate(step.init_state(params, optimizer, ema=False), mesh)
+    order = devices.replicate(np.arange(2 * batch, dtype=np.int32) % batch, mesh)
+    data = devices.replicate((images, labels), mesh)
+    program = train_steps.lower(state, *data, order, np.uint32(0), 0, 0, 1).compile()
+    temporary = program.memory_analysis().temp_size_in_bytes
+    counted = program.cost_analysis() | {"temporary bytes": temporary}
+    step_bounds.assert_within(counted, step_bounds.COMPILED)
+    state, sums, _ = program(state, *data, order, np.uint32(0), 0, 0, 1)
+    assert means(sums)["loss"] == pytest.approx(float(eager_loss), rel=1e-5)
+    step_gradient = jax.tree.map(lambda old, new: old - np.asarray(new), before, state.params)
+    # Differences of parameters near 1 are exact to 1e-7.
+    jax.tree.map(partial(assert_close, rounding=3e-7), step_gradient, eager_gradient)
+
+
+def assert_close(actual, expected, rounding=1e-7):
+    scale = float(np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * scale + rounding)

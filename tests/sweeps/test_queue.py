@@ -1,0 +1,257 @@
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eanet.errors import UserError
+from eanet.sweeps.queue import Lost, Queue, Standing, State
+from eanet.sweeps.storage import open_storage
+from eanet.workdir import lock as lock_lib
+
+RUNS = {"a": "1", "b": "2", "c": "3"}
+
+
+@pytest.fixture(autouse=True)
+def fast_disk(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def open_queue(directory, place="here", silence=1e9, runs=RUNS):
+    queue = Queue(open_storage(None, directory), "sweep", directory / place, silence=silence)
+    queue.enqueue(runs)
+    return queue
+
+
+def state(queue):
+    return {name: standing.state for name, standing in queue.standings().items()}
+
+
+def test_runs_are_taken_in_order_once_each_by_whoever_asks(tmp_path):
+    queues = [open_queue(tmp_path, place) for place in ("here", "here", "there")]
+    assert len(queues[0].study.trials) == 3
+    claims = [queue.take() for queue in queues]
+    assert [claim.name for claim in claims] == ["a", "b", "c"]
+    assert [queue.take() for queue in queues] == [None] * 3
+    assert [queue.revive() for queue in queues] == [[]] * 3
+    claims[0].done(0.5)
+    claims[1].failed("it diverged")
+    claims[2].pruned("worse than others")
+    expected = {
+        "a": Standing(State.DONE),
+        "b": Standing(State.FAILED, "it diverged"),
+        "c": Standing(State.PRUNED, "worse than others"),
+    }
+    assert [queue.standings() for queue in queues] == [expected] * 3
+    assert [queue.take() for queue in queues] == [None] * 3
+    assert [queue.revive() for queue in queues] == [[]] * 3
+    assert len(queues[0].study.trials) == 3
+
+
+def test_two_that_enqueue_at_the_same_time_do_no_harm(tmp_path, monkeypatch):
+    queues = [open_queue(tmp_path, place, runs={}) for place in ("here", "there")]
+    # Neither sees what the other has added before it has added its own.
+    seen = [queue._tries for queue in queues]
+    for queue in queues:
+        monkeypatch.setattr(queue, "_tries", lambda: {name: [] for name in RUNS})
+        queue.enqueue(RUNS)
+    for queue, tries in zip(queues, seen, strict=True):
+        monkeypatch.setattr(queue, "_tries", tries)
+    assert len(queues[0].study.trials) == 6
+    claims = [queue.take() for queue in (*queues, queues[0])]
+    assert [claim.name for claim in claims] == ["a", "b", "c"] and queues[1].take() is None
+    for claim in claims:
+        claim.done(1.0)
+    assert queues[0].take() is None and set(state(queues[1]).values()) == {State.DONE}
+
+
+def test_a_run_whose_worker_died_is_taken_by_another(tmp_path):
+    here, beside = open_queue(tmp_path), open_queue(tmp_path)
+    claim = here.take()
+    assert beside.revive() == []
+    claim.lock.close()  # as the system does at the end of the process
+    assert beside.revive() == ["a"] and beside.revive() == []
+    assert state(here)["a"] is State.WAITING
+    again = beside.take()
+    assert again.name == "a"
+    for end in (claim.beat, lambda: claim.done(1.0), lambda: claim.failed("late")):
+        with pytest.raises(Lost):
+            end()
+    again.done(0.5)
+    assert state(here)["a"] is State.DONE
+
+
+def test_what_happens_between_a_look_and_an_act_is_noticed(tmp_path, monkeypatch):
+    here, there = open_queue(tmp_path), open_queue(tmp_path, "there", silence=0.0)
+    seen = there._tries()
+    claim = here.take()
+    with monkeypatch.context() as patch:
+        patch.setattr(there, "_tries", lambda: seen)
+        assert there.take().name == "b"
+    there.revive()
+    seen = there._tries()
+    claim.done(1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(there, "_tries", lambda: seen)
+        assert there.revive() == []
+    # A worker that ends its run while it is being declared dead has ended it.
+    claim = here.take()
+    here._storage.set_trial_user_attr(claim.trial_id, "ended", {"reason": "died", "again": True})
+    claim.done(1.0)
+    assert there.revive() == [] and state(there)[claim.name] is State.DONE
+
+
+def test_a_worker_elsewhere_is_alive_as_long_as_it_beats(tmp_path):
+    here, there = open_queue(tmp_path), open_queue(tmp_path, "there", silence=0.0)
+    claim = here.take()
+    for _ in range(3):
+        claim.beat()
+        assert there.revive() == []
+    assert there.revive() == ["a"]  # silent since it was last looked at
+    with pytest.raises(Lost):
+        claim.beat()
+    claim.lock.close()
+    # An orphan of the first worker that still trains keeps the run from being taken there.
+    orphan = lock_lib.acquire(tmp_path / "here" / "a.lock")
+    assert here.take().name == "b"
+    orphan.close()
+    assert here.take().name == "a"
+
+
+def test_tries_end_and_crashes_are_counted(tmp_path):
+    queue = open_queue(tmp_path, runs={"a": "1"})
+    for crashes in range(3):
+        claim = queue.take()
+        assert claim.crashes == crashes
+        claim.again("killed", crashed=True)
+        assert queue.take() is None and state(queue)["a"] is State.WAITING
+        queue.revive()
+    queue.take().again("interrupted")
+    queue.revive()
+    assert queue.take().crashes == 3
+
+
+def test_a_queue_grows_but_no_run_changes(tmp_path):
+    queue = open_queue(tmp_path)
+    queue.take().done(1.0)
+    grown = open_queue(tmp_path, runs={"z": "26", **RUNS})
+    assert state(grown)["a"] is State.DONE and grown.take().name == "z"
+    shrunk = open_queue(tmp_path, runs={"c": "3"})
+    assert shrunk.take().name == "c" and shrunk.take() is None
+    with pytest.raises(UserError, match="a run a with another config"):
+        open_queue(tmp_path, runs={"a": "9"})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    actions=st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from(["take", "beat", "done", "again", "crash", "die", "revive", "join"]),
+        ),
+        max_size=40,
+    )
+)
+def test_whatever_happens_every_run_ends_once_and_never_two_count_at_a_time(actions):
+    """Four workers, two of them in one place; silence of one look is death."""
+    with tempfile.TemporaryDirectory() as name:
+        places = ["one", "one", "two", "three"]
+        queues = [open_queue(Path(name), place, silence=0.0) for place in places]
+        claims: list[list] = [[] for _ in queues]
+        ended: list[str] = []
+
+        def end(claim, how):
+            try:
+                how(claim)
+            except Lost:
+                claim.lock.close()
+                return
+            if how is done:
+                ended.append(claim.name)
+
+        def done(claim):
+            claim.done(1.0)
+
+        for worker, action in actions:
+            queue, own = queues[worker], claims[worker]
+            if action == "take":
+                own += filter(None, [queue.take()])
+            elif action == "revive":
+                queue.revive()
+            elif action == "join":
+                queues[worker] = open_queue(Path(name), places[worker], silence=0.0)
+            elif action == "die":
+                for claim in own:
+                    claim.lock.close()
+                own.clear()
+            elif own and action == "beat":
+                end(own[0], lambda claim: claim.beat())
+            elif own:
+                how = {"done": done, "again": lambda claim: claim.again("interrupted"),
+                       "crash": lambda claim: claim.again("killed", crashed=True)}  # fmt: skip
+                end(own.pop(0), how[action])
+            running = [t for t in queue.study.trials if t.state.name == "RUNNING"]
+            assert len({t.user_attrs["run"] for t in running}) == len(running)
+        for worker, own in enumerate(claims):
+            for claim in own:
+                end(claim, done)
+            own.clear()
+            queues[worker].revive()
+        while not all(each.state.final for each in queues[0].standings().values()):
+            queues[0].revive()
+            while claim := queues[0].take():
+                end(claim, done)
+        assert sorted(ended) == sorted(RUNS)
+
+
+def test_a_lock_lasts_as_long_as_any_process_that_has_it(tmp_path):
+    lock = lock_lib.acquire(tmp_path / "lock")
+    assert lock_lib.acquire(tmp_path / "lock") is None
+    child = subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor]
+    )
+    lock.close()
+    lock.close()  # nothing else is closed by it
+    assert not lock_lib.is_free(tmp_path / "lock")
+    child.communicate(b"\n")
+    assert lock_lib.is_free(tmp_path / "lock")
+    with pytest.raises(UserError, match="cannot lock"):
+        lock_lib.acquire(tmp_path / "lock" / "lock")
+
+
+def test_a_journal_cut_short_is_mended_and_a_damaged_one_refused(tmp_path):
+    open_queue(tmp_path).take().done(1.0)
+    path = tmp_path / "journal.log"
+    whole = path.read_bytes()
+    for cut in (1, 7, 40):
+        path.write_bytes(whole[:-cut])
+        open_queue(tmp_path).take().done(1.0)  # adds lines
+        assert state(open_queue(tmp_path))["a"] in (State.RUNNING, State.DONE)
+        assert path.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -cut) + 1])
+    path.write_bytes(b'{"op_code": 99, "worker_id": "x"}\n' + whole)
+    with pytest.raises(UserError, match="is damaged"):
+        open_queue(tmp_path)
+    path.write_bytes(b"\x00\x00\n" + whole)
+    with pytest.raises(UserError, match="is damaged"):
+        open_queue(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://me:secret@127.0.0.1:1/x", r"me:\*\*\*@127.0.0.1:1/x does not answer"),
+        ("sqlite:////nonexistent/x.db", "does not answer: .*unable to open"),
+        ("oracle://x", "cannot be used|needs a driver"),
+        ("redis://localhost", "cannot be used"),
+        ("journal", "cannot be used"),
+    ],
+)
+def test_a_storage_that_is_no_use_is_one_clear_line(tmp_path, monkeypatch, url, message):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(UserError, match=message) as refusal:
+        open_storage(url, tmp_path)
+    assert "\n" not in str(refusal.value) and "secret" not in str(refusal.value)

@@ -1,0 +1,235 @@
+import csv
+import io
+import json
+import math
+import re
+
+import hypothesis
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from eanet import config as config_lib
+from eanet.errors import UserError
+from eanet.sweeps import plan, records, report
+from eanet.sweeps.latency import model_key
+from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
+from eanet.workdir import hparams
+
+PICTURES = ("accuracy.png", "heat_map.png", "pareto.png", "curves.png")
+KEYS = ("model.memory_size", "model.embed_dim", "seed")
+
+
+def base():
+    from configs import testing
+
+    config = testing.get_config()
+    config.num_epochs = 3.0
+    return config
+
+
+def make(directory, overrides, accuracies, keys=KEYS):
+    """A sweep whose runs end with these accuracies; None has not begun, a text went wrong."""
+    directory.mkdir(exist_ok=True)
+    planned = []
+    for number, (values, accuracy) in enumerate(zip(overrides, accuracies, strict=True)):
+        name, config = f"run{number}", plan.override(base(), values)
+        planned.append({"name": name, "settings": values, "parameters": 10 * (number + 1),
+                        "multiply_adds": 1000 * (number + 1)})  # fmt: skip
+        if accuracy is None:
+            continue
+        workdir = directory / name
+        workdir.mkdir(exist_ok=True)
+        (workdir / "config.json").write_bytes(config_lib.to_json(config))
+        if isinstance(accuracy, str):
+            records.write_ended(workdir, "failed", accuracy)
+            continue
+        lines = [
+            {"step": step, "epoch": float(step), "split": "val", "loss": 1.0,
+             "accuracy": accuracy * (1.0 if step == 2 else 0.5)}
+            for step in (1, 2, 3)
+        ]  # fmt: skip
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (workdir / "metrics.jsonl").write_text(text)
+        results = {"accuracy": accuracy - 0.1, "top5_accuracy": 0.9}
+        (workdir / "results_test.json").write_text(json.dumps(results))
+    records.write_sweep(directory, keys, planned)
+
+
+def grid(memory=(4, 8, 16), width=(32, 64), seeds=(0, 1)):
+    return [
+        {"model.memory_size": S, "model.embed_dim": d, "seed": seed}
+        for S in memory
+        for d in width
+        for seed in seeds
+    ]
+
+
+def rows(directory):
+    return list(csv.DictReader(io.StringIO((directory / "sweep.csv").read_text())))
+
+
+@pytest.fixture(scope="module")
+def half_way(tmp_path_factory):
+    """A sweep in the middle: one setting failed once, one waits; S 8 with d 64 leads."""
+    directory = tmp_path_factory.mktemp("sweeps") / "half_way"
+    accuracies = [0.5, 0.52, 0.55, "out of | memory", 0.6, 0.62, 0.7, 0.72, 0.61, 0.6, None, None]
+    make(directory, grid(), accuracies)
+    written = report.write_report(directory)
+    assert {path.name for path in written} == {"sweep.csv", "sweep.md", "report.html", *PICTURES}
+    return directory
+
+
+def test_the_table_of_runs_has_a_row_for_each(half_way):
+    table = rows(half_way)
+    assert [row["run"] for row in table] == [f"run{number}" for number in range(12)]
+    assert [row["state"] for row in table].count("done") == 9
+    assert table[6] == {
+        "run": "run6", "state": "done", "memory_size": "8", "embed_dim": "64", "seed": "0",
+        "epoch": "3.0", "val_accuracy": "0.7", "best_epoch": "2.0", "val_loss": "1.0",
+        "test_accuracy": str(0.7 - 0.1), "test_top5_accuracy": "0.9", "parameters": "70",
+        "multiply_adds": "7000", "train_images_per_second": "", "latency_ms": "", "reason": "",
+    }  # fmt: skip
+    assert (table[3]["state"], table[3]["reason"]) == ("failed", "out of | memory")
+    assert (table[11]["state"], table[11]["memory_size"]) == ("waiting", "16")
+
+
+def test_the_table_of_settings_has_means_and_the_best(half_way):
+    text = (half_way / "sweep.md").read_text()
+    assert "12 runs: 9 done, 1 failed, 2 waiting" in text
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:1] == "|"]
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 2 + 6
+    assert lines[2][:5] == ["4", "32", "51.00 ± 1.41", "2", "−20.00 ± 0.00 (2)"]
+    assert lines[3][:5] == ["4", "64", "55.00", "1", "−15.00 (1)"] and lines[3][-2:] == ["1", "0"]
+    assert lines[5][:5] == ["**8**", "**64**", "**71.00 ± 1.41**", "**2**", "**best**"]
+    assert lines[7][2:5] == ["–", "0", "–"]
+    assert "Best on validation so far, of the settings with most finished runs: 8, 64." in text
+    assert "61.00 ± 1.41 % (n = 2)" in text
+    assert "51.00 % (n" not in text  # no other test accuracy
+    assert "run3: failed: out of | memory" in text
+    assert all(f"]({name})" in text for name in PICTURES)
+
+
+def test_the_page_is_complete_in_itself(half_way):
+    page = (half_way / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page
+    assert page.count("<tr") == 7 and page.count("<tr class=best>") == 1
+
+
+def test_the_pictures_are_drawn(half_way):
+    for name in PICTURES:
+        with Image.open(half_way / name) as image:
+            assert min(image.size) > 400
+            assert len(image.convert("RGB").getcolors(1_000_000)) > 20
+
+
+def test_a_report_is_written_anew_when_there_is_more(tmp_path):
+    overrides = grid(memory=(4, 8), width=(32,))
+    make(tmp_path, overrides, [None] * 4)
+    assert {path.name for path in report.write_report(tmp_path)} == {
+        "sweep.csv", "sweep.md", "report.html"
+    }  # fmt: skip
+    assert "No run has finished yet." in (tmp_path / "sweep.md").read_text()
+    make(tmp_path, overrides, [0.5, 0.6, 0.4, 0.3])
+    report.write_report(tmp_path)
+    text = (tmp_path / "sweep.md").read_text()
+    assert "Best on validation, of the settings with most finished runs: 4." in text
+    # What went wrong and then right is right.
+    records.write_ended(tmp_path / "run0", "failed", "x")
+    report.write_report(tmp_path)
+    assert {row["state"] for row in rows(tmp_path)} == {"done"}
+
+
+def test_latencies_are_taken_up(tmp_path):
+    overrides = grid(memory=(4, 8), width=(32,), seeds=(0,))
+    make(tmp_path, overrides, [0.5, 0.6])
+    keys = [model_key(plan.override(base(), each).to_dict()) for each in overrides]
+    latency = {"device": "1 × abacus", "models": {keys[0]: 1.25}}
+    (tmp_path / "latency.json").write_text(json.dumps(latency))
+    report.write_report(tmp_path)
+    assert [row["latency_ms"] for row in rows(tmp_path)] == ["1.25", ""]
+    assert "1 × abacus" in (tmp_path / "sweep.md").read_text()
+    assert model_key(base().to_dict()) == model_key(
+        plan.override(base(), {"seed": 9, "model.dropout_rate": 0.5}).to_dict()
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("overrides", "keys"),
+    [
+        ([{"model.norm": norm, "seed": 0} for norm in ("double", "softmax_memory")],
+         ("model.norm", "seed")),
+        ([{"seed": seed} for seed in range(5)], ("seed",)),
+        ([{"model.memory_size": 2**n} for n in range(1, 14)], ("model.memory_size",)),
+        ([{"optimizer.learning_rate": 1e-4 * 1.3**n, "model.depth": n} for n in range(1, 31)],
+         ("optimizer.learning_rate", "model.depth")),
+        ([{"model.final_norm": n > 4, "model.embed_dim": 8 * n} for n in range(1, 10)],
+         ("model.final_norm", "model.embed_dim")),
+    ],
+    ids=["names", "seeds alone", "many sizes", "a search", "a switch"],
+)  # fmt: skip
+def test_other_sweeps_are_drawn_too(tmp_path, overrides, keys):
+    accuracies = [0.3 + 0.01 * (n % 7) for n in range(len(overrides))]
+    make(tmp_path, overrides, [*accuracies[:-1], math.nan], keys)
+    names = {path.name for path in report.write_report(tmp_path)}
+    assert {"accuracy.png", "pareto.png", "curves.png"} <= names
+
+
+def test_no_directory_of_a_sweep_is_one_clear_line(tmp_path, capsys):
+    assert report.main([str(tmp_path)]) == 2
+    assert re.fullmatch(r"error: there is no sweep.json in .*\n", capsys.readouterr().err)
+    (tmp_path / "sweep.json").write_text('{"keys": 3}')
+    with pytest.raises(UserError, match="is damaged"):
+        report.write_report(tmp_path)
+
+
+def test_best_needs_as_many_seeds_as_the_others(tmp_path):
+    make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.9, "diverged"])
+    found = settings(records.read_sweep(tmp_path))
+    assert best(found) is found[0]
+    difference = paired_difference(found[1], found[0])
+    assert difference.count == 1 and math.isclose(difference.mean, 0.4)
+
+
+@hypothesis.settings(deadline=None)
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=9), st.floats(-10, 10))
+def test_the_summary_is_shifted_with_its_values(values, shift):
+    one, other = summary(values), summary([value + shift for value in values])
+    assert math.isclose(other.mean, one.mean + shift, abs_tol=1e-9)
+    assert math.isclose(other.std, one.std, abs_tol=1e-9) and one.count == len(values)
+
+
+@hypothesis.settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
+def test_the_front_beats_every_other_point(points):
+    front = pareto_front(points)
+    chosen = [points[index] for index in front]
+    assert chosen == sorted(set(chosen)) and sorted(y for _, y in chosen) == [y for _, y in chosen]
+    for index, (x, y) in enumerate(points):
+        beaten = any(a <= x and b >= y for a, b in chosen)
+        assert beaten and (index not in front or not any(a < x and b >= y for a, b in points))
+
+
+def test_tensorboard_is_told_the_settings(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    config = plan.override(base(), {"model.memory_size": 4, "model.norm": "double"})
+    for _ in range(2):  # a run that goes on keeps the file
+        hparams.write(tmp_path, config, ["model.memory_size", "model.norm"])
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert path.name < "events.out.tfevents.000000"
+    data, start = path.read_bytes(), None
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        for value in Event.FromString(data[12 : 12 + length]).summary.value:
+            content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+            assert value.metadata.plugin_data.plugin_name == "hparams"
+            start = content.session_start_info if value.tag.endswith("start_info") else start
+        data = data[16 + length :]
+    assert start.hparams["model.memory_size"].number_value == 4
+    assert start.hparams["model.norm"].string_value == "double"

@@ -1,0 +1,237 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from eanet.errors import UserError
+from eanet.models.eanet import EANet
+from eanet.models.functional import split_model
+from eanet.training.optimizer import DECAYS, OPTIMIZERS, SCHEDULES, make_optimizer, make_schedule
+
+
+def constant(learning_rate):
+    return make_schedule("constant", learning_rate=learning_rate, total_steps=10)
+
+
+def example(seed=0):
+    """Parameters of a linear map, and which of them are matrices."""
+    rng = np.random.default_rng(seed)
+    params = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params), {
+        "kernel": True,
+        "bias": False,
+    }
+
+
+def update(optimizer, params, *gradients):
+    state = optimizer.init(params)
+    step = jax.jit(lambda gradient, state, params: optimizer.update(gradient, state, params))
+    for gradient in gradients:
+        updates, state = step(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+def test_adamw_is_the_published_update(decay):
+    """Loshchilov and Hutter (arXiv 1711.05101), decay coupled to the learning rate only."""
+    params, matrices = example()
+    gradients = [example(seed)[0] for seed in (1, 2, 3)]
+    rate, weight_decay, b1, b2, epsilon = 0.01, 0.3, 0.8, 0.95, 1e-7
+    optimizer = make_optimizer(
+        "adamw",
+        constant(rate),
+        matrices=matrices,
+        weight_decay=weight_decay,
+        decay=decay,
+        b1=b1,
+        b2=b2,
+        epsilon=epsilon,
+    )
+    updated = update(optimizer, params, *gradients)
+    for name, value in params.items():
+        value = np.asarray(value, np.float64)
+        first = second = 0.0
+        for step, gradient in enumerate(gradients, 1):
+            gradient = np.asarray(gradient[name], np.float64)
+            first = b1 * first + (1 - b1) * gradient
+            second = b2 * second + (1 - b2) * gradient**2
+            direction = first / (1 - b1**step) / (np.sqrt(second / (1 - b2**step)) + epsilon)
+            decayed = weight_decay if decay == "all" or matrices[name] else 0.0
+            value = value - rate * (direction + decayed * value)
+        np.testing.assert_allclose(updated[name], value, rtol=1e-5)
+
+
+def test_the_examples_decay_subtracts_1e_4_of_each_weight():
+    """TensorFlow Addons' 1e-4, for every variable, is 0.1 at a learning rate of 1e-3."""
+    params, matrices = example()
+    zero = jax.tree.map(jnp.zeros_like, params)
+    optimizer = make_optimizer(
+        "adamw", constant(1e-3), matrices=matrices, weight_decay=0.1, decay="all"
+    )
+    updated = update(optimizer, params, zero)
+    for name, value in params.items():
+        np.testing.assert_allclose(updated[name], value * (1 - 1e-4), rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm, scale", [(0.5, 0.1), (50.0, 1.0)])
+def test_gradients_are_clipped_to_the_global_norm(norm, scale):
+    params, matrices = example()
+    gradient = {"kernel": jnp.zeros((3, 4)).at[0, 0].set(3.0), "bias": jnp.array([4.0, 0, 0, 0])}
+    optimizer = make_optimizer(
+        "sgd", constant(1.0), matrices=matrices, momentum=0.0, clip_norm=norm
+    )
+    updated = update(optimizer, params, gradient)
+    for name, value in params.items():
+        np.testing.assert_allclose(value - updated[name], scale * gradient[name], atol=1e-6)
+
+
+def test_sgd_has_nesterov_momentum():
+    params, matrices = example()
+    gradients = [example(seed)[0] for seed in (1, 2)]
+    optimizer = make_optimizer("sgd", constant(0.1), matrices=matrices, momentum=0.9)
+    updated = update(optimizer, params, *gradients)
+    for name, value in params.items():
+        first, second = (gradient[name] for gradient in gradients)
+        steps = 1.9 * first + (0.81 * first + 1.9 * second)
+        np.testing.assert_allclose(updated[name], value - 0.1 * steps, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_optimizer_descends(name):
+    params, matrices = example()
+    goal = example(1)[0]
+    optimizer = make_optimizer(name, constant(0.03), matrices=matrices)
+
+    def loss(params):
+        return optax.tree.norm(jax.tree.map(jnp.subtract, params, goal), squared=True)
+
+    def step(_, carry):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    run = jax.jit(lambda params: jax.lax.fori_loop(0, 20, step, (params, optimizer.init(params))))
+    trained = run(params)[0]
+    assert loss(trained) < 0.8 * loss(params)
+    for name in params:  # each part of it
+        assert jnp.linalg.norm(trained[name] - goal[name]) < jnp.linalg.norm(
+            params[name] - goal[name]
+        )
+
+
+@pytest.mark.parametrize("decay", DECAYS)
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "adam"])
+def test_which_parameters_decay(name, decay):
+    params, matrices = example()
+    zero = jax.tree.map(jnp.zeros_like, params)
+    optimizer = make_optimizer(
+        name, constant(0.1), matrices=matrices, weight_decay=0.5, decay=decay, momentum=0.0
+    )
+    updated = update(optimizer, params, zero)
+    np.testing.assert_allclose(updated["kernel"], 0.95 * params["kernel"], rtol=1e-5)
+    shrunk = 0.95 if decay == "all" else 1.0
+    np.testing.assert_allclose(updated["bias"], shrunk * params["bias"], rtol=1e-5)
+
+
+def test_matrices_are_the_kernels_of_linear_maps():
+    kernels = split_model(
+        lambda rngs: EANet(5, (4, 4, 1), depth=1, final_norm=True, rngs=rngs)
+    ).kernels
+    flags = {
+        ".".join(str(part.key) for part in path): flag
+        for path, flag in jax.tree.leaves_with_path(kernels)
+    }
+    attention = ("query_kernel", "key_memory", "value_memory", "out_kernel")
+    assert {name for name, flag in flags.items() if flag} == {
+        "patch_embed.projection.kernel",
+        *(f"blocks.attention.{name}" for name in attention),
+        "blocks.mlp.hidden.kernel",
+        "blocks.mlp.out.kernel",
+        "head.kernel",
+    }
+    assert {"patch_embed.position_embedding", "blocks.mlp_norm.scale", "head.bias"} <= set(flags)
+
+
+def test_muon_orthogonalises_each_kernel_as_the_matrix_that_it_is():
+    """All singular values of a kernel's update are about the same; the rest follows Adam."""
+    rng = np.random.default_rng(0)
+
+    def conditioned(*shape):
+        return (np.linalg.qr(rng.normal(size=(6, 6)))[0] * np.linspace(1, 2, 6)).reshape(shape)
+
+    gradient = {
+        "attention": {
+            "query_kernel": conditioned(6, 2, 3),  # d → heads of width 3
+            "out_kernel": conditioned(2, 3, 6),  # and back
+            "out_bias": rng.normal(size=6),
+        },
+        "mlp": {"kernel": conditioned(6, 6), "position_embedding": rng.normal(size=(4, 6))},
+        "blocks": {  # two blocks, each with matrices of its own
+            "query_kernel": np.stack([conditioned(6, 2, 3), 5 * conditioned(6, 2, 3)]),
+            "out_kernel": np.stack([conditioned(2, 3, 6), 5 * conditioned(2, 3, 6)]),
+        },
+    }
+    gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
+    matrices = jax.tree.map_with_path(lambda path, _: "kernel" in path[-1].key, gradient)
+    optimizer = make_optimizer("muon", constant(1.0), matrices=matrices)
+    steps = update(optimizer, jax.tree.map(jnp.zeros_like, gradient), gradient)
+    for step, is_matrix in zip(jax.tree.leaves(steps), jax.tree.leaves(matrices), strict=True):
+        if is_matrix:
+            singular = np.linalg.svd(step.reshape(-1, 6, 6), compute_uv=False)
+            assert singular.max() / singular.min() < 1.8
+        else:  # Adam's first step is as large for every entry.
+            assert np.ptp(np.abs(step)) < 1e-3
+
+
+def values(name, steps, **options):
+    schedule = make_schedule(name, **options)
+    return [float(rate) for rate in jax.jit(jax.vmap(schedule))(jnp.array(steps))]
+
+
+def test_schedules_at_known_points():
+    options = {"learning_rate": 2.0, "total_steps": 100}
+    assert values("constant", (0, 50, 99), **options) == [2, 2, 2]
+    np.testing.assert_allclose(values("cosine", (0, 50, 100), **options), [2, 1, 0], atol=1e-6)
+
+    options["warmup_steps"] = 20
+    np.testing.assert_allclose(
+        values("constant", (0, 5, 10, 20, 99), **options), [0, 0.5, 1, 2, 2], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        values("cosine", (0, 10, 20, 60, 100), **options), [0, 1, 2, 1, 0], atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("warmup_steps, peak", [(0, 30), (10, 10)])
+def test_one_cycle_rises_to_its_peak_and_falls_below_its_start(warmup_steps, peak):
+    rates = values(
+        "one_cycle", range(101), learning_rate=2.0, total_steps=100, warmup_steps=warmup_steps
+    )
+    assert int(np.argmax(rates)) == peak and rates[peak] == pytest.approx(2.0)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < rates[0] < 0.1
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"name": "adagrad"}, r"optimizer\.name='adagrad' must be one of adamw, "),
+        ({"decay": "none"}, r"optimizer\.decay='none' must be one of matrices, all"),
+        ({"name": "adam", "weight_decay": 0.1}, "adam has no weight decay"),
+    ],
+)
+def test_impossible_optimizers(options, message):
+    options = {"name": "adamw", **options}
+    with pytest.raises(UserError, match=message):
+        make_optimizer(options.pop("name"), constant(0.1), matrices=example()[1], **options)
+
+
+def test_impossible_schedules():
+    with pytest.raises(UserError, match=r"optimizer\.schedule='linear' must be one of constant, "):
+        make_schedule("linear", learning_rate=1.0, total_steps=10)
+    for name in SCHEDULES:
+        with pytest.raises(UserError, match=r"optimizer\.warmup_epochs is 10 steps.* only 10"):
+            make_schedule(name, learning_rate=1.0, total_steps=10, warmup_steps=10)

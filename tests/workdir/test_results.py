@@ -1,0 +1,85 @@
+import json
+import math
+import platform
+import socket
+import subprocess
+
+import numpy as np
+import pytest
+
+from eanet.errors import UserError
+from eanet.workdir import results
+from eanet.workdir.results import environment, read_record, write_results
+
+RESULTS = {"loss": np.float32(2.5), "accuracy": 0.44, "num_examples": np.int64(10_000), "step": 7}
+
+
+@pytest.fixture(autouse=True)
+def forget_commit():
+    results._git_state.cache_clear()
+    yield
+    results._git_state.cache_clear()
+
+
+def test_results_hold_what_was_measured_and_where(tmp_path):
+    path = write_results(tmp_path, "test", {**RESULTS, "top5_accuracy": math.nan})
+    assert path == tmp_path / "results_test.json"
+    record = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert record["split"] == "test"
+    assert record["loss"] == 2.5 and record["num_examples"] == 10_000
+    assert record["top5_accuracy"] is None
+    assert record["versions"]["python"] == platform.python_version()
+    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint"} < record["versions"].keys()
+    assert "cpu" in record["device"].lower()
+    assert read_record(path) == record
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_name_of_the_host_is_not_recorded(monkeypatch):
+    monkeypatch.setattr(platform, "node", lambda: "secret-host")
+    for name in (socket.gethostname(), "secret-host"):
+        assert name not in json.dumps(environment())
+
+
+def test_commit_and_whether_the_code_differs_from_it(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", *identity, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    source = tmp_path / "report.py"
+    source.write_text("")
+    monkeypatch.setattr(results, "__file__", str(source))
+
+    def state():
+        results._git_state.cache_clear()
+        record = environment()
+        return record["git_commit"], record["git_dirty"]
+
+    assert state() == (None, None)
+    git("init", "-q")
+    assert state() == (None, None)  # a checkout, but not of this file
+    git("add", "report.py")
+    git("commit", "-q", "-m", "first")
+    (tmp_path / "notes").touch()  # untracked: no change of the code
+    assert state() == (git("rev-parse", "HEAD"), False)
+    source.write_text("changed = True")
+    assert state() == (git("rev-parse", "HEAD"), True)
+    monkeypatch.setenv("PATH", "")
+    assert state() == (None, None)
+
+
+def test_results_that_cannot_be_written_are_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*results_val\.json: ") as caught:
+        write_results(tmp_path / "missing", "val", RESULTS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_a_damaged_record_is_one_clear_line(tmp_path, content):
+    (tmp_path / "results_test.json").write_bytes(content)
+    with pytest.raises(UserError, match="cannot read") as caught:
+        read_record(tmp_path / "results_test.json")
+    assert "\n" not in str(caught.value)
+    assert read_record(tmp_path / "results_val.json") is None
