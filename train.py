@@ -13,6 +13,7 @@ from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.display.curves import plot_curves
 from eanet.display.model_card import write_model_card
+from eanet.environment import device
 from eanet.errors import TrainingDiverged, UserError
 from eanet.models import costs
 from eanet.signals import stop_request
@@ -21,9 +22,9 @@ from eanet.training import black_box, config_schema, memory
 from eanet.training.examine import first_not_finite
 from eanet.training.loop import Training
 from eanet.training.run import Run, set_up
-from eanet.workdir import results as results_lib
 from eanet.workdir.claim import claimed
 from eanet.workdir.log import RunLog
+from eanet.workdir.results import write_results
 
 
 @memory.shortage_refused()
@@ -58,7 +59,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
                     state = run.initial_state()
                 console.run_header(
                     workdir=workdir,
-                    device=results_lib.device(),
+                    device=device(),
                     step=step,
                     total_steps=run.plan.total_steps,
                     steps_per_epoch=run.plan.steps_per_epoch,
@@ -143,7 +144,7 @@ def evaluate(
         "wall_time_seconds": round(time.perf_counter() - start, 3),
         "host_settings": host.settings(),
     }
-    results_lib.write_results(workdir, split, results)
+    write_results(workdir, split, results)
     console.results_table({**results, "split": split})
     plot_curves(workdir)
     write_model_card(workdir)

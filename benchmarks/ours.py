@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 
 from benchmarks.contestant import Prepared, random_images, repeat, serve
 from eanet.data.load import Dataset, Split
+from eanet.environment import environment
 from eanet.models import costs
 from eanet.training.run import Run, set_up
-from eanet.workdir import results
 
 
 def prepare(task: dict[str, Any]) -> Prepared:
@@ -24,7 +24,7 @@ def prepare(task: dict[str, Any]) -> Prepared:
     examples = Split(*random_images(task, 64 * max(config.batch_size, task["evaluated"])))
     run = set_up(config, print, dataset=dataset_of(examples, task["num_classes"]))
     parameters = costs.count_parameters(run.model.abstract)
-    facts = results.environment() | {"host_settings": host.settings()}
+    facts = environment() | {"host_settings": host.settings()}
     if task["evaluated"]:
         return Prepared(evaluation(run, task["evaluated"]), task["evaluated"], parameters, facts)
     return Prepared(training(run), config.batch_size, parameters, facts)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eanet.data.base import physical_memory
+from eanet.environment import environment
 from eanet.errors import UserError
-from eanet.workdir.log import strict_json, write_atomically
-from eanet.workdir.results import environment
+from eanet.files import strict_json, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

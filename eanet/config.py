@@ -6,8 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +15,8 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line
+from eanet import cli
+from eanet.errors import UserError
 
 
 def DEFINE_config(
@@ -29,25 +28,9 @@ def DEFINE_config(
 
 
 def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
-    """Parses the flags, calls `main` and exits.
-
-    Exit codes: 0 done; 2 the user's input is at fault; 3 training diverged; 128 + signal
-    interrupted, with the state saved. For all but the first, one line on standard error says why.
-    """
+    """Parses the flags, calls `main` and exits as `eanet.cli.run` does."""
     logging.set_verbosity(logging.WARNING)
-    try:
-        app.run(main, flags_parser=parse)
-    except UserError as error:
-        code, message = 2, f"error: {error}"
-    except TrainingDiverged as error:
-        code, message = 3, f"error: {error}"
-    except Interrupted as error:
-        code, message = 128 + error.signal, str(error)
-    except KeyboardInterrupt:
-        code, message = 128 + signal.SIGINT, "interrupted"
-    sys.stdout.flush()
-    print(as_line(message), file=sys.stderr, flush=True)
-    sys.exit(code)
+    cli.run(lambda: app.run(main, flags_parser=parse))
 
 
 def parse(arguments: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:

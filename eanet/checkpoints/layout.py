@@ -15,6 +15,7 @@ from pathlib import Path
 
 from eanet.checkpoints import manifest
 from eanet.errors import UserError
+from eanet.files import set_aside, sync
 
 STATE = "orbax"
 FORMAT = "eanet checkpoint"
@@ -133,7 +134,7 @@ class CheckpointFiles:
         """
         if not self.directory.is_dir():
             self.directory.mkdir()
-            manifest.sync(self.directory.parent)
+            sync(self.directory.parent)
         temporary = self.directory / f"{_SAVING}{facts.step}"
         if temporary.exists():
             self._set_aside_unfinished(temporary)
@@ -145,7 +146,7 @@ class CheckpointFiles:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        manifest.sync(self.directory)
+        sync(self.directory)
 
     def add_accuracy(self, step: int, val_accuracy: float | None) -> None:
         """Records the validation accuracy of a checkpoint that had none."""
@@ -168,7 +169,7 @@ class CheckpointFiles:
 
     def set_aside_damaged(self, step: int) -> Path:
         """Renames a checkpoint to `damaged-STEP`; returns the new path."""
-        return manifest.set_aside(self.path(step), f"damaged-{step}")
+        return set_aside(self.path(step), f"damaged-{step}")
 
     def clear_remains(self) -> list[Path]:
         """Renames what a killed save left to `unfinished-STEP`, ends killed removals.
@@ -182,7 +183,7 @@ class CheckpointFiles:
         return [self._set_aside_unfinished(path) for path in unfinished]
 
     def _set_aside_unfinished(self, path: Path) -> Path:
-        return manifest.set_aside(path, f"unfinished-{path.name.removeprefix(_SAVING)}")
+        return set_aside(path, f"unfinished-{path.name.removeprefix(_SAVING)}")
 
 
 def step_of(name: str) -> int | None:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from eanet.files import sync
 
 MANIFEST = "manifest.json"
 
@@ -66,29 +67,6 @@ def verify(directory: Path) -> None:
             raise Damaged(f"{name} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{MANIFEST} is not what was written") from error
-
-
-def set_aside(path: Path, name: str) -> Path:
-    """Renames `path` to `name` beside it, with a number where that is taken."""
-    return path.rename(free_name(path.with_name(name)))
-
-
-def free_name(path: Path) -> Path:
-    """The path itself, or with a number behind it where that is taken."""
-    free, number = path, 1
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the list of names in a directory, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(path: Path) -> str:

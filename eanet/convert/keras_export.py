@@ -18,6 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from eanet import files
 from eanet.checkpoints import explain
 from eanet.checkpoints.manager import Checkpoints
 from eanet.convert.keras_import import RECORD, describe, optimizer_of
@@ -26,7 +27,6 @@ from eanet.data.load import Dataset, load_dataset
 from eanet.errors import UserError
 from eanet.training import config_schema
 from eanet.training import step as step_lib
-from eanet.workdir.log import write_atomically
 
 _NORMALIZATION = "sequential/layers/normalization/vars"
 
@@ -54,10 +54,7 @@ def export(workdir: Path, out: Path, *, checkpoint: str = "best") -> Architectur
         f"{_NORMALIZATION}/1": np.asarray(variance, np.float32),
         f"{_NORMALIZATION}/2": np.asarray(0, np.int32),
     }
-    try:
-        write_atomically(out, weights_h5(values))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}") from None
+    files.write(out, weights_h5(values))
     return architecture
 
 

@@ -27,11 +27,11 @@ from eanet.convert import keras_files
 from eanet.convert.keras_weights import Architecture, KerasWeights, infer, our_model, to_params
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
+from eanet.files import write_atomically
 from eanet.models.costs import count_parameters
 from eanet.training import config_schema, step
 from eanet.training.optimizer import make_optimizer
 from eanet.workdir.claim import claimed
-from eanet.workdir.log import write_atomically
 
 # The record of an import: where the weights came from, and what they expect of the images.
 RECORD = "keras_import.json"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eanet import files
 from eanet.display.plot_style import FAINT, FONT_SIZE, INK, label, new_figure, png, spread, style
-from eanet.errors import UserError
+from eanet.files import read_record
 from eanet.workdir import log
-from eanet.workdir.results import read_record
 
 # Okabe and Ito's blue and vermilion: distinct for colour-blind readers, and in grey.
 _COLOURS = {"train": "#0072B2", "val": "#D55E00"}
@@ -44,14 +44,7 @@ def plot_curves(workdir: str | Path) -> Path:
     for axes, texts in labels:
         spread(axes, texts)
 
-    path = workdir / "curves.png"
-    try:
-        log.write_atomically(path, png(figure))
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; make room or mend its directory"
-        ) from error
-    return path
+    return files.write(workdir / "curves.png", png(figure))
 
 
 def best_validation(records: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eanet import files
 from eanet.display.curves import best_validation
 from eanet.display.progress import duration, human, percent
 from eanet.errors import UserError
+from eanet.files import read_record
 from eanet.workdir import log
-from eanet.workdir.results import read_record
 
 # The data sets' names at Hugging Face, where they differ from those of TFDS.
 _HUB_NAMES = {
@@ -75,15 +76,8 @@ def write_model_card(workdir: str | Path) -> Path:
         _environment(results),
         _limitations(config),
     ]
-    path = workdir / "README.md"
     text = "\n".join(section for section in sections if section)
-    try:
-        log.write_atomically(path, text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; make room or mend its directory"
-        ) from error
-    return path
+    return files.write(workdir / "README.md", text.encode("utf-8", "replace"))
 
 
 def _front_matter(workdir: Path, config: Record, results: Mapping[str, Record]) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from eanet import config as config_lib
-from eanet import host
+from eanet import files, host
+from eanet.environment import device
 from eanet.errors import UserError
+from eanet.files import read_record
 from eanet.sweeps import records
-from eanet.workdir import log
-from eanet.workdir.results import device, read_record
 
 _SECONDS = 1.0  # to measure one model for
 _CALLS = (10, 200)  # at least, at most
@@ -47,7 +47,7 @@ def measure(directory: Path) -> dict[str, Any]:
         key = model_key(config)
         if key not in record["models"]:
             record["models"][key] = _milliseconds(config)
-            log.write_atomically(path, log.strict_json(record, indent=1))
+            files.write_atomically(path, files.strict_json(record, indent=1))
     return record
 
 

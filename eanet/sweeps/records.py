@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from eanet import config as config_lib
+from eanet import files
 from eanet.display.curves import best_validation
 from eanet.errors import UserError
+from eanet.files import read_record
 from eanet.workdir import log
-from eanet.workdir.results import read_record
 
 # Made beside the run's own files where it ended without being complete.
 _ENDED = "ended.json"
@@ -97,7 +98,7 @@ def write_sweep(directory: Path, keys: Sequence[str], runs: Sequence[Record]) ->
       runs: for each its name, and settings, parameters, multiply_adds as far as known.
     """
     record = {"keys": list(keys), "runs": list(runs)}
-    log.write_atomically(directory / "sweep.json", log.strict_json(record, indent=1))
+    files.write_atomically(directory / "sweep.json", files.strict_json(record, indent=1))
 
 
 def read_sweep(directory: Path) -> SweepRecord:
@@ -154,7 +155,7 @@ def write_ended(workdir: Path, state: str, reason: str) -> None:
     """Records that a run ended early, and why."""
     workdir.mkdir(parents=True, exist_ok=True)
     record = {"state": state, "reason": reason}
-    log.write_atomically(workdir / _ENDED, log.strict_json(record))
+    files.write_atomically(workdir / _ENDED, files.strict_json(record))
 
 
 def forget_ended(workdir: Path) -> None:

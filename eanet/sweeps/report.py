@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from eanet import config as config_lib
+from eanet import files
 from eanet.display.progress import human
 from eanet.errors import UserError
+from eanet.files import read_record
 from eanet.sweeps import records
 from eanet.sweeps.latency import model_key
 from eanet.sweeps.pictures import draw_all
@@ -32,8 +34,6 @@ from eanet.sweeps.statistics import (
     settings,
     shown_value,
 )
-from eanet.workdir import log
-from eanet.workdir.results import read_record
 
 Row = tuple[bool, list[str]]  # whether it is the best setting's, and its cells
 
@@ -56,18 +56,13 @@ def write_report(directory: Path) -> list[Path]:
     found = settings(sweep)
     pictures = draw_all(sweep.name, found, latencies)
     parts = _Parts(sweep, found, latencies, device)
-    files = {
+    content = {
         "sweep.csv": _csv(sweep, latencies).encode(),
         "sweep.md": _markdown(parts, pictures).encode(),
         **pictures,
         "report.html": _html(parts, pictures).encode(),
     }
-    try:
-        for name, data in files.items():
-            log.write_atomically(directory / name, data)
-    except OSError as error:
-        raise UserError(f"cannot write to {directory}: {error.strerror or error}") from error
-    return [directory / name for name in files]
+    return [files.write(directory / name, data) for name, data in content.items()]
 
 
 class _Parts:

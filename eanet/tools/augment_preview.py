@@ -1,8 +1,7 @@
 """The picture behind `python -m eanet.augment`: one batch before and after augmentation."""
 
 import functools
-import os
-import tempfile
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from eanet import files
 from eanet.augment.transforms import augment
 from eanet.errors import UserError
 
@@ -88,14 +88,9 @@ def save(figure: "Figure", path: Path) -> None:
     """Writes a PNG; an existing file is replaced only by a complete one."""
     if path.suffix != ".png" or not path.parent.is_dir():
         raise UserError(f"--out={path}: name a .png file in a directory that exists")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".png")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format="png")
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    files.write(path, picture.getvalue())
 
 
 def command() -> None:

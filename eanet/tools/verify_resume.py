@@ -31,9 +31,10 @@ from absl import flags
 
 from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
+from eanet.environment import environment
 from eanet.errors import UserError
-from eanet.workdir.log import read, strict_json, write_atomically
-from eanet.workdir.results import environment
+from eanet.files import strict_json, write_atomically
+from eanet.workdir.log import read
 
 MAIN = Path(__file__).parents[1] / "main.py"
 

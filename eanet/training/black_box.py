@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eanet import files
+from eanet.environment import environment
 from eanet.errors import UserError
-from eanet.workdir.log import strict_json, write_atomically
-from eanet.workdir.results import environment, read_record
+from eanet.files import read_record
 
 _NAME = "blackbox.json"
 _KEYS = {"step", "indices"}
@@ -24,12 +25,7 @@ def write(workdir: Path, record: Mapping[str, Any]) -> Path:
     Raises:
       UserError: it cannot be written.
     """
-    path = workdir / _NAME
-    try:
-        write_atomically(path, strict_json({**record, **environment()}, indent=1))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return files.write_json(workdir / _NAME, {**record, **environment()})
 
 
 def read(workdir: Path) -> dict[str, Any]:

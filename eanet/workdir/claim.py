@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet.errors import UserError
+from eanet.files import write_atomically
 from eanet.workdir import lock as lock_lib
-from eanet.workdir.log import write_atomically
 
 LOCK = ".lock"
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from absl import logging
 
-from eanet.checkpoints.manifest import free_name
 from eanet.errors import UserError
+from eanet.files import cannot_write, free_name, strict_json, sync, write_atomically
 
 _MOST = 2**31
 
@@ -47,7 +47,7 @@ class RunLog:
             workdir.mkdir(parents=True, exist_ok=True)
             kept = _bring_back(self.path, step, say)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-            _fsync_directory(workdir)
+            sync(workdir)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         self._written = {(record["step"], record["split"]) for record in kept}
@@ -116,36 +116,6 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"cannot read {path}: {error.strerror or error}; is --workdir that of a started run?"
         ) from error
     return _parse(data)
-
-
-def strict_json(value: Any, indent: int | None = None) -> bytes:
-    """JSON that any parser reads, with a line end: numbers that are not finite become `null`.
-
-    Scalars of NumPy and JAX are taken as numbers.
-    """
-    text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, indent=indent)
-    # Half of a surrogate pair, as a path may contain, is written as JSON's own escape of it.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
-
-
-def write_atomically(path: str | Path, data: bytes) -> None:
-    """Replaces a file as a whole: after a crash either the old or the new one is there.
-
-    Raises:
-      OSError: The file cannot be written; the old one is untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    _fsync_directory(path.parent)
 
 
 def _bring_back(path: Path, step: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -225,31 +195,9 @@ def _plain(value: Any) -> int | float:
     return int(value) if isinstance(value, int) else float(value)
 
 
-def _finite(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}; make room or choose another --workdir, "
-        "then start the same command again to go on"
-    )
+    advice = "make room or choose another --workdir, then start the same command again to go on"
+    return cannot_write(path, error, advice)
 
 
 class _EventFile:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from eanet import files
 from eanet.checkpoints import explain
 from eanet.checkpoints import manifest as manifest_lib
 from eanet.checkpoints.manager import Checkpoints
@@ -95,7 +96,7 @@ def test_logs(contents, step):
         for content in contents:
             whole = content[: content.rfind(b"\n") + 1]
             path.write_bytes(whole)
-            written = b"".join(map(log_lib.strict_json, log_lib.read(path)))
+            written = b"".join(map(files.strict_json, log_lib.read(path)))
             assert whole == written or content in copies
 
 

@@ -64,13 +64,13 @@ def mutated(text: bytes) -> st.SearchStrategy[bytes]:
 
 
 def _record(seed: int) -> dict[str, Any]:
-    from eanet.workdir import results
+    from eanet.environment import environment
 
     kinds = {
         kind: {"cases": sum(counts.values()), **{x: counts[x] for x in ("accepted", "refused")}}
         for kind, counts in sorted(_tally.items())
     }
-    environment = results.environment()
+    environment = environment()
     for package in ("hypothesis", "numpy", "pillow", "ml_collections"):
         environment["versions"][package] = metadata.version(package)
     total = sum(counts["cases"] for counts in kinds.values())
@@ -88,7 +88,7 @@ def _main() -> int:
     failed = pytest.main(["-n0", "--durations=0", f"--hypothesis-seed={options.seed}", *files])
     if failed:
         return int(failed)
-    from eanet.workdir.log import strict_json, write_atomically
+    from eanet.files import strict_json, write_atomically
     from tests.helpers import fuzz
 
     record = fuzz._record(options.seed)

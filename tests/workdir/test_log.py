@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eanet.errors import UserError
-from eanet.workdir.log import RunLog, read, write_atomically
+from eanet.files import write_atomically
+from eanet.workdir.log import RunLog, read
 
 STEPS = (10, 20, 30)
 

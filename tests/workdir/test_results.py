@@ -7,18 +7,20 @@ import subprocess
 import numpy as np
 import pytest
 
+from eanet import environment as environment_lib
+from eanet.environment import environment
 from eanet.errors import UserError
-from eanet.workdir import results
-from eanet.workdir.results import environment, read_record, write_results
+from eanet.files import read_record
+from eanet.workdir.results import write_results
 
 RESULTS = {"loss": np.float32(2.5), "accuracy": 0.44, "num_examples": np.int64(10_000), "step": 7}
 
 
 @pytest.fixture(autouse=True)
 def forget_commit():
-    results._git_state.cache_clear()
+    environment_lib._git_state.cache_clear()
     yield
-    results._git_state.cache_clear()
+    environment_lib._git_state.cache_clear()
 
 
 def test_results_hold_what_was_measured_and_where(tmp_path):
@@ -50,10 +52,10 @@ def test_commit_and_whether_the_code_differs_from_it(tmp_path, monkeypatch):
 
     source = tmp_path / "report.py"
     source.write_text("")
-    monkeypatch.setattr(results, "__file__", str(source))
+    monkeypatch.setattr(environment_lib, "__file__", str(source))
 
     def state():
-        results._git_state.cache_clear()
+        environment_lib._git_state.cache_clear()
         record = environment()
         return record["git_commit"], record["git_dirty"]
 

@@ -1,0 +1,83 @@
+"""What computes: the devices, the versions of the software, the commit of this project."""
+
+import functools
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+
+
+def environment() -> dict[str, Any]:
+    """The device, the versions of what computes, and the commit of this project.
+
+    Neither the name of the host nor that of its user is in it.
+
+    Returns:
+      device: such as "1 × NVIDIA A100" or "2 × cpu (AMD EPYC 9R14)".
+      versions: package name to version, with Python's.
+      git_commit: the commit of this project; None where it is no git checkout.
+      git_dirty: whether a tracked file differs from that commit; None likewise.
+    """
+    commit, dirty = _git_state()
+    return {
+        "device": device(),
+        "versions": _versions(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+
+
+def device() -> str:
+    """The devices JAX computes on, as a person names them."""
+    import jax
+
+    devices = jax.devices()
+    name = f"{len(devices)} × {devices[0].device_kind}"
+    if devices[0].platform == "cpu" and (model := _cpu_model()):
+        name += f" ({model})"
+    return name
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor()
+
+
+@functools.cache
+def _git_state() -> tuple[str | None, bool | None]:
+    """The commit as it was when first asked for, and whether tracked files differed from it."""
+    source = Path(__file__).resolve()
+    # A copy installed somewhere inside another project's checkout is not of that project.
+    if _git(source.parent, "ls-files", "--error-unmatch", source.name) is None:
+        return None, None
+    commit = _git(source.parent, "rev-parse", "HEAD")
+    changes = _git(source.parent, "status", "--porcelain", "--untracked-files=no")
+    return commit or None, None if changes is None else bool(changes)
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,126 @@
+"""Files that are either whole or as they were, and the one line where they cannot be written."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eanet.errors import UserError
+
+_MAKE_ROOM = "make room or mend its directory"
+
+
+def write(path: str | Path, data: bytes, advice: str = _MAKE_ROOM) -> Path:
+    """Replaces a file as `write_atomically` does, and returns its path.
+
+    Args:
+      path: of the file.
+      data: its new content.
+      advice: what a user can do where it cannot be written.
+
+    Raises:
+      UserError: the file cannot be written; the old one is untouched.
+    """
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise cannot_write(path, error, advice) from error
+    return Path(path)
+
+
+def write_json(path: str | Path, value: Any, advice: str = _MAKE_ROOM) -> Path:
+    """Replaces a file by a value as `strict_json`, indented; raises as `write` does."""
+    return write(path, strict_json(value, indent=2), advice)
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Replaces a file as a whole: after a crash either the old or the new one is there.
+
+    Raises:
+      OSError: the file cannot be written; the old one is untouched.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def cannot_write(path: str | Path, error: OSError, advice: str = _MAKE_ROOM) -> UserError:
+    """The one line for a file or directory that the system does not let us write."""
+    return UserError(f"cannot write {path}: {error.strerror or error}; {advice}")
+
+
+def read_record(path: Path, advice: str = "remove it and evaluate again") -> dict[str, Any] | None:
+    """Reads a JSON object that a run has written, or None where there is no such file.
+
+    Args:
+      path: of the file.
+      advice: what a user can do where it is damaged.
+
+    Raises:
+      UserError: the file is there and holds no JSON object.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {error}; {advice}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"cannot read {path}: no JSON object; {advice}")
+    return record
+
+
+def strict_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON that any parser reads, with a line end: numbers that are not finite become `null`.
+
+    Scalars of NumPy and JAX are taken as numbers.
+    """
+    text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, indent=indent)
+    # Half of a surrogate pair, as a path may contain, is written as JSON's own escape of it.
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def set_aside(path: Path, name: str) -> Path:
+    """Renames `path` to `name` beside it, with a number where that is taken."""
+    return path.rename(free_name(path.with_name(name)))
+
+
+def free_name(path: Path) -> Path:
+    """The path itself, or with a number behind it where that is taken."""
+    free, number = path, 1
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the list of names in a directory, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _finite(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
