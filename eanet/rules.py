@@ -62,6 +62,20 @@ class Choice:
         return f"one of {', '.join(self.words)}"
 
 
+class NameIn:
+    """A name in a table, which may grow after the rule was made."""
+
+    def __init__(self, table: Mapping[str, Any]):
+        self.table = table
+
+    def allows(self, value: Any) -> bool:
+        """Whether the table has it."""
+        return isinstance(value, str) and value in self.table
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.table)}"
+
+
 class Switch:
     """On or off."""
 
