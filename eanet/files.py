@@ -1,8 +1,11 @@
 """Files that are either whole or as they were, and the one line where they cannot be written."""
 
+import errno
+import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,8 +46,9 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # of a process that had the same number
     try:
-        with open(temporary, "wb") as file:
+        with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -53,6 +57,40 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:
+    """Opens a file as `os.open` does, but nothing else that may stand in its place.
+
+    Writing through a link would change a file that is not ours, and a pipe waits for ever.
+
+    Args:
+      path: of the file.
+      flags: as of `os.open`.
+      follow: whether a link to a file will do.
+
+    Returns:
+      A descriptor that child processes do not inherit.
+
+    Raises:
+      OSError: it cannot be opened, or is no regular file.
+    """
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    odd = OSError(errno.EINVAL, "not a regular file", str(path))
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise odd if error.errno in (errno.ELOOP, errno.ENXIO) else error from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise odd
+    return descriptor
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The content of a regular file, or of one that a link leads to; raises `OSError`."""
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+        return file.read()
 
 
 def cannot_write(path: str | Path, error: OSError, advice: str = _MAKE_ROOM) -> UserError:
@@ -71,7 +109,7 @@ def read_record(path: Path, advice: str = "remove it and evaluate again") -> dic
       UserError: the file is there and holds no JSON object.
     """
     try:
-        record = json.loads(path.read_bytes())
+        record = json.loads(read_bytes(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -89,6 +127,11 @@ def strict_json(value: Any, indent: int | None = None) -> bytes:
     text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, indent=indent)
     # Half of a surrogate pair, as a path may contain, is written as JSON's own escape of it.
     return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, to be kept beside it so that damage is noticed."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def set_aside(path: Path, name: str) -> Path:

@@ -1,0 +1,94 @@
+"""Whatever stands in the place of a file of ours: it is used as a file, or refused at once."""
+
+import os
+import socket
+
+import pytest
+
+from eanet import files
+from eanet.errors import UserError
+
+
+def link(path, target):
+    target.write_bytes(b"precious")
+    path.symlink_to(target)
+
+
+def dangling_link(path, target):
+    path.symlink_to(target)
+
+
+def pipe(path, target):
+    os.mkfifo(path)
+
+
+def pipe_behind_a_link(path, target):
+    os.mkfifo(target)
+    path.symlink_to(target)
+
+
+def directory(path, target):
+    path.mkdir()
+
+
+def device(path, target):
+    path.symlink_to("/dev/zero")
+
+
+def unix_socket(path, target):
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.close()
+
+
+def loop(path, target):
+    path.symlink_to(path)
+
+
+ODD = [link, dangling_link, pipe, pipe_behind_a_link, directory, device, unix_socket, loop]
+
+
+@pytest.fixture(params=ODD, ids=lambda make: make.__name__)
+def odd(request, tmp_path):
+    """A path at which something stands that is no regular file, and where a link leads to."""
+    path, target = tmp_path / "file", tmp_path / "target"
+    request.param(path, target)
+    yield path
+    if request.param is link:
+        assert target.read_bytes() == b"precious"
+    elif request.param is dangling_link:
+        assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_TRUNC]
+)
+def test_only_a_regular_file_is_opened(odd, flags):
+    before = os.lstat(odd)
+    with pytest.raises(OSError, match="not a regular file|Is a directory"):
+        files.open_regular(odd, flags)
+    assert os.lstat(odd).st_ino == before.st_ino
+
+
+def test_a_link_to_a_file_can_be_read_and_nothing_else(odd):
+    if odd.is_file():
+        assert files.read_bytes(odd) == b"precious"
+        return
+    with pytest.raises(OSError, match=r"not a regular file|No such file|symbolic links"):
+        files.read_bytes(odd)
+
+
+def test_a_replaced_file_is_never_written_through(odd):
+    if odd.is_dir():
+        with pytest.raises(UserError, match="cannot write"):
+            files.write(odd, b"new")
+        return
+    files.write(odd, b"new")
+    assert not odd.is_symlink() and odd.read_bytes() == b"new"
+
+
+def test_a_temporary_file_that_is_a_link_is_not_followed(tmp_path):
+    target = tmp_path / "target"
+    link(tmp_path / f".file.{os.getpid()}.tmp", target)
+    files.write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new" and target.read_bytes() == b"precious"
