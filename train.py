@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from eanet import host
+from eanet import devices, host
 from eanet.checkpoints import explain
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
@@ -18,7 +18,7 @@ from eanet.errors import TrainingDiverged, UserError
 from eanet.models import costs
 from eanet.signals import stop_request
 from eanet.sweeps.estimate import RunSize
-from eanet.training import black_box, config_schema, memory
+from eanet.training import black_box, config_schema
 from eanet.training.examine import first_not_finite
 from eanet.training.loop import Training
 from eanet.training.run import Run, set_up
@@ -27,7 +27,7 @@ from eanet.workdir.log import RunLog
 from eanet.workdir.results import write_results
 
 
-@memory.shortage_refused()
+@devices.out_of_memory_refused()
 def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
 
@@ -72,7 +72,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     return results
 
 
-@memory.shortage_refused()
+@devices.out_of_memory_refused()
 def replay(workdir: Path) -> None:
     """Repeats the step that `blackbox.json` tells of, and shows it layer by layer.
 
@@ -97,7 +97,7 @@ def replay(workdir: Path) -> None:
     console.note(f"step {step + 1} is finite here")
 
 
-@memory.shortage_refused()
+@devices.out_of_memory_refused()
 def evaluate(
     workdir: Path,
     *,

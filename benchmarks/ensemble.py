@@ -28,7 +28,7 @@ from eanet import config as config_lib
 from eanet import devices
 from eanet.display.console import Console
 from eanet.errors import UserError
-from eanet.training import memory
+from eanet.models import costs
 from eanet.training.run import Run, set_up
 
 ALONE = "one after the other"
@@ -89,10 +89,10 @@ def ensemble(run: Run, members: int) -> tuple[Callable[[int], None], int]:
     def stacked(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * members), tree)
 
-    config, shape = run.config, run.dataset.image_shape
-    in_cache = memory.images_in_cache(config.model, shape, training=True) // members
-    images = devices.images_per_pass(run.mesh, config.batch_size, config.microbatch_size, in_cache)
-    run = dataclasses.replace(run, pass_size=images)
+    config = run.config
+    in_cache = costs.images_in_cache(run.model.abstract, training=True) // members
+    images = devices.microbatch(run.mesh, config.batch_size, config.microbatch_size, in_cache)
+    run = dataclasses.replace(run, microbatch=images)
     steps = jax.vmap(run.make_train_steps(), (0, None, None, 0, 0, None, None, None))
     seeds = np.arange(members, dtype=np.uint32)
     state, order = stacked(run.initial_state()), stacked(run.order(0))

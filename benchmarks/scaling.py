@@ -31,13 +31,13 @@ from eanet import config as config_lib
 from eanet import devices
 from eanet.display.console import Console
 from eanet.display.progress import human
-from eanet.models import costs
-from eanet.models.attention_fast import ExternalAttention
+from eanet.models.attention_fast import FastExternalAttention
+from eanet.models.base import Attention
 from eanet.models.self_attention import SelfAttention
 
 EMBED_DIM, HEAD_DIM = 64, 16
 EXTERNAL_HEADS, SELF_HEADS = 16, 4
-TOKENS_A_PASS = 1024
+TOKENS_PER_CALL = 1024
 MODES = ("training", "inference")
 MEASURES = {
     "milliseconds": "{:.3g}".format,
@@ -90,11 +90,11 @@ def main(arguments: Sequence[str]) -> None:
     console.note(f"\n{path} and {path.with_suffix('.png').name}")
 
 
-def layers(units: Iterable[int]) -> dict[str, ExternalAttention | SelfAttention]:
+def layers(units: Iterable[int]) -> dict[str, Attention]:
     """External attention with so many memory units, and self-attention."""
     options: dict[str, Any] = {"head_dim": HEAD_DIM, "rngs": nnx.Rngs(0)}
-    external: dict[str, ExternalAttention | SelfAttention] = {
-        f"S = {count}": ExternalAttention(
+    external: dict[str, Attention] = {
+        f"S = {count}": FastExternalAttention(
             EMBED_DIM, num_heads=EXTERNAL_HEADS, memory_size=count, **options
         )
         for count in units
@@ -102,11 +102,11 @@ def layers(units: Iterable[int]) -> dict[str, ExternalAttention | SelfAttention]
     return external | {"self": SelfAttention(EMBED_DIM, num_heads=SELF_HEADS, **options)}
 
 
-def compiled(module: nnx.Module, tokens: int, mode: str) -> tuple[Point, Callable[[], object]]:
+def compiled(module: Attention, tokens: int, mode: str) -> tuple[Point, Callable[[], object]]:
     """The layer compiled for all devices: what is known of it, and a call that waits."""
     count = len(jax.local_devices())
     mesh = devices.make_mesh(count)
-    images = count * max(1, TOKENS_A_PASS // tokens)
+    images = count * max(1, TOKENS_PER_CALL // tokens)
     graphdef, state = nnx.split(module)
     split, whole = PartitionSpec(None, devices.BATCH_AXIS), PartitionSpec()
 
@@ -138,7 +138,7 @@ def compiled(module: nnx.Module, tokens: int, mode: str) -> tuple[Point, Callabl
         # XLA tells of one device.
         "megabytes": memory.temp_size_in_bytes * count / images / 1e6,
         # A product has two gradients, each of as much work.
-        "multiply_adds": (3 if training else 1) * costs.attention_multiply_adds(module, tokens),
+        "multiply_adds": (3 if training else 1) * module.macs(tokens, EMBED_DIM),
     }
     return point, lambda: jax.block_until_ready(program(*arguments))
 

@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
     model.memory_size = 16  # S, number of memory units (external attention)
     model.mlp_dim = 64  # hidden width of the MLP
     model.attention = "external"  # or "self"
+    model.implementation = "fast"  # or "plain", as in eanet/models/attention.py; the same function
     model.norm = "double"  # or "softmax_tokens", "softmax_memory" (external attention)
     model.final_norm = False  # a layer norm before the mean over tokens
     model.dropout_rate = 0.2  # after attention weights, attention output, GELU and MLP output

@@ -1,14 +1,24 @@
 """Data parallelism over all local devices: the batch is split, everything else replicated."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from eanet.errors import UserError
+from eanet.host import physical_memory
+
 BATCH_AXIS = "batch"
 
 # Bytes of a server's caches that a core may count on: of its own second one, of the last one.
 SECOND_CACHE, LAST_CACHE = 2**20, 2**23
+
+_LESS_MEMORY = (
+    "lower model.embed_dim, model.depth, model.num_heads, model.head_dim, model.memory_size, "
+    "model.mlp_dim or microbatch_size"
+)
 
 
 def make_mesh(batch_size: int) -> Mesh:
@@ -33,7 +43,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 
 
-def images_per_pass(mesh: Mesh, batch_size: int, microbatch_size: int, images_in_cache: int) -> int:
+def microbatch(mesh: Mesh, batch_size: int, microbatch_size: int, images_in_cache: int) -> int:
     """How many images a device takes through the model at once.
 
     A CPU is fastest where what is read again soon stays in a cache: there the default is as many
@@ -53,3 +63,31 @@ def images_per_pass(mesh: Mesh, batch_size: int, microbatch_size: int, images_in
     else:
         wanted = share
     return max(n for n in range(1, min(wanted, share) + 1) if share % n == 0)
+
+
+def check_memory(needed: int, mesh: Mesh) -> None:
+    """Refuses what cannot fit on a device of the mesh.
+
+    Raises:
+      UserError: `needed` bytes are more than there are.
+    """
+    statistics = mesh.devices.flat[0].memory_stats() or {}
+    available = statistics.get("bytes_limit", physical_memory() // mesh.size)
+    if needed > available:
+        raise UserError(
+            f"this model needs at least {needed / 1e9:,.1f} GB of memory, but a device has "
+            f"{available / 1e9:,.1f} GB; {_LESS_MEMORY}"
+        )
+
+
+@contextlib.contextmanager
+def out_of_memory_refused() -> Iterator[None]:
+    """Around training or evaluation: says in one line that memory did not suffice."""
+    try:
+        yield
+    except MemoryError as error:
+        raise UserError(f"out of memory ({error}); {_LESS_MEMORY}") from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"{str(error).splitlines()[0]} {_LESS_MEMORY}") from error

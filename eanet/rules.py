@@ -4,7 +4,7 @@ import numbers
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from eanet.errors import UserError
 
@@ -12,6 +12,7 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
 
+@runtime_checkable
 class Rule(Protocol):
     """Which values are allowed; as a text it completes the sentence "it must be …"."""
 

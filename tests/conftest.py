@@ -21,10 +21,8 @@ jaxtyping.install_import_hook(
     [
         f"eanet.{name}"
         for name in (
-            "models.attention_fast",
             "augment.transforms",
-            "models.layers",
-            "models.eanet",
+            "models",
             "prng",
             "training.step",
         )

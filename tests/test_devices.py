@@ -23,8 +23,8 @@ def test_the_mesh_has_as_many_devices_as_divide_the_batch(batch_size, count):
         (2, 8, 1, 4, 1),
     ],
 )
-def test_images_per_pass_divide_the_share_of_a_device(
+def test_a_microbatch_divides_the_share_of_a_device(
     num_devices, batch_size, microbatch_size, in_cache, expected
 ):
     mesh = mesh_of(num_devices)
-    assert devices.images_per_pass(mesh, batch_size, microbatch_size, in_cache) == expected
+    assert devices.microbatch(mesh, batch_size, microbatch_size, in_cache) == expected

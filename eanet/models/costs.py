@@ -1,15 +1,27 @@
-"""Parameters and multiply-adds of a model, part by part."""
+"""What a model holds and computes, part by part, and the memory that its training needs."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
-from eanet.models.attention_fast import ExternalAttention
+from eanet.devices import LAST_CACHE, SECOND_CACHE
+from eanet.models.base import Attention
 from eanet.models.eanet import EANet
 
-Row = tuple[str, tuple[int, ...], int, int]
+# Of every parameter training holds its value, its gradient and at least one moment.
+_COPIES = 3
+_BYTES = 4  # of a value in float32
+
+
+class Row(NamedTuple):
+    """A part of a model: its name, the shape of its output for one image, what it costs."""
+
+    part: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
 
 
 def count_parameters(tree: Any) -> int:
@@ -19,56 +31,78 @@ def count_parameters(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def attention_multiply_adds(attention: Any, tokens: int) -> int:
-    """Multiply-adds of the matrix products of one attention layer for one image.
+def summarize(model: EANet) -> list[Row]:
+    """The parts of a model in their order; MACs are the multiply-adds of its matrix products.
 
     As computed, so with the products of external attention folded where that is cheaper; forming
-    the folded kernels holds no batch axis and is not counted. Of a stack of layers it is one.
+    the folded weights holds no batch axis and is not counted.
     """
-    if not isinstance(attention, ExternalAttention):
-        embed_dim, width = attention.query.kernel.shape[-2:]
-        return 4 * tokens * embed_dim * width + 2 * tokens * tokens * width
-    embed_dim, heads, head_dim = attention.query_kernel.shape[-3:]
-    units = attention.key_memory.shape[-1]
-    if attention.folded:
-        return 2 * tokens * heads * embed_dim * units
-    return 2 * tokens * heads * head_dim * (embed_dim + units)
+    patch_embed, blocks, head, depth = model.patch_embed, model.blocks, model.head, model.depth
+    tokens, embed_dim = patch_embed.position_embedding.shape
+    shape = (tokens, embed_dim)
+    attention_macs = depth * _attention(model).macs(tokens, embed_dim)
+    mlp_macs = 2 * tokens * math.prod(blocks.mlp.hidden.kernel.shape)
+    patch_macs = tokens * math.prod(patch_embed.projection.kernel.shape)
 
+    def row(part: str, macs: int, *modules: nnx.Module) -> Row:
+        return Row(part, shape, sum(map(count_parameters, modules)), macs)
 
-def summarize(model: EANet) -> list[Row]:
-    """For each part its name, the shape of its output for one image, parameters, multiply-adds."""
-    patch_embed, block, head = model.patch_embed, model.blocks, model.head
-    tokens, depth = patch_embed.num_tokens, model.depth
-    width = patch_embed.position_embedding.shape[1]
-    mlp = block.mlp
-    attention = "external" if isinstance(block.attention, ExternalAttention) else "self"
-    rows: list[Row] = [
-        (
-            "patch embedding",
-            (tokens, width),
-            count_parameters(patch_embed),
-            tokens * math.prod(patch_embed.projection.kernel.shape),
+    rows = [
+        row("patch embedding", patch_macs, patch_embed),
+        row(
+            f"{model.attention} attention, {depth} ×",
+            attention_macs,
+            blocks.attention,
+            blocks.attention_norm,
         ),
-        (
-            f"{attention} attention, {depth} ×",
-            (tokens, width),
-            count_parameters(block.attention) + count_parameters(block.attention_norm),
-            depth * attention_multiply_adds(block.attention, tokens),
-        ),
-        (
-            f"MLP, {depth} ×",
-            (tokens, width),
-            count_parameters(mlp) + count_parameters(block.mlp_norm),
-            2 * tokens * math.prod(mlp.hidden.kernel.shape),
-        ),
+        row(f"MLP, {depth} ×", mlp_macs, blocks.mlp, blocks.mlp_norm),
     ]
     if model.final_norm is not None:
-        rows.append(("final norm", (tokens, width), count_parameters(model.final_norm), 0))
-    outputs = head.kernel.shape[1]
-    rows.append(("head", (outputs,), count_parameters(head), math.prod(head.kernel.shape)))
-    return rows
+        rows.append(row("final norm", 0, model.final_norm))
+    classes, head_macs = head.kernel.shape[1], math.prod(head.kernel.shape)
+    return [*rows, Row("head", (classes,), count_parameters(head), head_macs)]
 
 
 def totals(rows: list[Row]) -> tuple[int, int]:
-    """Parameters and multiply-adds of all rows together."""
-    return sum(row[2] for row in rows), sum(row[3] for row in rows)
+    """Parameters and MACs of all rows together."""
+    return sum(row.parameters for row in rows), sum(row.macs for row in rows)
+
+
+def images_in_cache(model: EANet, *, training: bool) -> int:
+    """How many images' attention fits the caches of a core.
+
+    Either array is read again in the next operation, and in training what is saved is read after
+    all other blocks.
+    """
+    at_once, saved = _attention_bytes(model)
+    images = SECOND_CACHE // max(1, at_once, saved)
+    return min(images, LAST_CACHE // max(1, saved * model.depth)) if training else images
+
+
+def least_bytes(model: EANet, num_images: int) -> int:
+    """What training takes at the very least, from its largest parts alone.
+
+    Args:
+      model: with shapes in place of values.
+      num_images: that are taken through the model at once.
+    """
+    at_once, saved = _attention_bytes(model)
+    params = jax.tree.leaves(nnx.state(model.blocks, nnx.Param))
+    parameters = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in params)
+    return _COPIES * parameters + num_images * max(at_once, model.depth * saved)
+
+
+def _attention_bytes(model: EANet) -> tuple[int, int]:
+    """Of attention for one image in one block: what exists at once, and what is saved."""
+    at_once, saved = _attention(model).memory(*model.patch_embed.position_embedding.shape)
+    return _BYTES * at_once, _BYTES * saved
+
+
+def _attention(model: EANet) -> Attention:
+    """The attention of one block, with shapes in place of values."""
+    graphdef, params = nnx.split(model.blocks.attention)
+
+    def one(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+
+    return nnx.merge(graphdef, jax.tree.map(one, params))

@@ -1,7 +1,7 @@
-"""EANet: patches, pre-norm blocks of (external) attention, mean over tokens, linear head.
+"""EANet: patches, pre-norm blocks of an attention and an MLP, mean over tokens, linear head.
 
 The default arguments are those of the Keras example "Image classification with EANet". Between the
-patches and the head tokens are columns, `[d, B, N]`, see `eanet.models.layers`.
+patches and the head tokens are columns, `[d, B, N]`, see `eanet.models.ops`.
 """
 
 from collections.abc import Callable
@@ -13,25 +13,24 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from eanet import rules
-from eanet.errors import UserError
-from eanet.models import attention_fast as attention_lib
-from eanet.models.attention_fast import ExternalAttention, Kernels
-from eanet.models.layers import LayerNorm, Linear, dropout, keeping_what_is_marked, kept, keys_for
-from eanet.models.self_attention import SelfAttention
-from eanet.rules import Choice, Number, Switch
+from eanet.models.attentions import ATTENTIONS, attention_class, attention_rules
+from eanet.models.base import Attention, folding
+from eanet.models.dropout import rngs_for, split_rngs
+from eanet.models.layers import LayerNorm, Linear, Mlp, PatchEmbed
+from eanet.models.ops import saving_residuals
+from eanet.rules import Choice, NameIn, Number, Rule, Switch
 
 _DTYPE = Choice("float32", "bfloat16", "float16")
 _SIZE = Number(1, 65_536, whole=True)
-RULES: dict[str, rules.Rule] = {
+RULES: dict[str, Rule] = {
     "patch_size": _SIZE,
     "embed_dim": _SIZE,
     "depth": Number(1, 1000, whole=True),
     "num_heads": _SIZE,
     "head_dim": _SIZE,
-    "memory_size": _SIZE,
     "mlp_dim": _SIZE,
-    "attention": Choice("external", "self"),
-    **attention_lib.RULES,
+    "attention": NameIn(ATTENTIONS),
+    "implementation": Choice("fast", "plain"),
     "final_norm": Switch(),
     "dropout_rate": Number(0, 0.999),
     "dtype": _DTYPE,
@@ -39,90 +38,9 @@ RULES: dict[str, rules.Rule] = {
 }
 
 
-class PatchEmbed(nnx.Module):
-    """Cuts images into non-overlapping patches, projects them and adds a position embedding.
-
-    Args:
-      image_shape: height, width and channels; the patch size must divide height and width.
-      patch_size: side p of a patch in pixels.
-      embed_dim: d, the width of a token.
-
-    Raises:
-      UserError: if the patch size does not divide height and width.
-    """
-
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        *,
-        patch_size: int,
-        embed_dim: int,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        height, width, channels = image_shape
-        for name, size in (("height", height), ("width", width)):
-            if size % patch_size:
-                raise UserError(
-                    f"model.patch_size={patch_size} does not divide the images' {name} of {size} "
-                    f"pixels: choose a divisor of {height} and {width}"
-                )
-        self.image_shape = tuple(image_shape)
-        self.patch_size = patch_size
-        self.num_tokens = (height // patch_size) * (width // patch_size)
-        self.projection = Linear(
-            patch_size * patch_size * channels,
-            embed_dim,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
-        self.position_embedding = nnx.Param(
-            jax.random.uniform(
-                rngs.params(), (self.num_tokens, embed_dim), param_dtype, minval=-0.05, maxval=0.05
-            )
-        )
-
-    def __call__(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
-        """Tokens of the patches in row-major order; inside a patch: row, column, channel."""
-        if images.shape[1:] != self.image_shape:
-            raise UserError(
-                f"the model was built for images of shape {self.image_shape}, "
-                f"but got {images.shape[1:]}"
-            )
-        batch, height, width, channels = images.shape
-        size = self.patch_size
-        patches = images.reshape(batch, height // size, size, width // size, size, channels)
-        patches = patches.transpose(2, 4, 5, 0, 1, 3).reshape(-1, batch, self.num_tokens)
-        tokens = self.projection(patches)
-        return tokens + self.position_embedding[...].T[:, None, :].astype(tokens.dtype)
-
-
-class Mlp(nnx.Module):
-    """Two linear layers with exact GELU between them and dropout after each."""
-
-    def __init__(
-        self,
-        embed_dim: int,
-        mlp_dim: int,
-        *,
-        dropout_rate: float = 0.0,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.hidden = Linear(embed_dim, mlp_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.out = Linear(mlp_dim, embed_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.dropout_rate = dropout_rate
-
-    def __call__(
-        self, x: Float[Array, "d b n"], *, keys: Key[Array, "b 2"] | None = None
-    ) -> Float[Array, "d b n"]:
-        """Maps every token; `keys`, two for each example, switch dropout on."""
-        hidden = jax.nn.gelu(kept(self.hidden(x)), approximate=False)
-        hidden = kept(dropout(hidden, self.dropout_rate, keys_for(keys, 0)))
-        return dropout(self.out(hidden), self.dropout_rate, keys_for(keys, 1))
+def model_rules() -> dict[str, Rule]:
+    """What every option of `EANet` may be, those of its attentions too."""
+    return RULES | attention_rules()
 
 
 class Block(nnx.Module):
@@ -130,7 +48,7 @@ class Block(nnx.Module):
 
     def __init__(
         self,
-        attention: Callable[..., Any],
+        attention: Callable[..., Attention],
         *,
         embed_dim: int,
         mlp_dim: int,
@@ -138,29 +56,42 @@ class Block(nnx.Module):
         dtype: Any,
         param_dtype: Any,
         rngs: nnx.Rngs,
+        **attention_options: Any,
     ):
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.attention_norm = LayerNorm(embed_dim, dtype=dtype, param_dtype=param_dtype)
-        self.attention = attention(embed_dim, dropout_rate=dropout_rate, **options)
-        self.mlp_norm = LayerNorm(embed_dim, dtype=dtype, param_dtype=param_dtype)
-        self.mlp = Mlp(embed_dim, mlp_dim, dropout_rate=dropout_rate, **options)
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+        options = {**dtypes, "dropout_rate": dropout_rate, "rngs": rngs}
+        self.attention_norm = LayerNorm(embed_dim, **dtypes)
+        self.attention = attention(embed_dim, **options, **attention_options)
+        self.mlp_norm = LayerNorm(embed_dim, **dtypes)
+        self.mlp = Mlp(embed_dim, mlp_dim, **options)
 
     def __call__(
         self,
         x: Float[Array, "d b n"],
         *,
-        keys: Key[Array, "b"] | None = None,
-        kernels: Kernels | None = None,
+        rngs: Key[Array, "b"] | None = None,
+        folded: Any = None,
     ) -> Float[Array, "d b n"]:
-        """Mixes and maps the tokens; `keys`, one for each example, switch dropout on.
+        """Mixes and maps the tokens; `rngs`, one key for each example, switch dropout on.
 
-        `kernels` are those of the attention, where they were formed before.
+        `folded` are the folded weights of the attention, where they were formed before.
         """
         # Not before the loop over blocks: XLA would look up a key in the stack for every value.
-        keys = None if keys is None else _split(keys, 4)
-        normed = self.attention_norm(x)
-        x = x + self.attention(normed, keys=keys_for(keys, slice(0, 2)), kernels=kernels)
-        return x + self.mlp(self.mlp_norm(x), keys=keys_for(keys, slice(2, 4)))
+        rngs = None if rngs is None else split_rngs(rngs, 4)
+        x = x + self._attend(self.attention_norm(x), rngs_for(rngs, slice(0, 2)), folded)
+        return x + self.mlp(self.mlp_norm(x), rngs=rngs_for(rngs, slice(2, 4)))
+
+    def _attend(
+        self, x: Float[Array, "d b n"], rngs: Array | None, folded: Any
+    ) -> Float[Array, "d b n"]:
+        if self.attention.columns:
+            return self.attention(x, rngs=rngs, **folding(folded))
+        return self.attention(_rows(x), rngs=rngs, **folding(folded)).transpose(2, 0, 1)
+
+    def attention_map(self, x: Float[Array, "d b n"]) -> Float[Array, "b heads n units"]:
+        """The normalised attention for the block's input."""
+        x = self.attention_norm(x)
+        return self.attention.weights(x if self.attention.columns else _rows(x))
 
 
 class EANet(nnx.Module):
@@ -174,15 +105,18 @@ class EANet(nnx.Module):
       depth: number of blocks.
       num_heads: H. Independent of `embed_dim` and `head_dim`.
       head_dim: h, the width of a head.
-      memory_size: S, the number of memory units of external attention.
       mlp_dim: width of the hidden layer of the MLP.
-      attention: "external", or "self" for the baseline with multi-head self-attention.
-      norm: of external attention, see `eanet.models.attention_fast`.
+      attention: a name in `eanet.models.attentions.ATTENTIONS`: "external", or "self" for the
+        baseline with multi-head self-attention.
+      implementation: "fast", or "plain" for the formulas as they are written in
+        `eanet.models.attention`; the same function.
       final_norm: a layer norm before the mean over tokens; the Keras example has none.
       dropout_rate: after the normalised attention, its output, GELU and the MLP's output.
       dtype: of the computation ("float32" or "bfloat16"); statistics and sums stay float32.
       param_dtype: of the parameters.
       rngs: source of the initial parameters.
+      **attention_options: such as `memory_size` and `norm` of external attention; those that are
+        another attention's are left out.
 
     Raises:
       UserError: for shapes that are impossible; the message names the config key.
@@ -198,58 +132,44 @@ class EANet(nnx.Module):
         depth: int = 8,
         num_heads: int = 16,
         head_dim: int = 16,
-        memory_size: int = 16,
         mlp_dim: int = 64,
         attention: str = "external",
-        norm: str = "double",
+        implementation: str = "fast",
         final_norm: bool = False,
         dropout_rate: float = 0.2,
         dtype: str = "float32",
         param_dtype: str = "float32",
         rngs: nnx.Rngs,
+        **attention_options: Any,
     ):
-        options = {
-            "patch_size": patch_size,
-            "embed_dim": embed_dim,
-            "depth": depth,
-            "num_heads": num_heads,
-            "head_dim": head_dim,
-            "memory_size": memory_size,
-            "mlp_dim": mlp_dim,
-            "attention": attention,
-            "norm": norm,
-            "final_norm": final_norm,
-            "dropout_rate": dropout_rate,
-            "dtype": dtype,
-            "param_dtype": param_dtype,
-        }
-        rules.check(RULES, options, "model.")
+        given = {name: value for name, value in locals().items() if name in RULES}
+        if unknown := attention_options.keys() - attention_rules().keys():
+            raise TypeError(f"EANet has no option {min(unknown)!r}")
+        rules.check(model_rules(), given | attention_options, "model.")
+        kind = attention_class(attention, implementation)
+        own = {name: value for name, value in attention_options.items() if name in kind.RULES}
         dtypes: dict[str, Any] = {
             "dtype": jnp.dtype(dtype),
             "param_dtype": jnp.dtype(param_dtype),
         }
-
-        def attend(embed_dim: int, **options: Any) -> ExternalAttention | SelfAttention:
-            options.update(num_heads=num_heads, head_dim=head_dim)
-            if attention == "external":
-                return ExternalAttention(embed_dim, memory_size=memory_size, norm=norm, **options)
-            return SelfAttention(embed_dim, **options)
-
         self.patch_embed = PatchEmbed(
             image_shape, patch_size=patch_size, embed_dim=embed_dim, rngs=rngs, **dtypes
         )
-        self.depth = depth
+        self.attention, self.depth = attention, depth
 
         @nnx.split_rngs(splits=depth)
         @nnx.vmap
         def stacked(rngs: nnx.Rngs) -> Block:
             return Block(
-                attend,
+                kind,
                 embed_dim=embed_dim,
+                num_heads=num_heads,
+                head_dim=head_dim,
                 mlp_dim=mlp_dim,
                 dropout_rate=dropout_rate,
                 rngs=rngs,
                 **dtypes,
+                **own,
             )
 
         # One module for all blocks, each of whose parameters has the block as its first axis: they
@@ -273,65 +193,67 @@ class EANet(nnx.Module):
         self,
         images: Float[Array, "b height width c"],
         *,
-        keys: Key[Array, "b"] | Key[Array, ""] | None = None,
+        rngs: Key[Array, "b"] | Key[Array, ""] | None = None,
     ) -> list[Float[Array, "b n d"]]:
         """The tokens after the patch embedding, each block, and the final norm if there is one."""
         embedded = self.patch_embed(images)
-        _, mixed = self._mixed(embedded, keys, keep_all=True)
+        _, mixed = self._mixed(embedded, rngs, all_blocks=True)
         columns = [embedded, *(mixed[index] for index in range(self.depth))]
         if self.final_norm is not None:
             columns.append(self.final_norm(columns[-1]))
-        return [x.transpose(1, 2, 0) for x in columns]
+        return [_rows(x) for x in columns]
 
     def features(
         self,
         images: Float[Array, "b height width c"],
         *,
-        keys: Key[Array, "b"] | Key[Array, ""] | None = None,
+        rngs: Key[Array, "b"] | Key[Array, ""] | None = None,
     ) -> Float[Array, "b n d"]:
         """The tokens that the head takes the mean of."""
-        return self._features(images, keys).transpose(1, 2, 0)
+        return _rows(self._features(images, rngs))
 
     def _features(
-        self, images: Float[Array, "b height width c"], keys: Array | None
+        self, images: Float[Array, "b height width c"], rngs: Array | None
     ) -> Float[Array, "d b n"]:
-        tokens, _ = self._mixed(self.patch_embed(images), keys)
+        tokens, _ = self._mixed(self.patch_embed(images), rngs)
         return tokens if self.final_norm is None else self.final_norm(tokens)
 
     def _mixed(
-        self, tokens: Float[Array, "d b n"], keys: Array | None, *, keep_all: bool = False
+        self, tokens: Float[Array, "d b n"], rngs: Array | None, *, all_blocks: bool = False
     ) -> tuple[Float[Array, "d b n"], Any]:
         """The tokens after the last block and, if wanted, after each."""
         graphdef, params = nnx.split(self.blocks)
-        if keys is not None:
-            keys = jax.random.split(keys, tokens.shape[1]) if keys.ndim == 0 else keys
-            keys = _split(keys, self.depth).swapaxes(0, 1)
+        if rngs is not None:
+            rngs = jax.random.split(rngs, tokens.shape[1]) if rngs.ndim == 0 else rngs
+            rngs = split_rngs(rngs, self.depth).swapaxes(0, 1)
 
         # Of all blocks at once, and not again for the gradients.
-        kernels = jax.vmap(lambda params: nnx.merge(graphdef, params).attention.kernels())(params)
+        folded = jax.vmap(lambda params: nnx.merge(graphdef, params).attention.folded_weights())(
+            params
+        )
 
-        @keeping_what_is_marked
+        @saving_residuals
         def body(tokens: Array, block: tuple[Any, ...]) -> tuple[Array, Array | None]:
-            params, kernels, keys = block
-            tokens = nnx.merge(graphdef, params)(tokens, keys=keys, kernels=kernels)
-            return tokens, tokens if keep_all else None
+            params, folded, rngs = block
+            tokens = nnx.merge(graphdef, params)(tokens, rngs=rngs, folded=folded)
+            return tokens, tokens if all_blocks else None
 
-        return jax.lax.scan(body, tokens, (params, kernels, keys))
+        return jax.lax.scan(body, tokens, (params, folded, rngs))
 
     def __call__(
         self,
         images: Float[Array, "b height width c"],
         *,
-        keys: Key[Array, "b"] | Key[Array, ""] | None = None,
+        rngs: Key[Array, "b"] | Key[Array, ""] | None = None,
     ) -> Float[Array, "b classes"]:
         """Logits, in float32.
 
         Args:
           images: normalised per channel.
-          keys: switch dropout on: one key an example (what is dropped in it is then a function
+          rngs: switch dropout on: one key an example (what is dropped in it is then a function
             of its key alone), or one key for the batch.
         """
-        tokens = self._features(images, keys).astype(jnp.float32)
+        tokens = self._features(images, rngs).astype(jnp.float32)
         return self.head(jnp.mean(tokens, axis=2)).T.astype(jnp.float32)
 
     def attention_maps(
@@ -341,11 +263,10 @@ class EANet(nnx.Module):
         maps = []
         x = self.patch_embed(images)
         for block in map(self.block, range(self.depth)):
-            maps.append(block.attention.weights(block.attention_norm(x)))
+            maps.append(block.attention_map(x))
             x = block(x)
         return maps
 
 
-def _split(keys: Key[Array, "b"], parts: int) -> Key[Array, "b parts"]:
-    """As many keys for each example."""
-    return jax.vmap(lambda key: jax.random.split(key, parts))(keys)
+def _rows(columns: Float[Array, "d b n"]) -> Float[Array, "b n d"]:
+    return columns.transpose(1, 2, 0)

@@ -1,4 +1,4 @@
-"""A Flax module taken apart once, into pure functions and trees: what `jax.jit` works on."""
+"""A Flax module split once into pure functions and trees: what `jax.jit` works on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class SplitModel:
     Attributes:
       abstract: the module with shapes in place of values.
       merge: `merge(params)` gives the module with these values.
-      apply: `apply(params, images, keys=None)` gives logits.
+      apply: `apply(params, images, rngs=None)` gives logits.
       init: `init(seed)` gives the initial parameters, a nested dict.
       kernels: a tree like the parameters, true for the kernels of linear maps.
     """
@@ -46,8 +46,8 @@ def split_model(build: Callable[[nnx.Rngs], nnx.Module]) -> SplitModel:
     def merge(params: Any) -> Any:
         return nnx.merge(graphdef, nnx.State(params))
 
-    def apply(params: Any, images: Array, keys: Array | None = None) -> Array:
-        return merge(params)(images, keys=keys)
+    def apply(params: Any, images: Array, rngs: Array | None = None) -> Array:
+        return merge(params)(images, rngs=rngs)
 
     def is_variable(leaf: Any) -> bool:
         return isinstance(leaf, nnx.Variable)

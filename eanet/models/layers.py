@@ -1,166 +1,15 @@
-"""The small parts that attention and blocks are made of.
+"""The modules that blocks are made of. Tokens are columns, `[d, B, N]`, see `eanet.models.ops`."""
 
-Tokens are columns: inside the model their features are the first axis, `[d, B, N]`. A linear map is
-then `kernel.T @ x` with long rows, which XLA multiplies fast in both directions without transposed
-copies, and every loop over tokens vectorises, for any d.
-"""
-
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from eanet.prng import bits_per_example
-
-_KEPT = "kept"
-
-
-def kept(x: Array) -> Array:
-    """Marks what a block keeps of its forward pass for its gradients.
-
-    What else they need is drawn or computed again, for less than it costs to store and load.
-    """
-    return checkpoint_name(x, _KEPT)
-
-
-def keeping_what_is_marked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The body of a loop, of which only what is `kept` is stored from one pass to the other."""
-    policy = jax.checkpoint_policies.save_only_these_names(_KEPT)
-    return jax.checkpoint(function, policy=policy, prevent_cse=False)
-
-
-def _transpose(matrix: Float[Array, "rows columns"]) -> Float[Array, "columns rows"]:
-    """A transposed copy that XLA does not fold into the product it is meant for."""
-    return jax.lax.optimization_barrier(matrix.T)
-
-
-def _dot(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, "m n"]:
-    return jnp.matmul(left, right, preferred_element_type=jnp.float32)
-
-
-@jax.custom_vjp
-def project(
-    kernel: Float[Array, "inputs outputs"], x: Float[Array, "inputs m"]
-) -> Float[Array, "outputs m"]:
-    """`kernel.T @ x`, sums in float32."""
-    return _dot(_transpose(kernel), x)
-
-
-def _project_forward(kernel, x):
-    return project(kernel, x), (kernel, x)
-
-
-# XLA:CPU multiplies fast only if the left operand is contracted over its minor axis; the products
-# that autodiff writes are not of this kind (three times slower).
-def _project_backward(saved, gradient):
-    kernel, x = saved
-    gradient = gradient.astype(x.dtype)
-    return (
-        _dot(x, gradient.T).astype(kernel.dtype),
-        _dot(kernel, gradient).astype(x.dtype),
-    )
-
-
-project.defvjp(_project_forward, _project_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 3))
-def _dropout(x, rate, keys, batch_axis):
-    keep = bits_per_example(keys, x.shape, batch_axis) >= jnp.uint32(round(rate * 2**32))
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
-
-
-def _dropout_forward(x, rate, keys, batch_axis):
-    return _dropout(x, rate, keys, batch_axis), keys
-
-
-def _dropout_backward(rate, batch_axis, keys, gradient):
-    # Drawn again: to store and load a mask costs XLA:CPU ten times what the bits cost.
-    return _dropout(gradient, rate, keys, batch_axis), None
-
-
-_dropout.defvjp(_dropout_forward, _dropout_backward)
-
-
-def dropout(
-    x: Float[Array, "..."],
-    rate: float,
-    keys: Key[Array, "batch"] | None,
-    *,
-    batch_axis: int = 1,
-) -> Float[Array, "..."]:
-    """Sets entries to zero with probability `rate` and divides the others by `1 - rate`.
-
-    Each example, a slice along `batch_axis`, has its own key, so what is dropped in it depends
-    neither on the batch it is in nor on how the batch is split over devices and passes. Without
-    keys `x` comes back unchanged.
-    """
-    return x if keys is None or rate == 0.0 else _dropout(x, rate, keys, batch_axis)
-
-
-def keys_for(keys: Array | None, index: int | slice) -> Array | None:
-    """The keys of one part, `keys[:, index]`; no keys stay no keys."""
-    return None if keys is None else keys[:, index]
-
-
-def keys_for_turn(keys: Key[Array, " b"] | None, index: Array) -> Key[Array, " b"] | None:
-    """The keys of one turn of a loop; no keys stay no keys."""
-    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-
-
-def _layer_norm_statistics(x, epsilon):
-    mean = jnp.mean(x, axis=0, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), axis=0, keepdims=True) + epsilon)
-    return mean, inverse
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _normalize(x: Float[Array, "d ..."], epsilon: float) -> Float[Array, "d ..."]:
-    mean, inverse = _layer_norm_statistics(x, epsilon)
-    return (x - mean) * inverse
-
-
-def _normalize_forward(x, epsilon):
-    mean, inverse = _layer_norm_statistics(x, epsilon)
-    normalized, inverse = kept((x - mean) * inverse), kept(inverse)
-    return normalized, (normalized, inverse)
-
-
-def _normalize_backward(epsilon, saved, gradient):
-    normalized, inverse = saved
-    mean = jnp.mean(gradient, axis=0, keepdims=True)
-    slope = jnp.mean(gradient * normalized, axis=0, keepdims=True)
-    # Without the barrier XLA:CPU recomputes this whole expression inside transposing copies.
-    return (jax.lax.optimization_barrier((gradient - mean - normalized * slope) * inverse),)
-
-
-_normalize.defvjp(_normalize_forward, _normalize_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def softmax(logits: Float[Array, "..."], axis: int, keep: bool) -> Float[Array, "..."]:
-    """Softmax over an axis; its value is all that its gradient needs, and `kept` where `keep`."""
-    return jax.nn.softmax(logits, axis)
-
-
-def _softmax_forward(logits, axis, keep):
-    weights = jax.nn.softmax(logits, axis)
-    if keep:
-        weights = kept(weights)
-    return weights, weights
-
-
-def _softmax_backward(axis, keep, weights, gradient):
-    inner = weights * gradient
-    return (inner - weights * jnp.sum(inner, axis, keepdims=True),)
-
-
-softmax.defvjp(_softmax_forward, _softmax_backward)
+from eanet.errors import UserError
+from eanet.models.dropout import dropout, rngs_for
+from eanet.models.ops import project, residual, standardize
 
 
 class Kernel(nnx.Param):
@@ -185,7 +34,7 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "d b n"]) -> Float[Array, "d b n"]:
         """Normalises, scales and shifts."""
-        normalized = _normalize(x.astype(jnp.float32), self.epsilon)
+        normalized = standardize(x.astype(jnp.float32), self.epsilon)
         scaled = normalized * self.scale[:, None, None] + self.bias[:, None, None]
         return scaled.astype(self.dtype)
 
@@ -212,3 +61,89 @@ class Linear(nnx.Module):
         columns = x.astype(self.dtype).reshape(len(x), -1)
         y = project(self.kernel[...].astype(self.dtype), columns) + self.bias[:, None]
         return y.astype(self.dtype).reshape(-1, *x.shape[1:])
+
+
+class PatchEmbed(nnx.Module):
+    """Cuts images into non-overlapping patches, projects them and adds a position embedding.
+
+    Args:
+      image_shape: height, width and channels; the patch size must divide height and width.
+      patch_size: side p of a patch in pixels.
+      embed_dim: d, the width of a token.
+
+    Raises:
+      UserError: if the patch size does not divide height and width.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        patch_size: int,
+        embed_dim: int,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        height, width, channels = image_shape
+        for name, size in (("height", height), ("width", width)):
+            if size % patch_size:
+                raise UserError(
+                    f"model.patch_size={patch_size} does not divide the images' {name} of {size} "
+                    f"pixels: choose a divisor of {height} and {width}"
+                )
+        self.image_shape = tuple(image_shape)
+        self.patch_size = patch_size
+        self.num_tokens = (height // patch_size) * (width // patch_size)
+        self.projection = Linear(
+            patch_size * patch_size * channels,
+            embed_dim,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        self.position_embedding = nnx.Param(
+            jax.random.uniform(
+                rngs.params(), (self.num_tokens, embed_dim), param_dtype, minval=-0.05, maxval=0.05
+            )
+        )
+
+    def __call__(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
+        """Tokens of the patches in row-major order; inside a patch: row, column, channel."""
+        if images.shape[1:] != self.image_shape:
+            raise UserError(
+                f"the model was built for images of shape {self.image_shape}, "
+                f"but got {images.shape[1:]}"
+            )
+        batch, height, width, channels = images.shape
+        size = self.patch_size
+        patches = images.reshape(batch, height // size, size, width // size, size, channels)
+        patches = patches.transpose(2, 4, 5, 0, 1, 3).reshape(-1, batch, self.num_tokens)
+        tokens = self.projection(patches)
+        return tokens + self.position_embedding[...].T[:, None, :].astype(tokens.dtype)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with exact GELU between them and dropout after each."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        mlp_dim: int,
+        *,
+        dropout_rate: float = 0.0,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.hidden = Linear(embed_dim, mlp_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.out = Linear(mlp_dim, embed_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.dropout_rate = dropout_rate
+
+    def __call__(
+        self, x: Float[Array, "d b n"], *, rngs: Key[Array, "b 2"] | None = None
+    ) -> Float[Array, "d b n"]:
+        """Maps every token; `rngs`, two keys for each example, switch dropout on."""
+        hidden = jax.nn.gelu(residual(self.hidden(x)), approximate=False)
+        hidden = residual(dropout(hidden, self.dropout_rate, rngs_for(rngs, 0)))
+        return dropout(self.out(hidden), self.dropout_rate, rngs_for(rngs, 1))

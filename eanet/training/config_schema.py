@@ -36,7 +36,7 @@ RULES: dict[str, rules_lib.Rule] = {
     **plan.RULES,
     **_section("dataset", load.RULES),
     **_section("augment", transforms.RULES),
-    **_section("model", eanet.RULES),
+    **_section("model", eanet.model_rules()),
     **_section("optimizer", optimizer.RULES),
 }
 

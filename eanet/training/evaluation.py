@@ -1,4 +1,4 @@
-"""Exact evaluation: every image once, in passes that fit the caches."""
+"""Exact evaluation: every image once, in microbatches that fit the caches."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,9 +33,9 @@ def make_evaluate(
     argument, `should_stop`, is asked every few seconds; where it says so the result is None.
     """
     block = _BLOCK // mesh.size * mesh.size
-    pass_size = devices.images_per_pass(mesh, block, 0, images_in_cache)
+    microbatch = devices.microbatch(mesh, block, 0, images_in_cache)
 
-    def pass_sums(params, batch):
+    def microbatch_sums(params, batch):
         images, labels = batch
         valid = labels >= 0
         labels = jnp.maximum(labels, 0)
@@ -62,8 +62,8 @@ def make_evaluate(
         check_vma=False,
     )
     def block_sums(params, images, labels):
-        passes = jax.tree.map(lambda x: x.reshape(-1, pass_size, *x.shape[1:]), (images, labels))
-        sums = jax.lax.map(partial(pass_sums, params), passes)
+        parts = (x.reshape(-1, microbatch, *x.shape[1:]) for x in (images, labels))
+        sums = jax.lax.map(partial(microbatch_sums, params), tuple(parts))
         return jax.lax.psum(jax.tree.map(partial(jnp.sum, axis=0), sums), devices.BATCH_AXIS)
 
     sharding = devices.split_batch(mesh)

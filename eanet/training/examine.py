@@ -34,8 +34,8 @@ def make_examine(
         module = model.merge(state.params)
         (mean_loss, _), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, *batch)
         outputs = [
-            *module.stages(batch[0], keys=batch[2]),
-            module(batch[0], keys=batch[2]),
+            *module.stages(batch[0], rngs=batch[2]),
+            module(batch[0], rngs=batch[2]),
             mean_loss,
         ]
         found = [_activation(output) for output in outputs]

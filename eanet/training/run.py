@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 from eanet import devices
 from eanet.augment import transforms
 from eanet.data.load import Dataset, load_dataset
+from eanet.models import costs
 from eanet.models.eanet import EANet
 from eanet.models.functional import SplitModel, split_model
 from eanet.prng import lowest_word
-from eanet.training import config_schema, memory
+from eanet.training import config_schema
 from eanet.training import step as step_lib
 from eanet.training.batches import Prepare, epoch_order, make_prepare, normalizer
 from eanet.training.evaluation import make_evaluate
@@ -41,7 +42,7 @@ class Run:
     mesh: jax.sharding.Mesh
     prepare: Prepare
     evaluate: Callable[..., dict[str, float] | None]
-    pass_size: int  # images that a device takes through the model at once, in training
+    microbatch: int  # images that a device takes through the model at once, in training
 
     @property
     def seed(self) -> np.uint32:
@@ -87,7 +88,7 @@ class Run:
             self.mesh,
             self.prepare,
             batch_size=config.batch_size,
-            pass_size=self.pass_size,
+            microbatch=self.microbatch,
             label_smoothing=config.label_smoothing,
             ema_decay=config.optimizer.ema_decay,
             nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
@@ -147,16 +148,16 @@ def set_up(config: ConfigDict, log: Callable[[str], None], dataset: Dataset | No
         checkpoint_every_steps=config.checkpoint_every_steps,
     )
     mesh = devices.make_mesh(config.batch_size)
-    pass_size = devices.images_per_pass(
-        mesh,
-        config.batch_size,
-        config.microbatch_size,
-        memory.images_in_cache(config.model, dataset.image_shape, training=True),
-    )
-    memory.check(memory.least_bytes(config.model, dataset.image_shape, pass_size), mesh)
     model = split_model(
         lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
     )
+    microbatch = devices.microbatch(
+        mesh,
+        config.batch_size,
+        config.microbatch_size,
+        costs.images_in_cache(model.abstract, training=True),
+    )
+    devices.check_memory(costs.least_bytes(model.abstract, microbatch), mesh)
     options = config.optimizer.to_dict()
     del options["ema_decay"]
     learning_rate = make_schedule(
@@ -186,10 +187,8 @@ def set_up(config: ConfigDict, log: Callable[[str], None], dataset: Dataset | No
             model.apply,
             mesh,
             normalize=normalize,
-            images_in_cache=memory.images_in_cache(
-                config.model, dataset.image_shape, training=False
-            ),
+            images_in_cache=costs.images_in_cache(model.abstract, training=False),
             label_smoothing=config.label_smoothing,
         ),
-        pass_size=pass_size,
+        microbatch=microbatch,
     )

@@ -70,13 +70,13 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: boo
 
 
 def make_loss(apply: Apply, *, batch_size: int, label_smoothing: float) -> Callable[..., Any]:
-    """Builds `loss(params, images, targets, keys)` -> the mean loss of a batch, and its sums.
+    """Builds `loss(params, images, targets, rngs)` -> the mean loss of a batch, and its sums.
 
     Given a part of the batch it gives that part's share of the mean.
     """
 
-    def loss(params, images, targets, keys):
-        logits = apply(params, images, keys)
+    def loss(params, images, targets, rngs):
+        logits = apply(params, images, rngs)
         labels = jnp.argmax(targets, axis=-1)
         sums = {
             "loss": jnp.sum(cross_entropy(logits, targets, label_smoothing)),
@@ -88,15 +88,15 @@ def make_loss(apply: Apply, *, batch_size: int, label_smoothing: float) -> Calla
     return loss
 
 
-def make_gradients(loss: Callable[..., Any], mesh: Mesh, pass_size: int) -> Callable[..., Any]:
+def make_gradients(loss: Callable[..., Any], mesh: Mesh, microbatch: int) -> Callable[..., Any]:
     """Builds `gradients(params, batch)` -> gradient and sums of a whole batch.
 
-    The batch, a tuple of arrays, is split over the devices of the mesh and, on each, into passes of
-    `pass_size` images, whose gradients are summed.
+    The batch, a tuple of arrays, is split over the devices of the mesh and, on each, into
+    microbatches of `microbatch` images, whose gradients are summed.
     """
     gradient = jax.grad(loss, has_aux=True)
 
-    def add_pass(total, part, params):
+    def add_microbatch(total, part, params):
         return jax.tree.map(jnp.add, total, gradient(params, *part)), None
 
     @partial(
@@ -107,10 +107,10 @@ def make_gradients(loss: Callable[..., Any], mesh: Mesh, pass_size: int) -> Call
         check_vma=False,
     )
     def gradients(params, batch):
-        passes = jax.tree.map(lambda x: x.reshape(-1, pass_size, *x.shape[1:]), batch)
-        shapes = jax.eval_shape(gradient, params, *(x[0] for x in passes))
+        microbatches = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), batch)
+        shapes = jax.eval_shape(gradient, params, *(x[0] for x in microbatches))
         total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(partial(add_pass, params=params), total, passes)
+        total, _ = jax.lax.scan(partial(add_microbatch, params=params), total, microbatches)
         return jax.lax.psum(total, devices.BATCH_AXIS)
 
     return gradients
@@ -123,7 +123,7 @@ def make_train_steps(
     prepare: Prepare,
     *,
     batch_size: int,
-    pass_size: int,
+    microbatch: int,
     label_smoothing: float,
     ema_decay: float = 0.0,
     nonfinite_limit: int = 0,
@@ -132,7 +132,7 @@ def make_train_steps(
 
     It runs the steps `first`, ..., `first + count - 1` in one dispatch; the first takes the
     examples `order[start:][:batch_size]`, the next those that follow. A device takes
-    `pass_size` of them through the model at once. Returned are the new state (the old one is
+    `microbatch` of them through the model at once. Returned are the new state (the old one is
     donated), and copies of its sums and of its step. The result does not depend on how the steps
     are divided into dispatches.
 
@@ -141,7 +141,7 @@ def make_train_steps(
     this step, in this dispatch and in those that follow.
     """
     loss = make_loss(apply, batch_size=batch_size, label_smoothing=label_smoothing)
-    gradients = make_gradients(loss, mesh, pass_size)
+    gradients = make_gradients(loss, mesh, microbatch)
     sharding = devices.split_batch(mesh)
 
     def update(state, gradient, sums):

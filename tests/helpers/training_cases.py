@@ -9,7 +9,7 @@ from jax.sharding import AxisType
 
 from eanet import devices
 from eanet.data.base import Split
-from eanet.models.layers import dropout
+from eanet.models.dropout import dropout
 from eanet.training import step as step_lib
 from eanet.training.batches import epoch_order, make_prepare, normalizer
 from eanet.training.optimizer import make_optimizer
@@ -55,9 +55,9 @@ class Linear:
             "b": jnp.zeros(CLASSES),
         }
 
-    def apply(self, params, images, keys=None):
+    def apply(self, params, images, rngs=None):
         flat = images.reshape(len(images), -1)
-        flat = dropout(flat, self.dropout_rate, keys, batch_axis=0)
+        flat = dropout(flat, self.dropout_rate, rngs, batch_axis=0)
         return flat @ params["w"] + params["b"][None, :]
 
 
@@ -93,7 +93,7 @@ class Training:
             self.prepare,
             batch_size=BATCH,
             ema_decay=ema_decay,
-            **{"label_smoothing": 0.1, "pass_size": BATCH // num_devices, **options},
+            **{"label_smoothing": 0.1, "microbatch": BATCH // num_devices, **options},
         )
         data = make_data()
         self.data = devices.replicate((data.images, data.labels), self.mesh)

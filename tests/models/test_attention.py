@@ -9,12 +9,11 @@ from flax import nnx
 
 from eanet.errors import UserError
 from eanet.models import self_attention
-from eanet.models.attention_fast import ExternalAttention
+from eanet.models.attention import NORMS, ExternalAttention
+from eanet.models.attention_fast import FastExternalAttention
 from eanet.models.self_attention import SelfAttention
 from eanet.prng import random_key
 from tests.helpers import reference
-
-NORMS = ("double", "softmax_tokens", "softmax_memory")
 
 # tokens, embed_dim, num_heads, head_dim, memory_size
 FOLDED, UNFOLDED = (5, 6, 2, 4, 3), (5, 6, 2, 2, 8)
@@ -42,12 +41,12 @@ def randomised(build, scale=0.5):
     return nnx.merge(graphdef, jax.tree.unflatten(tree, leaves))
 
 
-def make(shape=FOLDED, norm="double", scale=0.5, **options):
+def make(shape=FOLDED, norm="double", scale=0.5, kind=FastExternalAttention, **options):
     """External attention at random, and tokens for it."""
     tokens, embed_dim, num_heads, head_dim, memory_size = shape
     options |= {"head_dim": head_dim, "memory_size": memory_size, "norm": norm}
     module = randomised(
-        lambda: ExternalAttention(embed_dim, num_heads=num_heads, rngs=nnx.Rngs(0), **options),
+        lambda: kind(embed_dim, num_heads=num_heads, rngs=nnx.Rngs(0), **options),
         scale,
     )
     return module, random((2, tokens, embed_dim), seed=1)
@@ -57,18 +56,22 @@ def parameters(module):
     return nnx.to_pure_dict(nnx.state(module))
 
 
-# Tokens are rows here, [B, N, d], as in the formulas, and columns, [d, B, N], in the modules.
+# Tokens are rows here, [B, N, d], as in the formulas, and columns, [d, B, N], in most modules.
 # Everything runs compiled, because a hundred small compilations take longer than one.
 
 
-def by_rows(module, x, **keys):
-    return module(x.transpose(2, 0, 1), **keys).transpose(1, 2, 0)
+def by_rows(module, x, **rngs):
+    if getattr(module, "columns", True):
+        return module(x.transpose(2, 0, 1), **rngs).transpose(1, 2, 0)
+    return module(x, **rngs)
 
 
 @partial(jax.jit, static_argnums=0)
 def _call(graphdef, state, x, keys):
     module = nnx.merge(graphdef, state)
-    return by_rows(module, x, keys=keys), module.weights(x.transpose(2, 0, 1))
+    return by_rows(module, x, rngs=keys), module.weights(
+        x.transpose(2, 0, 1) if module.columns else x
+    )
 
 
 def call(module, x, keys=None):
@@ -80,16 +83,16 @@ def weights_of(module, x):
 
 
 @partial(jax.jit, static_argnums=0)
-def _gradients(graphdef, params, x, weights):
+def _gradients(graphdef, params, x, weights, keys):
     def loss(params, x):
-        return jnp.sum(weights * by_rows(nnx.merge(graphdef, nnx.State(params)), x))
+        return jnp.sum(weights * by_rows(nnx.merge(graphdef, nnx.State(params)), x, rngs=keys))
 
     return jax.grad(loss, (0, 1))(params, x)
 
 
-def gradients(module, x, weights):
+def gradients(module, x, weights, keys=None):
     """Of sum(weights · module(x)) with respect to the parameters and x."""
-    return _gradients(nnx.graphdef(module), parameters(module), x, weights)
+    return _gradients(nnx.graphdef(module), parameters(module), x, weights, keys)
 
 
 def assert_near(actual, expected, tolerance):
@@ -98,15 +101,17 @@ def assert_near(actual, expected, tolerance):
     np.testing.assert_allclose(np.asarray(actual, np.float64), expected, 0, tolerance * scale)
 
 
+@pytest.mark.parametrize("kind", [ExternalAttention, FastExternalAttention])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_all_gradients_are_those_of_the_plain_formula(case):
+def test_values_and_all_gradients_are_those_of_the_formula(case, kind):
     shape, norm = CASES[case]
-    module, x = make(shape, norm)
+    module, x = make(shape, norm, kind=kind)
     weights = random(x.shape, seed=2)
     params = reference.to_float64(parameters(module))
     x64 = np.asarray(x, np.float64)
 
-    assert module.folded == case.startswith(("folded", "one"))
+    if kind is FastExternalAttention:
+        assert module.folded == case.startswith(("folded", "one"))
     assert_near(call(module, x), reference.external_attention(params, x64, norm), 1e-5)
 
     params_gradient, x_gradient = gradients(module, x, weights)
@@ -125,10 +130,31 @@ def test_values_and_all_gradients_are_those_of_the_plain_formula(case):
     assert_near(x_gradient, reference.gradient(loss_of_x, x64), 1e-4)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_plain_form_and_the_fast_one_are_the_same_function(case):
+    """Values, maps and gradients of all parameters; with dropout too where one mask is drawn."""
+    shape, norm = CASES[case]
+    folded = case.startswith(("folded", "one"))
+    plain, x = make(shape, norm, kind=ExternalAttention, dropout_rate=0.4)
+    fast, _ = make(shape, norm, kind=FastExternalAttention, dropout_rate=0.4)
+    jax.tree.map(np.testing.assert_array_equal, parameters(plain), parameters(fast))
+    keys = jax.random.split(random_key(0), (2, 2)) if folded else None
+    assert_near(call(plain, x, keys), np.asarray(call(fast, x, keys), np.float64), 1e-5)
+    assert_near(weights_of(plain, x), np.asarray(weights_of(fast, x), np.float64), 1e-6)
+    weights = random(x.shape, seed=2)
+    for ours, theirs in zip(
+        jax.tree.leaves(gradients(plain, x, weights, keys)),
+        jax.tree.leaves(gradients(fast, x, weights, keys)),
+        strict=True,
+    ):
+        assert_near(ours, np.asarray(theirs, np.float64), 1e-4)
+
+
+@pytest.mark.parametrize("kind", [ExternalAttention, FastExternalAttention])
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [FOLDED, UNFOLDED])
-def test_weights_are_the_normalised_attention_in_float32(shape, norm):
-    module, x = make(shape, norm)
+def test_weights_are_the_normalised_attention_in_float32(shape, norm, kind):
+    module, x = make(shape, norm, kind=kind)
     expected = reference.external_weights(
         reference.to_float64(parameters(module)), np.asarray(x, np.float64), norm
     )
@@ -255,7 +281,7 @@ def test_bfloat16_is_close_to_float32(shape):
 def test_jit_changes_nothing():
     module, x = make(UNFOLDED, dropout_rate=0.3)
     keys = jax.random.split(random_key(0), (2, 2))
-    np.testing.assert_allclose(call(module, x, keys), by_rows(module, x, keys=keys), atol=1e-5)
+    np.testing.assert_allclose(call(module, x, keys), by_rows(module, x, rngs=keys), atol=1e-5)
 
 
 def test_an_unknown_norm_is_refused(unchecked_types):
@@ -269,7 +295,7 @@ def make_self(num_heads=2, head_dim=3, **options):
     return module, random((2, 5, 6), seed=1)
 
 
-# The last in three turns: of two tokens, two, and one.
+# The last in three chunks: of two tokens, two, and one.
 @pytest.mark.parametrize("num_heads, head_dim, most", [(2, 3, 2**20), (1, 8, 2**20), (2, 4, 25)])
 def test_self_attention_is_the_plain_formula(num_heads, head_dim, most, monkeypatch):
     monkeypatch.setattr(self_attention, "_MOST_WEIGHTS", most)
@@ -319,14 +345,14 @@ def test_self_attention_is_that_of_jax():
     "num_heads, tokens, queries",
     [(4, 128, 128), (4, 256, 128), (4, 257, 86), (4, 10**5, 16), (1, 1, 1), (1, 0, 0)],
 )
-def test_a_turn_is_as_many_queries_as_fit_but_not_too_few(num_heads, tokens, queries):
-    assert self_attention.queries_a_turn(num_heads, tokens) == queries
+def test_a_chunk_is_as_many_queries_as_fit_but_not_too_few(num_heads, tokens, queries):
+    assert self_attention.queries_per_chunk(num_heads, tokens) == queries
 
 
-def test_turns_of_self_attention_drop_each_weight_by_itself(monkeypatch):
+def test_chunks_of_self_attention_drop_each_weight_by_itself(monkeypatch):
     """Uniform weights 1/8 of eight one-hot tokens: the output shows which of them were dropped."""
     count, tokens, rate = 2000, 8, 0.5
-    monkeypatch.setattr(self_attention, "_MOST_WEIGHTS", 3 * tokens)  # three turns
+    monkeypatch.setattr(self_attention, "_MOST_WEIGHTS", 3 * tokens)  # three chunks
     monkeypatch.setattr(self_attention, "_LEAST_QUERIES", 1)
     module = SelfAttention(
         tokens, num_heads=1, head_dim=tokens, dropout_rate=rate, rngs=nnx.Rngs(0)
@@ -353,7 +379,7 @@ def test_memory_of_self_attention_is_linear_in_the_tokens():
         x = jax.ShapeDtypeStruct((6, 1, tokens), jnp.float32)
         return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
 
-    # The weights of all tokens would be 2 GB; those of a turn are 2 MB, of which there are a few.
+    # The weights of all tokens would be 2 GB; those of a chunk are 2 MB, of which there are a few.
     assert temporary_bytes(16_384) < 15e6
     assert temporary_bytes(16_384) < 4 * temporary_bytes(4096)
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from eanet.models.layers import LayerNorm, Linear, dropout, keys_for, project
+from eanet.models.dropout import dropout, rngs_for
+from eanet.models.layers import LayerNorm, Linear
+from eanet.models.ops import project
 from eanet.prng import random_key
 from tests.helpers import reference
 
@@ -112,7 +114,7 @@ def test_without_keys_or_rate_nothing_is_dropped():
     x = jnp.ones((3, 4))
     assert dropout(x, 0.5, None) is x
     assert dropout(x, 0.0, jax.random.split(random_key(0), 3)) is x
-    assert keys_for(None, 0) is None
+    assert rngs_for(None, 0) is None
 
 
 def test_dropout_keeps_the_type():

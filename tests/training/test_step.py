@@ -97,10 +97,10 @@ def test_every_example_of_every_step_has_a_key_of_its_own():
     seen = []
 
     class Watched(Linear):
-        def apply(self, params, images, keys=None):
+        def apply(self, params, images, rngs=None):
             note = lambda data: seen.extend(map(tuple, np.asarray(data).tolist()))  # noqa: E731
-            jax.debug.callback(note, jax.random.key_data(keys))
-            return super().apply(params, images, keys)
+            jax.debug.callback(note, jax.random.key_data(rngs))
+            return super().apply(params, images, rngs)
 
     Training(Watched()).train([3])
     jax.effects_barrier()
@@ -109,7 +109,7 @@ def test_every_example_of_every_step_has_a_key_of_its_own():
 
 def test_two_devices_give_what_one_gives_and_passes_what_a_whole_batch_gives(eanet, three_steps):
     """Four images on each of two devices against four passes of two, all that is random on."""
-    one = Training(eanet, num_devices=1, pass_size=2, ema_decay=0.9, augmentation=AUGMENTATION)
+    one = Training(eanet, num_devices=1, microbatch=2, ema_decay=0.9, augmentation=AUGMENTATION)
     state, _ = one.train([3])
     assert_close(state.params, three_steps.params)
     assert_close(state.ema, three_steps.ema)
@@ -232,9 +232,9 @@ def test_some_steps_learn_a_few_images(on_two_devices):
 class Exploding(Linear):
     """Has a logit that is not finite for images whose first pixel is 255."""
 
-    def apply(self, params, images, keys=None):
+    def apply(self, params, images, rngs=None):
         white = images[:, 0, 0, :1] > (254.5 - MEAN[0]) / STD[0]
-        return super().apply(params, images, keys) + jnp.where(white, jnp.inf, 0.0)
+        return super().apply(params, images, rngs) + jnp.where(white, jnp.inf, 0.0)
 
 
 @pytest.fixture(scope="module")
