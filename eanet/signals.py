@@ -1,20 +1,22 @@
-"""SIGTERM and SIGINT ask training to stop in order; a second one ends the process at once."""
+"""Signals that ask training to stop in order, or to save and go on."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP = (signal.SIGTERM, signal.SIGINT)
+# What a lost terminal sends, and a cluster before it takes the machine away.
+SAVE = (signal.SIGHUP, signal.SIGUSR1)
 
-_asked = threading.Event()
+_asked_to_stop = threading.Event()
 
 
-class StopRequest:
-    """Whether a signal has asked to stop, and which one.
+class Request:
+    """Whether a signal has come, and which one.
 
     Attributes:
       signal: its number, or None.
@@ -26,24 +28,51 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal is not None
 
+    def clear(self) -> None:
+        """Forgets it, once what it asks for is done."""
+        self.signal = None
+
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """While the context lasts, the first signal is only noted; the second acts as usual."""
-    request = StopRequest()
+def stop_request() -> Iterator[Request]:
+    """While the context lasts, the first of `STOP` is only noted; the second acts as usual."""
+    request = Request()
 
     def note(number: int, _: FrameType | None) -> None:
         request.signal = number
-        _asked.set()
-        for each in SIGNALS:
+        _asked_to_stop.set()
+        for each in STOP:
             signal.signal(each, signal.SIG_DFL)
 
-    previous = {each: signal.signal(each, note) for each in SIGNALS}
-    try:
+    with _handled(STOP, note):
         yield request
+
+
+@contextmanager
+def save_request() -> Iterator[Request]:
+    """While the context lasts, the signals of `SAVE` are noted and end nothing.
+
+    One that the process was started to ignore, as by `nohup`, it goes on to ignore.
+    """
+    request = Request()
+
+    def note(number: int, _: FrameType | None) -> None:
+        request.signal = number
+
+    with _handled((each for each in SAVE if signal.getsignal(each) != signal.SIG_IGN), note):
+        yield request
+
+
+@contextmanager
+def _handled(
+    numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    previous = {each: signal.signal(each, handler) for each in numbers}
+    try:
+        yield
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        for each, before in previous.items():
+            signal.signal(each, before)
 
 
 def stop_at_eof() -> None:
@@ -56,7 +85,7 @@ def stop_at_eof() -> None:
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
-        if not _asked.is_set():
+        if not _asked_to_stop.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()

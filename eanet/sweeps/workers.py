@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from eanet import host
 from eanet.display.progress import percent
 from eanet.errors import UserError
-from eanet.signals import StopRequest
+from eanet.signals import Request
 from eanet.sweeps import records
 from eanet.sweeps.process import Exit, RunProcess
 from eanet.sweeps.queue import Claim, Lost, Queue, Standing
@@ -98,7 +98,7 @@ class Workers:
     _work: list[_Work] = field(default_factory=list)
     _unavailable: bool = False
 
-    def run(self, stop: StopRequest) -> None:
+    def run(self, stop: Request) -> None:
         """Works until every run of the queue has ended, here or elsewhere, or until `stop`."""
         look = 0.0
         finished = False

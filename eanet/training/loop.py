@@ -10,7 +10,7 @@ from eanet import devices
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.errors import Interrupted, TrainingDiverged
-from eanet.signals import StopRequest
+from eanet.signals import Request
 from eanet.training import black_box
 from eanet.training import step as step_lib
 from eanet.training.dispatch import Pace, take_steps
@@ -31,7 +31,7 @@ class Training:
         checkpoints: Checkpoints,
         log: RunLog,
         console: Console,
-        stop: StopRequest,
+        stop: Request,
     ):
         self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
         self.log, self.console, self.stop = log, console, stop

@@ -7,25 +7,52 @@ import platform
 from pathlib import Path
 
 from eanet.errors import UserError
+from eanet.files import open_regular
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_ATTEMPTS = 10
 
 
 class RunLock:
     """Held until closed, or until every process that has inherited it has ended, however.
 
     Attributes:
+      path: of the file that is locked.
       descriptor: to hand to a child process, which then holds the lock too; -1 once closed.
     """
 
-    def __init__(self, descriptor: int):
-        self.descriptor = descriptor
+    def __init__(self, path: Path, descriptor: int):
+        self.path, self.descriptor = path, descriptor
 
     def close(self) -> None:
         """Gives up this process's hold; a second time does nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+    def is_intact(self) -> bool:
+        """Whether others who want the lock find the file that is locked here."""
+        try:
+            return os.path.samestat(os.lstat(self.path), os.fstat(self.descriptor))
+        except OSError:
+            return False
+
+    def confirm(self) -> None:
+        """Takes the lock again where somebody has removed its file.
+
+        Raises:
+          UserError: another file is there, so that another process may have the lock.
+        """
+        if self.is_intact():
+            return
+        again = None if os.path.lexists(self.path) else _take(self.path)
+        if again is None:
+            raise UserError(
+                f"{self.path} has been replaced, so another process may work in its directory; "
+                "stopped before anything was written there: look who, then start again"
+            )
+        os.dup2(again.descriptor, self.descriptor, inheritable=False)
+        again.close()
 
 
 def acquire(path: Path) -> RunLock | None:
@@ -36,18 +63,9 @@ def acquire(path: Path) -> RunLock | None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise _unusable(path, error) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError as error:
-        os.close(descriptor)
-        raise _unusable(path, error) from None
-    return RunLock(descriptor)
+    return _take(path)
 
 
 def is_free(path: Path) -> bool:
@@ -72,6 +90,25 @@ def place(directory: Path) -> str:
     status = os.stat(directory)
     text = f"{system} {status.st_dev} {status.st_ino}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _take(path: Path) -> RunLock | None:
+    for _ in range(_ATTEMPTS):
+        try:
+            lock = RunLock(path, open_regular(path, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            raise _unusable(path, error) from None
+        try:
+            fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            if isinstance(error, BlockingIOError):
+                return None
+            raise _unusable(path, error) from None
+        if lock.is_intact():
+            return lock
+        lock.close()  # the file was removed in between
+    raise UserError(f"cannot lock {path}: it keeps being removed; choose another --workdir")
 
 
 def _unusable(path: Path, error: OSError) -> UserError:
