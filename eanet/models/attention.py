@@ -95,19 +95,19 @@ class ExternalAttention(Attention):
         width = num_heads * head_dim
         glorot = nnx.initializers.glorot_uniform()
 
-        def kernel(rows: int, columns: int, shape: tuple[int, ...]) -> Kernel:
-            return Kernel(glorot(rngs.params(), (rows, columns), param_dtype).reshape(shape))
+        def kernel(rows: int, columns: int, shape: tuple[int, ...], axes: str) -> Kernel:
+            return Kernel(glorot(rngs.params(), (rows, columns), param_dtype).reshape(shape), axes)
 
         def bias(*shape: int) -> nnx.Param:
             return nnx.Param(jnp.zeros(shape, param_dtype))
 
-        self.query_kernel = kernel(embed_dim, width, (embed_dim, num_heads, head_dim))
+        self.query_kernel = kernel(embed_dim, width, (embed_dim, num_heads, head_dim), "ioo")
         self.query_bias = bias(num_heads, head_dim)
-        self.key_memory = kernel(head_dim, memory_size, (head_dim, memory_size))
+        self.key_memory = kernel(head_dim, memory_size, (head_dim, memory_size), "io")
         self.key_memory_bias = bias(memory_size)
-        self.value_memory = kernel(memory_size, head_dim, (memory_size, head_dim))
+        self.value_memory = kernel(memory_size, head_dim, (memory_size, head_dim), "io")
         self.value_memory_bias = bias(head_dim)
-        self.out_kernel = kernel(width, embed_dim, (num_heads, head_dim, embed_dim))
+        self.out_kernel = kernel(width, embed_dim, (num_heads, head_dim, embed_dim), "iio")
         self.out_bias = bias(embed_dim)
         self.norm = norm
         self.dropout_rate = dropout_rate

@@ -24,7 +24,8 @@ class SplitModel:
       merge: `merge(params)` gives the module with these values.
       apply: `apply(params, images, rngs=None)` gives logits.
       init: `init(seed)` gives the initial parameters, a nested dict.
-      kernels: a tree like the parameters, true for the kernels of linear maps.
+      kernels: a tree like the parameters: the `axes` of each `Kernel`, "" for other parameters. In
+        a stack of blocks they are the last axes.
     """
 
     abstract: Any
@@ -52,7 +53,10 @@ def split_model(build: Callable[[nnx.Rngs], nnx.Module]) -> SplitModel:
     def is_variable(leaf: Any) -> bool:
         return isinstance(leaf, nnx.Variable)
 
-    kernels = jax.tree.map(lambda leaf: isinstance(leaf, Kernel), state, is_leaf=is_variable)
+    def axes(variable: nnx.Variable) -> str:
+        return variable.axes if isinstance(variable, Kernel) else ""
+
+    kernels = jax.tree.map(axes, state, is_leaf=is_variable)
     return SplitModel(
         abstract=abstract,
         merge=merge,

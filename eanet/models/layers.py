@@ -13,7 +13,15 @@ from eanet.models.ops import project, residual, standardize
 
 
 class Kernel(nnx.Param):
-    """The matrix of a linear map: the kind of parameter that weight decay and Muon are for."""
+    """The matrix of a linear map: the kind of parameter that weight decay and Muon are for.
+
+    Args:
+      value: the matrix, or an array whose axes are parts of its rows and columns.
+      axes: for each axis of `value` whether it is one of the inputs, "i", or of the outputs, "o".
+    """
+
+    def __init__(self, value: Any, axes: str = "io", **metadata: Any):
+        super().__init__(value, axes=axes, **metadata)
 
 
 class LayerNorm(nnx.Module):

@@ -78,7 +78,7 @@ def make_optimizer(
     Args:
       name: one of `OPTIMIZERS`.
       schedule: the learning rate of a step.
-      matrices: a tree like the parameters, true for the kernels of linear maps.
+      matrices: a tree like the parameters, see `eanet.models.functional.SplitModel.kernels`.
       weight_decay: decoupled: `learning_rate · weight_decay · w` is subtracted in every step.
       decay: "matrices" decays kernels only, "all" every parameter.
       clip_norm: gradients are scaled down to this global norm; 0 does not clip.
@@ -92,7 +92,7 @@ def make_optimizer(
     rules.check(RULES, options, "optimizer.")
     if name == "adam" and weight_decay:
         raise UserError("optimizer.name=adam has no weight decay: use adamw, or weight_decay=0")
-    mask = matrices if decay == "matrices" else None
+    mask = jax.tree.map(bool, matrices) if decay == "matrices" else None
     if name == "adamw":
         update = optax.adamw(schedule, b1, b2, epsilon, weight_decay=weight_decay, mask=mask)
     elif name == "adam":
@@ -118,18 +118,17 @@ def make_optimizer(
 
 
 def _muon_axes(params: Any, matrices: Any) -> Any:
-    """Muon orthogonalises the kernels as matrices and leaves the rest to Adam.
+    """Muon orthogonalises the kernels as matrices and leaves the rest to Adam."""
 
-    Those of the blocks are stacked along a first axis. The next axis is the input, except that of
-    the output projection of external attention, whose heads and head width `[H, h, d]` are.
-    """
-
-    def axes(path: Any, is_matrix: bool, param: jax.Array) -> MuonDimensionNumbers | None:
-        if not is_matrix:
+    def axes(kernel: str, param: jax.Array) -> MuonDimensionNumbers | None:
+        if not kernel:
             return None
-        axes = tuple(range(param.ndim))[1 if path[0].key == "blocks" else 0 :]
-        inputs = len(axes) - 1 if path[-1].key == "out_kernel" else 1
-        return MuonDimensionNumbers(axes[:inputs], axes[inputs:])
+        own = range(param.ndim - len(kernel), param.ndim)  # a stack of blocks stands before
+        inputs, outputs = (
+            tuple(axis for axis, side in zip(own, kernel, strict=True) if side == which)
+            for which in "io"
+        )
+        return MuonDimensionNumbers(inputs, outputs)
 
     # Optax also asks with a node without leaves in the place of every other parameter.
-    return jax.tree_util.tree_map_with_path(axes, matrices, params)
+    return jax.tree.map(axes, matrices, params)

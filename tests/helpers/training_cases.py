@@ -48,7 +48,7 @@ class Linear:
         self.dropout_rate = dropout_rate
         size = int(np.prod(SHAPE))
         rng = np.random.default_rng(5)
-        self.kernels = {"w": True, "b": False}
+        self.kernels = {"w": "io", "b": ""}
         weights = rng.normal(size=(size, CLASSES), scale=0.1)
         self.init = lambda seed: {
             "w": jnp.asarray(weights, jnp.float32),

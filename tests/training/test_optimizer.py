@@ -19,8 +19,8 @@ def example(seed=0):
     rng = np.random.default_rng(seed)
     params = {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params), {
-        "kernel": True,
-        "bias": False,
+        "kernel": "io",
+        "bias": "",
     }
 
 
@@ -174,7 +174,8 @@ def test_muon_orthogonalises_each_kernel_as_the_matrix_that_it_is():
         },
     }
     gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradient)
-    matrices = jax.tree.map_with_path(lambda path, _: "kernel" in path[-1].key, gradient)
+    axes = {"query_kernel": "ioo", "out_kernel": "iio", "kernel": "io"}
+    matrices = jax.tree.map_with_path(lambda path, _: axes.get(path[-1].key, ""), gradient)
     optimizer = make_optimizer("muon", constant(1.0), matrices=matrices)
     steps = update(optimizer, jax.tree.map(jnp.zeros_like, gradient), gradient)
     for step, is_matrix in zip(jax.tree.leaves(steps), jax.tree.leaves(matrices), strict=True):

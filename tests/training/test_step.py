@@ -165,7 +165,7 @@ def test_a_step_is_that_of_optax_on_the_gradient_of_the_formula(decay, clip_norm
     training = Training(model, optimizer)
     state, sums = training.train([2])
 
-    mask = model.kernels if decay == "matrices" else None
+    mask = jax.tree.map(bool, model.kernels) if decay == "matrices" else None
     plain = optax.adamw(rate, weight_decay=weight_decay, mask=mask)
     if clip_norm:
         plain = optax.chain(optax.clip_by_global_norm(clip_norm), plain)
