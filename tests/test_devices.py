@@ -1,6 +1,8 @@
+import jax.numpy as jnp
 import pytest
 
 from eanet import devices
+from eanet.errors import UserError
 from tests.helpers.training_cases import mesh_of
 
 
@@ -28,3 +30,22 @@ def test_a_microbatch_divides_the_share_of_a_device(
 ):
     mesh = mesh_of(num_devices)
     assert devices.microbatch(mesh, batch_size, microbatch_size, in_cache) == expected
+
+
+def test_more_than_a_device_has_is_refused(monkeypatch):
+    mesh = devices.make_mesh(2)
+    monkeypatch.setattr(devices, "physical_memory", lambda: mesh.size * 1000)
+    devices.check_memory(1000, mesh)
+    with pytest.raises(UserError, match=r"at least .* GB of memory.* lower model\.embed_dim"):
+        devices.check_memory(1001, mesh)
+
+
+def test_a_shortage_is_one_line():
+    def run_out():
+        raise MemoryError
+
+    for use_up in (run_out, lambda: jnp.zeros(2**46).block_until_ready()):
+        with pytest.raises(UserError, match=r"(?i)^out of memory|RESOURCE_EXHAUSTED"):
+            devices.out_of_memory_refused()(use_up)()
+    with pytest.raises(ZeroDivisionError), devices.out_of_memory_refused():
+        _ = 1 / 0
