@@ -1,18 +1,14 @@
-"""Random changes of a training batch, on the device and inside the jitted step.
+"""Random changes of single training images, on the device and inside the jitted step.
 
-Every function is pure and takes `jax.random` keys of any implementation. Images are floats
-`[batch, height, width, channels]`, already normalised per channel, so that zero is the channel's
-mean over the training set. Nothing is clipped: training and evaluation share one range of values.
-Arithmetic is float32 whatever the images' type, and the result has the images' type.
+Images are floats `[batch, height, width, channels]`, already normalised per channel, so that zero
+is the channel's mean over the training set. Nothing is clipped: training and evaluation share one
+range of values.
 
 What is drawn at random is kept apart from what is done with it (`rotate`, `zoom`,
 `adjust_contrast`), so that the latter compares with other implementations for equal parameters.
-
-`python -m eanet.augment --config=CONFIG [--out=augment.png]` draws a batch before and after.
 """
 
 import math
-from typing import Any
 
 import dm_pix
 import jax
@@ -20,32 +16,15 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
-from eanet import rules
-from eanet.augment.mixing import box_mask, cutmix, mixup
+from eanet.augment.mixing import box_mask
 from eanet.errors import UserError
-from eanet.rules import Number, Switch
 
 Images = Float[Array, "batch height width channels"]
-Targets = Float[Array, "batch classes"]
 PerImage = Float[Array, "batch"]
 
 # Of the erased box: the least and the greatest part of the image, the greatest ratio of its sides.
 ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = 1 / 0.3
-
-# 0 switches off. Above 1, contrast would turn dark into light; above 0.99, zoom would shrink a view
-# to nothing.
-RULES: dict[str, rules.Rule] = {
-    "flip": Switch(),
-    "rotation": Number(0, 0.5),
-    "contrast": Number(0, 1),
-    "zoom": Number(0, 0.99),
-    "pad_crop": Number(0, 1000, whole=True),
-    "random_erasing": Number(0, 1),
-    "mixup": Number(0, 1000),
-    "cutmix": Number(0, 1000),
-    "keras3_contrast_clip": Switch(),
-}
 
 
 def random_flip(key: Key[Array, ""], images: Images) -> Images:
@@ -76,7 +55,7 @@ def rotate(images: Images, angles: PerImage) -> Images:
 
 
 def random_contrast(
-    key: Key[Array, ""], images: Images, max_change: float, *, keras3_clip: bool = False
+    key: Key[Array, ""], images: Images, max_change: float, *, keras3_contrast_clip: bool = False
 ) -> Images:
     """Multiplies the contrast by a factor uniform in `1 ± max_change`.
 
@@ -84,14 +63,14 @@ def random_contrast(
       key: the source of the factors.
       images: `[batch, height, width, channels]`.
       max_change: from 0 to 1.
-      keras3_clip: clip to [0, 255] as Keras 3 does, which zeroes every normalised value below the
-        mean, in training only. A defect, kept to show its effect.
+      keras3_contrast_clip: clip to [0, 255] as Keras 3 does, which zeroes every normalised value
+        below the mean, in training only. A defect, kept to show its effect.
     """
     factors = jax.random.uniform(
         key, images.shape[:1], minval=1.0 - max_change, maxval=1.0 + max_change
     )
     changed = adjust_contrast(images, factors)
-    return jnp.clip(changed, 0.0, 255.0) if keras3_clip else changed
+    return jnp.clip(changed, 0.0, 255.0) if keras3_contrast_clip else changed
 
 
 def adjust_contrast(images: Images, factors: PerImage) -> Images:
@@ -165,6 +144,16 @@ def pad_and_crop(key: Key[Array, ""], images: Images, pixels: int) -> Images:
     )(padded, corners)
 
 
+def check_pad_and_crop(pixels: int, image_shape: tuple[int, ...]) -> None:
+    """Raises `UserError` where nothing of an image `[height, width, channels]` may remain."""
+    height, width, _ = image_shape
+    if pixels >= min(height, width):
+        raise UserError(
+            f"augment.pad_crop={pixels} can move images of {height}x{width} pixels out of sight; "
+            "choose less than height and width"
+        )
+
+
 def random_erasing(key: Key[Array, ""], images: Images, probability: float) -> Images:
     """Sets a random box of an image to zero, the mean colour, with the given probability.
 
@@ -189,137 +178,3 @@ def random_erasing(key: Key[Array, ""], images: Images, probability: float) -> I
     )
     box &= erased[:, None, None]
     return jnp.where(box[..., None], jnp.zeros((), images.dtype), images)
-
-
-def augment(
-    key: Key[Array, ""],
-    images: Images,
-    targets: Targets,
-    *,
-    flip: bool = False,
-    rotation: float = 0.0,
-    contrast: float = 0.0,
-    zoom: float = 0.0,
-    pad_crop: int = 0,
-    random_erasing: float = 0.0,
-    mixup: float = 0.0,
-    cutmix: float = 0.0,
-    keras3_contrast_clip: bool = False,
-) -> tuple[Images, Targets]:
-    """Applies, in the order of the arguments, what is switched on; the rest leaves no operation.
-
-    Each augmentation has its own stream of random numbers: switching one on moves no other.
-
-    Args:
-      key: decides everything that is random.
-      images: normalised, `[batch, height, width, channels]`.
-      targets: probabilities of the classes `[batch, classes]`.
-      flip: mirror left and right.
-      rotation: greatest angle as a fraction of a turn, at most 0.5.
-      contrast: greatest change of the contrast factor from 1, at most 1.
-      zoom: greatest change of the zoom factors from 1, below 1.
-      pad_crop: greatest shift in pixels, below height and width.
-      random_erasing: probability of erasing a box.
-      mixup: alpha of the Beta distribution.
-      cutmix: likewise; with both, each batch takes one of the two at even odds.
-      keras3_contrast_clip: see `random_contrast`.
-
-    Raises:
-      UserError: a value is out of its range; the message names the key of the config.
-    """
-    check(
-        images.shape[1:],
-        flip=flip,
-        rotation=rotation,
-        contrast=contrast,
-        zoom=zoom,
-        pad_crop=pad_crop,
-        random_erasing=random_erasing,
-        mixup=mixup,
-        cutmix=cutmix,
-        keras3_contrast_clip=keras3_contrast_clip,
-    )
-    if not any((flip, rotation, contrast, zoom, pad_crop, random_erasing, mixup, cutmix)):
-        return images, targets
-    keys = jax.random.split(key, 9)  # all at once, which compiles faster
-    # The arguments hide the functions of the same names, which are therefore called elsewhere.
-    changed = _change_each(
-        keys[:6],
-        images.astype(jnp.float32),
-        flip=flip,
-        turn=rotation,
-        contrast=contrast,
-        keras3_clip=keras3_contrast_clip,
-        scale=zoom,
-        shift=pad_crop,
-        erased=random_erasing,
-    )
-    changed, targets = _mix(keys[6:], changed, targets, mixup_alpha=mixup, cutmix_alpha=cutmix)
-    return changed.astype(images.dtype), targets
-
-
-def _change_each(
-    keys: Key[Array, "6"],
-    images: Images,
-    *,
-    flip: bool,
-    turn: float,
-    contrast: float,
-    keras3_clip: bool,
-    scale: float,
-    shift: int,
-    erased: float,
-) -> Images:
-    if flip:
-        images = random_flip(keys[0], images)
-    if turn:
-        images = random_rotation(keys[1], images, turn)
-    if contrast:
-        images = random_contrast(keys[2], images, contrast, keras3_clip=keras3_clip)
-    if scale:
-        images = random_zoom(keys[3], images, scale)
-    if shift:
-        images = pad_and_crop(keys[4], images, shift)
-    if erased:
-        images = random_erasing(keys[5], images, erased)
-    return images
-
-
-def _mix(
-    keys: Key[Array, "3"],
-    images: Images,
-    targets: Targets,
-    *,
-    mixup_alpha: float,
-    cutmix_alpha: float,
-) -> tuple[Images, Targets]:
-    if not (mixup_alpha or cutmix_alpha):
-        return images, targets
-    choice_key, mixup_key, cutmix_key = keys
-    if mixup_alpha and cutmix_alpha:
-        return jax.lax.cond(
-            jax.random.bernoulli(choice_key),
-            lambda: mixup(mixup_key, images, targets, mixup_alpha),
-            lambda: cutmix(cutmix_key, images, targets, cutmix_alpha),
-        )
-    if mixup_alpha:
-        return mixup(mixup_key, images, targets, mixup_alpha)
-    return cutmix(cutmix_key, images, targets, cutmix_alpha)
-
-
-def check(image_shape: tuple[int, ...], **switches: Any) -> None:
-    """Raises `UserError` unless `augment` can do this to images `[height, width, channels]`."""
-    rules.check(RULES, switches, "augment.")
-    height, width, _ = image_shape
-    if (shift := switches.get("pad_crop", 0)) >= min(height, width):
-        raise UserError(
-            f"augment.pad_crop={shift} can move images of {height}x{width} pixels out of sight; "
-            "choose less than height and width"
-        )
-
-
-if __name__ == "__main__":
-    # Flags, data and drawing stay out of what a training run imports.
-    from eanet.tools.augment_preview import command
-
-    command()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
-from eanet.augment.transforms import augment
+from eanet.augment.pipeline import augment
 from eanet.prng import lowest_word, random_key
 
 # Purposes of the seed.

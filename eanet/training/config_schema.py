@@ -1,7 +1,7 @@
 """What every value of a config may be; refuses the impossible before anything is loaded or built.
 
-Each part of the program says what it takes (`RULES`); what depends on the data, such as the size of
-a batch, that part checks itself when it sees them.
+Each part of the program says what it takes; what depends on the data, such as the size of a batch,
+that part checks itself when it sees them.
 """
 
 from collections.abc import Mapping
@@ -11,49 +11,53 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet import rules as rules_lib
-from eanet.augment import transforms
+from eanet.augment.pipeline import augmentation_rules
 from eanet.data import load
 from eanet.errors import UserError
 from eanet.models import eanet
 from eanet.prng import IMPLEMENTATIONS
 from eanet.rules import Choice, Number, Switch
-from eanet.training import optimizer, plan
+from eanet.training import loss, optimizer, plan
 
 
 def _section(name: str, rules: Mapping[str, rules_lib.Rule]) -> dict[str, rules_lib.Rule]:
     return {f"{name}.{key}": rule for key, rule in rules.items()}
 
 
-RULES: dict[str, rules_lib.Rule] = {
-    "seed": Number(0, 2**32 - 1, whole=True),
-    "microbatch_size": Number(0, 2**31 - 1, whole=True),
-    "label_smoothing": Number(0, 1, below=True),
-    "random_bits": Choice(*IMPLEMENTATIONS),
-    "checkpoint_every_minutes": Number(0, 1_000_000),
-    "on_nonfinite": Choice("stop", "skip"),
-    "nonfinite_limit": Number(0, 2**31 - 1, whole=True),
-    "layer_statistics": Switch(),
-    **plan.RULES,
-    **_section("dataset", load.RULES),
-    **_section("augment", transforms.RULES),
-    **_section("model", eanet.model_rules()),
-    **_section("optimizer", optimizer.RULES),
-}
+def all_rules() -> dict[str, rules_lib.Rule]:
+    """The rule of every key; those of what stands in a table come and go with it."""
+    return {
+        "seed": Number(0, 2**32 - 1, whole=True),
+        "microbatch_size": Number(0, 2**31 - 1, whole=True),
+        "random_bits": Choice(*IMPLEMENTATIONS),
+        "checkpoint_every_minutes": Number(0, 1_000_000),
+        "on_nonfinite": Choice("stop", "skip"),
+        "nonfinite_limit": Number(0, 2**31 - 1, whole=True),
+        "layer_statistics": Switch(),
+        **plan.RULES,
+        **loss.RULES,
+        **_section("dataset", load.RULES),
+        **_section("augment", augmentation_rules()),
+        **_section("model", eanet.model_rules()),
+        **_section("optimizer", optimizer.RULES),
+    }
 
 
 def check(config: ConfigDict) -> None:
     """Refuses a config with a key that is missing or unknown, or with an impossible value.
 
+    An augmentation that is missing is off.
+
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
-    given = dict(config_lib.flatten(config))
-    for key in RULES:
-        if key not in given:
-            raise UserError(f"the config has no {key}, which must be {RULES[key]}")
+    given, rules = dict(config_lib.flatten(config)), all_rules()
+    for key, rule in rules.items():
+        if key not in given and not key.startswith("augment."):
+            raise UserError(f"the config has no {key}, which must be {rule}")
     for key in given:
-        config_lib.check_key(key, RULES)
-    rules_lib.check(RULES, given)
+        config_lib.check_key(key, rules)
+    rules_lib.check(rules, given)
 
 
 def read(path: Path) -> ConfigDict:

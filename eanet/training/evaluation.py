@@ -13,7 +13,8 @@ from jaxtyping import Array
 from eanet import devices
 from eanet.data.load import Split
 from eanet.models.functional import Apply
-from eanet.training.metrics import cross_entropy, hits, means
+from eanet.training.loss import Loss
+from eanet.training.metrics import hits, means
 
 # Images in one dispatch: seconds of work, so that a signal is answered soon.
 _BLOCK = 1024
@@ -21,10 +22,10 @@ _BLOCK = 1024
 
 def make_evaluate(
     apply: Apply,
+    loss: Loss,
     mesh: Mesh,
     *,
     normalize: Callable[[Array], Array],
-    label_smoothing: float,
     images_in_cache: int,
 ) -> Callable[..., dict[str, float] | None]:
     """Builds `evaluate(params, examples)` -> loss, accuracy, top5_accuracy over all images.
@@ -42,7 +43,7 @@ def make_evaluate(
         logits = apply(params, normalize(images))
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         values = {
-            "loss": cross_entropy(logits, targets, label_smoothing),
+            "loss": loss(logits, targets),
             "accuracy": hits(logits, labels, 1),
             "top5_accuracy": hits(logits, labels, 5),
             "examples": jnp.ones(len(labels)),

@@ -11,11 +11,12 @@ from jaxtyping import Array
 
 from eanet.models.functional import SplitModel
 from eanet.training.batches import Prepare
-from eanet.training.step import TrainState, make_loss
+from eanet.training.loss import Loss
+from eanet.training.step import TrainState, make_batch_loss
 
 
 def make_examine(
-    model: SplitModel, prepare: Prepare, *, batch_size: int, label_smoothing: float
+    model: SplitModel, loss: Loss, prepare: Prepare, batch_size: int
 ) -> Callable[..., dict[str, dict[str, float]]]:
     """Builds `examine(state, seed, images, labels)`: the step that `state` stands before.
 
@@ -24,7 +25,7 @@ def make_examine(
     "head" and "loss": `activation_rms` and `activation_max` (root mean square and largest absolute
     value of the output), and `gradient_norm` of the part's parameters.
     """
-    loss = make_loss(model.apply, batch_size=batch_size, label_smoothing=label_smoothing)
+    batch_loss = make_batch_loss(model.apply, loss, batch_size)
 
     names = [*model.abstract.stage_names, "head", "loss"]
 
@@ -32,7 +33,9 @@ def make_examine(
     def look(state: TrainState, seed: Any, images: Array, labels: Array) -> list[dict[str, Array]]:
         batch = prepare(seed, state.step, images, labels)
         module = model.merge(state.params)
-        (mean_loss, _), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, *batch)
+        (mean_loss, _), gradient = jax.value_and_grad(batch_loss, has_aux=True)(
+            state.params, *batch
+        )
         outputs = [
             *module.stages(batch[0], rngs=batch[2]),
             module(batch[0], rngs=batch[2]),

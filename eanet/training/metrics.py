@@ -1,4 +1,4 @@
-"""Loss and accuracies of a batch, and their means over many."""
+"""Accuracies of a batch, and means over many."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +16,6 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
     if "grad_norm" in host:
         result["grad_norm"] = host["grad_norm"] / max(steps, 1.0)
     return result
-
-
-def cross_entropy(
-    logits: Float[Array, "b classes"], targets: Float[Array, "b classes"], smoothing: float
-) -> Float[Array, "b"]:
-    """Cross-entropy in nats against `(1 − smoothing)·targets + smoothing / classes`."""
-    smoothed = (1.0 - smoothing) * targets + smoothing / logits.shape[-1]
-    return -jnp.sum(smoothed * jax.nn.log_softmax(logits), axis=-1)
 
 
 def hits(logits: Float[Array, "b classes"], labels: Int[Array, "b"], k: int) -> Float[Array, "b"]:

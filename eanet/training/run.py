@@ -13,17 +13,19 @@ import optax
 from ml_collections import ConfigDict
 
 from eanet import devices
-from eanet.augment import transforms
+from eanet.augment import pipeline
 from eanet.data.load import Dataset, load_dataset
 from eanet.models import costs
 from eanet.models.eanet import EANet
 from eanet.models.functional import SplitModel, split_model
 from eanet.prng import lowest_word
 from eanet.training import config_schema
+from eanet.training import loss as loss_lib
 from eanet.training import step as step_lib
 from eanet.training.batches import Prepare, epoch_order, make_prepare, normalizer
 from eanet.training.evaluation import make_evaluate
 from eanet.training.examine import make_examine
+from eanet.training.loss import Loss, make_loss
 from eanet.training.optimizer import make_optimizer, make_schedule
 from eanet.training.plan import Plan
 from eanet.training.step import TrainState
@@ -36,6 +38,7 @@ class Run:
     config: ConfigDict
     dataset: Dataset
     model: SplitModel
+    loss: Loss
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     plan: Plan
@@ -84,12 +87,12 @@ class Run:
         config = self.config
         return step_lib.make_train_steps(
             self.model.apply,
+            self.loss,
             self.optimizer,
             self.mesh,
             self.prepare,
             batch_size=config.batch_size,
             microbatch=self.microbatch,
-            label_smoothing=config.label_smoothing,
             ema_decay=config.optimizer.ema_decay,
             nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
         )
@@ -111,10 +114,7 @@ class Run:
     def examine(self, state: TrainState, step: int) -> dict[str, dict[str, float]]:
         """Activations and gradients by layer in the step after `step`, see `examine`."""
         examine_step = make_examine(
-            self.model,
-            self.prepare,
-            batch_size=self.config.batch_size,
-            label_smoothing=self.config.label_smoothing,
+            self.model, self.loss, self.prepare, batch_size=self.config.batch_size
         )
         index = self.batch_indices(step)
         train_split = self.dataset.train
@@ -138,7 +138,7 @@ def set_up(config: ConfigDict, log: Callable[[str], None], dataset: Dataset | No
     """
     config_schema.check(config)
     dataset = dataset or load_dataset(seed=config.seed, log=log, **config.dataset)
-    transforms.check(dataset.image_shape, **config.augment)
+    pipeline.check(dataset.image_shape, **config.augment)
     plan = Plan(
         num_examples=len(dataset.train),
         batch_size=config.batch_size,
@@ -166,11 +166,13 @@ def set_up(config: ConfigDict, log: Callable[[str], None], dataset: Dataset | No
         total_steps=plan.total_steps,
         warmup_steps=plan.steps(options.pop("warmup_epochs")),
     )
+    loss = make_loss(**{key: config[key] for key in loss_lib.RULES})
     normalize = normalizer(dataset.mean, dataset.std)
     return Run(
         config=config,
         dataset=dataset,
         model=model,
+        loss=loss,
         optimizer=make_optimizer(
             options.pop("name"), learning_rate, matrices=model.kernels, **options
         ),
@@ -185,10 +187,10 @@ def set_up(config: ConfigDict, log: Callable[[str], None], dataset: Dataset | No
         ),
         evaluate=make_evaluate(
             model.apply,
+            loss,
             mesh,
             normalize=normalize,
             images_in_cache=costs.images_in_cache(model.abstract, training=False),
-            label_smoothing=config.label_smoothing,
         ),
         microbatch=microbatch,
     )

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from eanet import devices
 from eanet.models.functional import Apply
 from eanet.training.batches import Prepare
-from eanet.training.metrics import cross_entropy, hits
+from eanet.training.loss import Loss
+from eanet.training.metrics import hits
 
 
 @partial(
@@ -69,23 +70,23 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: boo
     )
 
 
-def make_loss(apply: Apply, *, batch_size: int, label_smoothing: float) -> Callable[..., Any]:
-    """Builds `loss(params, images, targets, rngs)` -> the mean loss of a batch, and its sums.
+def make_batch_loss(apply: Apply, loss: Loss, batch_size: int) -> Callable[..., Any]:
+    """Builds `batch_loss(params, images, targets, rngs)` -> the mean loss of a batch, and its sums.
 
     Given a part of the batch it gives that part's share of the mean.
     """
 
-    def loss(params, images, targets, rngs):
+    def batch_loss(params, images, targets, rngs):
         logits = apply(params, images, rngs)
         labels = jnp.argmax(targets, axis=-1)
         sums = {
-            "loss": jnp.sum(cross_entropy(logits, targets, label_smoothing)),
+            "loss": jnp.sum(loss(logits, targets)),
             "accuracy": jnp.sum(hits(logits, labels, 1)),
             "top5_accuracy": jnp.sum(hits(logits, labels, 5)),
         }
         return sums["loss"] / batch_size, sums
 
-    return loss
+    return batch_loss
 
 
 def make_gradients(loss: Callable[..., Any], mesh: Mesh, microbatch: int) -> Callable[..., Any]:
@@ -118,13 +119,13 @@ def make_gradients(loss: Callable[..., Any], mesh: Mesh, microbatch: int) -> Cal
 
 def make_train_steps(
     apply: Apply,
+    loss: Loss,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     prepare: Prepare,
     *,
     batch_size: int,
     microbatch: int,
-    label_smoothing: float,
     ema_decay: float = 0.0,
     nonfinite_limit: int = 0,
 ) -> Callable[..., tuple[TrainState, dict[str, Array], Array]]:
@@ -140,8 +141,7 @@ def make_train_steps(
     `nonfinite_limit` times. Beyond that it is not taken at all: the state stays as it was before
     this step, in this dispatch and in those that follow.
     """
-    loss = make_loss(apply, batch_size=batch_size, label_smoothing=label_smoothing)
-    gradients = make_gradients(loss, mesh, microbatch)
+    gradients = make_gradients(make_batch_loss(apply, loss, batch_size), mesh, microbatch)
     sharding = devices.split_batch(mesh)
 
     def update(state, gradient, sums):

@@ -12,8 +12,8 @@ import pytest
 from eanet.convert.keras_weights import KerasWeights, Tensor, to_params
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
+from eanet.training.loss import make_loss
 from eanet.training.optimizer import make_optimizer
-from eanet.training.step import cross_entropy
 from tests.helpers.keras_cases import EXAMPLE, EXTERNAL, SELF, SMALL, build, imported, keras
 
 QUICK = {"external: not square", "self: key_dim d/heads"}
@@ -157,10 +157,12 @@ def our_losses(ours, params, images, targets, style):
         epsilon=1e-7,
     )
 
+    cross_entropy = make_loss(label_smoothing=0.1)
+
     @jax.jit
     def step(params, state):
         loss, gradient = jax.value_and_grad(
-            lambda p: jnp.mean(cross_entropy(ours.apply(p, images), targets, 0.1))
+            lambda p: jnp.mean(cross_entropy(ours.apply(p, images), targets))
         )(params)
         updates, state = optimizer.update(gradient, state, params)
         return loss, optax.apply_updates(params, updates), state

@@ -12,6 +12,7 @@ from eanet.data.base import Split
 from eanet.models.dropout import dropout
 from eanet.training import step as step_lib
 from eanet.training.batches import epoch_order, make_prepare, normalizer
+from eanet.training.loss import make_loss
 from eanet.training.optimizer import make_optimizer
 from tests.helpers import reference
 
@@ -72,6 +73,7 @@ class Training:
         num_devices=2,
         ema_decay=0.0,
         augmentation=None,
+        label_smoothing=0.1,
         **options,
     ):
         self.model, self.mesh = model, mesh_of(num_devices)
@@ -88,12 +90,13 @@ class Training:
         )
         self.run = step_lib.make_train_steps(
             model.apply,
+            make_loss(label_smoothing=label_smoothing),
             self.optimizer,
             self.mesh,
             self.prepare,
             batch_size=BATCH,
             ema_decay=ema_decay,
-            **{"label_smoothing": 0.1, "microbatch": BATCH // num_devices, **options},
+            **{"microbatch": BATCH // num_devices, **options},
         )
         data = make_data()
         self.data = devices.replicate((data.images, data.labels), self.mesh)

@@ -16,7 +16,8 @@ from eanet.models.layers import PatchEmbed
 from eanet.prng import random_key
 from eanet.training import step
 from eanet.training.batches import make_prepare, normalizer
-from eanet.training.metrics import cross_entropy, means
+from eanet.training.loss import make_loss
+from eanet.training.metrics import means
 from tests.helpers import reference, step_bounds
 
 SMALL = {
@@ -379,10 +380,12 @@ def test_compiled_and_eager_agree_at_full_size():
     )
     prepared = prepare(jnp.uint32(0), jnp.int32(0), jnp.asarray(images), jnp.asarray(labels))
 
+    cross_entropy = make_loss(label_smoothing=0.1)
+
     def loss(params):
         inputs, targets, keys = prepared
         logits = model.apply(params, inputs, keys)
-        return jnp.mean(cross_entropy(logits, targets, 0.1)), logits
+        return jnp.mean(cross_entropy(logits, targets)), logits
 
     function = jax.value_and_grad(loss, has_aux=True)
     with jax.disable_jit():
@@ -397,12 +400,12 @@ def test_compiled_and_eager_agree_at_full_size():
     optimizer = optax.sgd(1.0)
     train_steps = step.make_train_steps(
         model.apply,
+        cross_entropy,
         optimizer,
         mesh,
         prepare,
         batch_size=batch,
         microbatch=4,  # as `Run` takes
-        label_smoothing=0.1,
     )
     before = jax.tree.map(np.asarray, params)
     state = devices.replicate(step.init_state(params, optimizer, ema=False), mesh)

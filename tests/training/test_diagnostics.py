@@ -10,6 +10,7 @@ from eanet.models.functional import split_model
 from eanet.training import step as step_lib
 from eanet.training.batches import make_prepare, normalizer
 from eanet.training.examine import first_not_finite, make_examine
+from eanet.training.loss import make_loss
 from eanet.training.optimizer import make_optimizer
 from tests.helpers.training_cases import BATCH, CLASSES, MEAN, SHAPE, STD, make_data
 
@@ -38,7 +39,7 @@ def examine(model):
         augmentation={"contrast": 0.2},
         random_bits="counter",
     )
-    run = make_examine(model, prepare, batch_size=BATCH, label_smoothing=0.1)
+    run = make_examine(model, make_loss(label_smoothing=0.1), prepare, BATCH)
     data = make_data(BATCH)
     return lambda state: run(state, np.uint32(0), data.images, data.labels)
 

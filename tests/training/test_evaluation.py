@@ -7,6 +7,7 @@ from eanet.data.base import Split
 from eanet.training import evaluation as evaluation_module
 from eanet.training.batches import normalizer
 from eanet.training.evaluation import make_evaluate
+from eanet.training.loss import make_loss
 from eanet.training.metrics import means
 from tests.helpers import reference
 from tests.helpers.training_cases import (
@@ -28,10 +29,10 @@ def evaluation():
     patch.setattr(evaluation_module, "_BLOCK", 16)
     evaluate = make_evaluate(
         Linear().apply,
+        make_loss(label_smoothing=0.1),
         devices.make_mesh(16),
         normalize=normalizer(MEAN, STD),
         images_in_cache=8,
-        label_smoothing=0.1,
     )
     patch.undo()
     return evaluate, copied(Linear().init(0))
