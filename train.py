@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from eanet import config as config_lib
 from eanet import devices, host
-from eanet.checkpoints import explain
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.display.curves import plot_curves
@@ -48,9 +48,9 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     run = set_up(config, console.note)
     with claimed(workdir, config, console.warn):
         describe(run, console)
-        with open_checkpoints(workdir, console) as checkpoints:
+        with open_checkpoints(workdir, console, config) as checkpoints:
             like = run.abstract_state()
-            step, state = checkpoints.restore_newest(like) or (0, None)
+            step, state, history = checkpoints.restore_newest(like) or (0, None, "")
             with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
                 train_steps: Future[Any] = Future()
                 if step < run.plan.total_steps:
@@ -85,8 +85,8 @@ def replay(workdir: Path) -> None:
     run, step = set_up(config_schema.read(workdir / "config.json"), console.note), record["step"]
     if run.batch_indices(step).tolist() != record["indices"]:
         raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
-    with open_checkpoints(workdir, console) as checkpoints:
-        state = checkpoints.restore(step, like=run.abstract_state())
+    with open_checkpoints(workdir, console, run.config) as checkpoints:
+        _, state = checkpoints.restore(step, like=run.abstract_state())
     layers = run.examine(state, step)
     console.layers_table(layers)
     start = run.plan.offset_in_epoch(step)
@@ -126,11 +126,8 @@ def evaluate(
     examples = getattr(run.dataset, split)
     if not len(examples):
         raise UserError(f"the {split} split of {run.dataset.name} is empty")
-    with open_checkpoints(workdir, console) as checkpoints:
-        if checkpoint == "best" and checkpoints.best() is None:
-            checkpoint = "latest"  # nothing was held out for validation
-        step = checkpoints.find(checkpoint)
-        state = checkpoints.restore(step, like=run.abstract_state())
+    with open_checkpoints(workdir, console, run.config) as checkpoints:
+        step, state = checkpoints.restore(checkpoint, like=run.abstract_state())
     start = time.perf_counter()
     metrics = run.evaluate(state.eval_params, examples) or {}
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
@@ -177,6 +174,7 @@ def describe(run: Run, console: Console) -> None:
     console.model_table(rows, costs.totals(rows))
 
 
-def open_checkpoints(workdir: Path, console: Console) -> Checkpoints:
+def open_checkpoints(workdir: Path, console: Console, config: ConfigDict) -> Checkpoints:
     """The checkpoints of a run, which are there or will be."""
-    return Checkpoints(workdir / "checkpoints", log=console.warn, explain=explain.differences)
+    values = dict(config_lib.flatten(config))
+    return Checkpoints(workdir / "checkpoints", log=console.warn, config=values)

@@ -1,8 +1,8 @@
-"""The directory of a run's checkpoints: names, facts, damage and what is kept; no arrays.
+"""The directory of a run's checkpoints: names, metadata, damage and what is kept; no arrays.
 
-A checkpoint is the directory `STEP`: `orbax/` with the state, and `manifest.json` with the step,
-its validation accuracy, dtype and shape of every tensor, and the digest of every file. It is
-written under another name, `saving-STEP`, and renamed when all of it is on the disk.
+A checkpoint is the directory `STEP`: `orbax/` with the state, and `manifest.json` with `Metadata`
+and the digest of every file. It is written under another name, `saving-STEP`, and renamed when all
+of it is on the disk.
 """
 
 import dataclasses
@@ -10,38 +10,60 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from eanet.checkpoints import manifest
+from eanet.checkpoints.manifest import Damaged
 from eanet.errors import UserError
 from eanet.files import set_aside, sync
 
 STATE = "orbax"
 FORMAT = "eanet checkpoint"
-VERSION = 1
+VERSION = 2  # 1 has neither config nor history
 
 _SAVING = "saving-"
 _REMOVING = "removing-"
-_FAILURES_OF_A_DISK = (
+# What a killed save left: under its own name or, from versions that kept it, another.
+_UNFINISHED = re.compile(r"saving-\d+|unfinished-\d+(-\d+)?")
+_SYSTEM_FAILURES = (
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
     errno.EROFS,
     errno.EACCES,
     errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """What a manifest says about its checkpoint; `tensors` maps names to dtype and shape."""
+class Metadata:
+    """What a manifest says about its checkpoint.
+
+    Attributes:
+      step: of training.
+      val_accuracy: a fraction, or None where it was not validated.
+      tensors: name → dtype and shape, such as `"params/head/bias": "float32[100]"`.
+      config: key → value as a text, of what shapes the tensors.
+      history: what had been logged by then.
+    """
 
     step: int
     val_accuracy: float | None
-    tensors: dict[str, str]
+    tensors: Mapping[str, str]
+    config: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    history: str = ""
     format: str = FORMAT
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        texts = [*self.tensors.values(), *self.config.values(), self.history]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("tensors, config and history are texts")
+        if not isinstance(self.val_accuracy, float | None):
+            raise TypeError("an accuracy is a number")
 
 
 class CheckpointFiles:
@@ -67,37 +89,31 @@ class CheckpointFiles:
         steps = [step_of(path.name) for path in paths]
         return sorted(step for step in steps if step is not None)
 
-    def readable(self) -> list[Facts]:
-        """The complete checkpoints, oldest first, by their manifests alone."""
-        readable = []
+    def survey(self) -> tuple[dict[int, Metadata], dict[int, Damaged | UserError]]:
+        """By step, oldest first: what the manifests say, and why others say nothing."""
+        readable: dict[int, Metadata] = {}
+        unreadable: dict[int, Damaged | UserError] = {}
         for step in self.candidates():
             try:
-                readable.append(self.facts(step))
-            except (manifest.Damaged, UserError):
-                continue
-        return readable
+                readable[step] = self.metadata(step)
+            except (Damaged, UserError) as reason:
+                if self.path(step).exists():  # else training has just removed it
+                    unreadable[step] = reason
+        return readable, unreadable
 
-    def latest(self) -> int | None:
-        """The newest step."""
-        return max((facts.step for facts in self.readable()), default=None)
-
-    def best(self) -> int | None:
-        """The step with the largest validation accuracy, the earliest of equals."""
-        scores = {f.step: f.val_accuracy for f in self.readable() if f.val_accuracy is not None}
-        return max(scores, key=lambda step: (scores[step], -step), default=None)
-
-    def facts(self, step: int) -> Facts:
-        """The manifest of a checkpoint.
+    def metadata(self, step: int) -> Metadata:
+        """What the manifest of a checkpoint says.
 
         Raises:
-            Damaged: it is missing or not what was written.
-            UserError: the directory was not written by this program, or by a newer version.
+          Damaged: it is missing or not what was written.
+          UserError: it cannot be read, or the directory was not written by this program, or by a
+            newer version.
         """
         path = self.path(step)
         foreign = f"{path} is not a checkpoint of this program; move it away or choose another one"
         try:
-            content = manifest.facts_of(path)
-        except manifest.Damaged:
+            content = manifest.metadata_of(path)
+        except Damaged:
             if any(path.glob("*")) and not (path / STATE).exists():
                 raise UserError(foreign) from None
             raise
@@ -109,81 +125,77 @@ class CheckpointFiles:
                     f"{path} was written by a newer version of this program (format "
                     f"{content['version']}, this one reads up to {VERSION}); update the program"
                 )
-            facts = Facts(**content)
-            named = all(isinstance(form, str) for form in facts.tensors.values())
-            if not named or not isinstance(facts.val_accuracy, float | None):
-                raise TypeError("facts of other types")
+            metadata = Metadata(**content)
         except (KeyError, TypeError, AttributeError) as error:
-            raise manifest.Damaged(f"{manifest.MANIFEST} is not what was written") from error
-        if facts.step != step:
-            raise manifest.Damaged(f"it is the checkpoint of step {facts.step}")
-        return facts
+            raise Damaged(f"{manifest.MANIFEST} is not what was written") from error
+        if metadata.step != step:
+            raise Damaged(f"it is the checkpoint of step {metadata.step}")
+        return metadata
 
-    def verified(self, step: int) -> Facts:
-        """The facts of a checkpoint whose every file is as it was written; raises as `facts`."""
-        facts = self.facts(step)
+    def verified(self, step: int) -> Metadata:
+        """As `metadata`, of a checkpoint whose every file is as it was written."""
+        metadata = self.metadata(step)
         manifest.verify(self.path(step))
-        return facts
+        return metadata
 
-    def write(self, facts: Facts, write_state: Callable[[Path], None]) -> None:
+    def write(self, metadata: Metadata, write_state: Callable[[Path], None]) -> None:
         """Adds a checkpoint; until all of it is on the disk nothing shows under its name.
 
         Args:
-            facts: its manifest.
-            write_state: called with the path of a directory to make and fill.
+          metadata: of its manifest.
+          write_state: called with the path of a directory to make and fill.
         """
         if not self.directory.is_dir():
             self.directory.mkdir()
             sync(self.directory.parent)
-        temporary = self.directory / f"{_SAVING}{facts.step}"
+        temporary = self.directory / f"{_SAVING}{metadata.step}"
         if temporary.exists():
-            self._set_aside_unfinished(temporary)
+            shutil.rmtree(temporary)
         temporary.mkdir()
         try:
             write_state(temporary / STATE)
-            manifest.seal(temporary, dataclasses.asdict(facts))
-            temporary.rename(self.path(facts.step))
+            manifest.seal(temporary, dataclasses.asdict(metadata))
+            temporary.rename(self.path(metadata.step))
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
         sync(self.directory)
 
-    def add_accuracy(self, step: int, val_accuracy: float | None) -> None:
-        """Records the validation accuracy of a checkpoint that had none."""
-        facts = self.facts(step)
-        if val_accuracy is not None and facts.val_accuracy is None:
-            facts = dataclasses.replace(facts, val_accuracy=val_accuracy)
-            manifest.amend(self.path(step), dataclasses.asdict(facts))
+    def add_accuracy(self, validated: Metadata) -> None:
+        """Replaces the metadata of a checkpoint that had not been validated by those with it."""
+        before = self.metadata(validated.step)
+        if validated.val_accuracy is not None and before.val_accuracy is None:
+            manifest.amend(self.path(validated.step), dataclasses.asdict(validated))
 
     def remove_all_but_latest_and_best(self) -> None:
         """Removes complete checkpoints only, never a damaged or unknown directory."""
-        keep = {self.latest(), self.best()}
-        for facts in self.readable():
-            if facts.step not in keep:
-                # Renamed first: a kill in between must not leave something that looks damaged.
-                removing = self.directory / f"{_REMOVING}{facts.step}"
-                if removing.exists():
-                    shutil.rmtree(removing)
-                self.path(facts.step).rename(removing)
+        readable, _ = self.survey()
+        for step in readable.keys() - {max(readable, default=None), best_of(readable.values())}:
+            # Renamed first, so that no half of it is ever found under its name.
+            removing = self.directory / f"{_REMOVING}{step}"
+            if removing.exists():
                 shutil.rmtree(removing)
+            self.path(step).rename(removing)
+            shutil.rmtree(removing)
 
     def set_aside_damaged(self, step: int) -> Path:
         """Renames a checkpoint to `damaged-STEP`; returns the new path."""
         return set_aside(self.path(step), f"damaged-{step}")
 
-    def clear_remains(self) -> list[Path]:
-        """Renames what a killed save left to `unfinished-STEP`, ends killed removals.
-
-        Returns:
-            The new paths of what was renamed.
-        """
+    def clear_remains(self) -> list[str]:
+        """Removes what killed saves and removals left; returns the names of the former."""
         for path in self.directory.glob(f"{_REMOVING}*"):
             shutil.rmtree(path)
-        unfinished = sorted(self.directory.glob(f"{_SAVING}*"))
-        return [self._set_aside_unfinished(path) for path in unfinished]
+        unfinished = [p for p in sorted(self.directory.glob("*")) if _UNFINISHED.fullmatch(p.name)]
+        for path in unfinished:
+            shutil.rmtree(path)
+        return [path.name for path in unfinished]
 
-    def _set_aside_unfinished(self, path: Path) -> Path:
-        return set_aside(path, f"unfinished-{path.name.removeprefix(_SAVING)}")
+
+def best_of(checkpoints: Iterable[Metadata]) -> int | None:
+    """The step with the largest validation accuracy, the earliest of equals."""
+    scores = {m.step: m.val_accuracy for m in checkpoints if m.val_accuracy is not None}
+    return max(scores, key=lambda step: (scores[step], -step), default=None)
 
 
 def step_of(name: str) -> int | None:
@@ -196,5 +208,5 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    system = (os.strerror(number) for number in _FAILURES_OF_A_DISK)
+    system = (os.strerror(number) for number in _SYSTEM_FAILURES)
     return next((reason for reason in system if reason in text), text[:200] or repr(error))

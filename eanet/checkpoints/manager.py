@@ -1,23 +1,22 @@
-"""Checkpoints that are either whole or not there; the only place that knows Orbax."""
+"""Checkpoints that are either whole or not there."""
 
-import functools
-import logging
 import math
-import os
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from eanet.checkpoints.layout import STATE, CheckpointFiles, Facts, one_line, step_of
+from eanet.checkpoints import explain, storage
+from eanet.checkpoints.layout import STATE, CheckpointFiles, Metadata, best_of, one_line, step_of
 from eanet.checkpoints.manifest import Damaged
 from eanet.errors import UserError
+
+T = TypeVar("T")
 
 _NAMED_MISMATCHES = 3
 
@@ -26,9 +25,8 @@ _NAMED_MISMATCHES = 3
 class _Save:
     """One call of `save`, until it is known to have succeeded."""
 
-    step: int
+    metadata: Metadata
     state: Any
-    val_accuracy: float | None
     future: Future[None]
 
 
@@ -39,32 +37,34 @@ class Checkpoints:
     Used as a context manager it waits, on leaving, for what is still being written.
 
     Args:
-        directory: where the checkpoints are; made by the first save, its parent must exist.
-        log: called with one line, in the caller's thread, for everything a person should know.
-        explain: of the tensors in a checkpoint and those wanted (name → dtype and shape), what in
-            the config makes them differ, for the refusal of a checkpoint that does not fit.
+      directory: where the checkpoints are; made by the first save, its parent must exist.
+      log: called with one line, in the caller's thread, for everything a person should know.
+      config: key → value; what may shape the state is saved with it, and told where it differs.
     """
 
     def __init__(
         self,
         directory: str | Path,
         *,
-        log: Callable[[str], None] = print,
-        explain: Callable[[Mapping[str, str], Mapping[str, str]], list[str]] = lambda *_: [],
+        log: Callable[[str], object] = print,
+        config: Mapping[str, Any] | None = None,
     ):
         self._files = CheckpointFiles(Path(directory))
         self._log = log
-        self._explain = explain
+        self._config = explain.shaping(config or {})
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._saves: deque[_Save] = deque()
+        self._has_read_back = False
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save(self, step: int, state: Any, *, val_accuracy: float | None = None) -> None:
+    def save(
+        self, step: int, state: Any, *, val_accuracy: float | None = None, history: str = ""
+    ) -> None:
         """Saves a pytree of arrays in the background; returns once its values are on the host.
 
         Afterwards only the latest checkpoint and the one with the largest `val_accuracy` (the
@@ -74,11 +74,17 @@ class Checkpoints:
         One save may wait behind another. A further one takes its place or, where it has been
         validated, waits here.
 
+        Args:
+          step: of training.
+          state: of training after it.
+          val_accuracy: of that state, a fraction.
+          history: what has been logged by now, to be kept with it.
+
         Raises:
-            UserError: an earlier save failed, and failed again when repeated.
+          UserError: an earlier save failed, and failed again when repeated.
         """
         newest = self._saves[-1] if len(self._saves) > 1 else None
-        if newest and newest.val_accuracy is None and newest.future.cancel():
+        if newest and newest.metadata.val_accuracy is None and newest.future.cancel():
             self._saves.pop()
         self._collect(at_most=1)
         accuracy = None if val_accuracy is None else float(val_accuracy)
@@ -87,14 +93,15 @@ class Checkpoints:
         if accuracy is None and step in self.steps():
             return
         host = _to_host(state)
-        future = self._writer.submit(self._write, step, host, accuracy)
-        self._saves.append(_Save(step, host, accuracy, future))
+        metadata = Metadata(step, accuracy, _tensors(host), self._config, history)
+        future = self._writer.submit(self._write, metadata, host)
+        self._saves.append(_Save(metadata, host, future))
 
     def wait(self) -> None:
         """Waits until every save is on the disk; a failed one is reported and repeated once.
 
         Raises:
-            UserError: it failed again. Checkpoints that were complete before are untouched.
+          UserError: it failed again. Checkpoints that were complete before are untouched.
         """
         self._collect(at_most=0)
 
@@ -107,77 +114,101 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on the disk, oldest first; their files are not verified."""
-        return [facts.step for facts in self._files.readable()]
+        return list(self._files.survey()[0])
 
-    def latest(self) -> int | None:
-        """The newest of `steps()`."""
-        return self._files.latest()
-
-    def best(self) -> int | None:
-        """The one of `steps()` with the largest validation accuracy, the earliest of equals."""
-        return self._files.best()
-
-    def find(self, which: str) -> int:
+    def find(self, which: str | int) -> int:
         """The step that a user means by `"best"`, `"latest"` or a number.
 
+        Where nothing has been validated, the latest is the best.
+
         Raises:
-            UserError: there is none.
+          UserError: there is none, or it cannot be told because of damage.
         """
         self.wait()
-        directory = self._files.directory
-        if not self.steps():
-            for candidate in self._files.candidates():
-                self._verified(candidate)
-            raise UserError(f"there is no checkpoint in {directory}; train first")
-        named = {"best": self.best(), "latest": self.latest()}
-        step = named[which] if which in named else step_of(which)
-        if step is None and which in named:
-            raise UserError(f"no checkpoint in {directory} has been validated; ask for the latest")
-        if step is None:
+        step = step_of(str(which))
+        if step is None and which not in ("best", "latest"):
             raise UserError(f"a checkpoint is called best, latest or by its step, not {which!r}")
-        return step
-
-    def restore(self, step: int, like: Any) -> Any:
-        """The state saved at `step`, verified; changes nothing on the disk.
-
-        Args:
-            step: one of `steps()`.
-            like: the same pytree of `jax.ShapeDtypeStruct`s or arrays. The restored arrays have
-                their shardings (the default device where there is none), and own their buffers.
-
-        Raises:
-            UserError: the checkpoint is missing, damaged, not ours, or does not fit `like`.
-        """
-        self.wait()
-        if step not in self._files.candidates():
+        readable, unreadable = self._files.survey()
+        if step is None:
+            # One that says nothing of itself might be the one that is meant.
+            newest = max(readable, default=-1) if which == "latest" else -1
+            for unknown in unreadable:
+                if unknown > newest:
+                    raise self._refusal(unknown, unreadable[unknown])
+            step = best_of(readable.values()) if which == "best" else None
+            step = max(readable, default=None) if step is None else step
+        if step is None:
+            raise UserError(f"there is no checkpoint in {self._files.directory}; train first")
+        if step not in readable.keys() | unreadable.keys():
             raise UserError(
                 f"there is no checkpoint of step {step} in {self._files.directory}; "
-                f"steps there: {', '.join(map(str, self.steps())) or 'none'}"
+                f"steps there: {', '.join(map(str, readable)) or 'none'}"
             )
-        return self._load(self._verified(step), like)
+        return step
 
-    def arrays(self, step: int) -> dict[str, np.ndarray]:
-        """Every tensor of the state saved at `step` by its name, verified.
+    def restore(self, which: str | int, like: Any) -> tuple[int, Any]:
+        """A saved state, verified, and its step; changes nothing on the disk.
+
+        Args:
+          which: as `find` takes it.
+          like: the same pytree of `jax.ShapeDtypeStruct`s or arrays. The restored arrays have
+            their shardings (the default device where there is none), and own their buffers.
 
         Raises:
-            UserError: the checkpoint is missing, damaged, or not ours.
+          UserError: the checkpoint is missing, damaged, not ours, or does not fit `like`.
         """
-        facts = self._verified(step)
-        saved = self._read(facts, None)
+        return self._reading(which, lambda metadata: self._load(metadata, like))
+
+    def restore_eval_params(self, which: str | int, like: Any) -> tuple[int, Any]:
+        """The parameters to evaluate of a saved state, verified, as arrays of NumPy; and its step.
+
+        Args:
+          which: as `find` takes it.
+          like: parameters, or shapes and types in their place.
+
+        Returns:
+          The moving average where the state has one, otherwise its parameters.
+
+        Raises:
+          UserError: the checkpoint is damaged, not ours, or its parameters do not fit `like`.
+        """
+
+        def read(metadata: Metadata) -> Any:
+            average = any(name.startswith("ema/") for name in metadata.tensors)
+            part = "ema/" if average else "params/"
+            there = {
+                f"params/{name.removeprefix(part)}": form
+                for name, form in metadata.tensors.items()
+                if name.startswith(part)
+            }
+            self._refuse_mismatch(metadata, there, _tensors({"params": like}))
+            saved = dict(_named(self._read(metadata, None)))
+            values = [np.asarray(saved[part + name]) for name, _ in _named(like)]
+            return jax.tree.unflatten(jax.tree.structure(like), values)
+
+        return self._reading(which, read)
+
+    def arrays(self, which: str | int) -> dict[str, np.ndarray]:
+        """Every tensor of a saved state by its name, verified.
+
+        Raises:
+          UserError: the checkpoint is missing, damaged, or not ours.
+        """
+        _, saved = self._reading(which, lambda metadata: self._read(metadata, None))
         return {name: np.asarray(leaf) for name, leaf in _named(saved)}
 
-    def restore_newest(self, like: Any) -> tuple[int, Any] | None:
-        """The newest good checkpoint as `(step, state)`; None where there is none.
+    def restore_newest(self, like: Any) -> tuple[int, Any, str] | None:
+        """The newest good checkpoint as `(step, state, history)`; None where there is none.
 
-        Damaged checkpoints are renamed to `damaged-STEP`, what a killed save left behind to
-        `unfinished-STEP`, and both are logged. Only for the process that trains.
+        Damaged checkpoints are renamed to `damaged-STEP`, what a killed save left behind is
+        removed, and both are logged. Only for the process that trains.
 
         Raises:
-            UserError: the newest good checkpoint does not fit `like`, or the directory holds
-                something else or of a newer version. Then nothing has been touched.
+          UserError: the newest good checkpoint does not fit `like`, or the directory holds
+            something else or of a newer version. Then nothing has been touched.
         """
         self.wait()
-        newest: Facts | None = None
+        newest: Metadata | None = None
         damaged: dict[int, Damaged] = {}
         for step in self._files.candidates():
             try:
@@ -185,29 +216,41 @@ class Checkpoints:
             except Damaged as reason:
                 damaged[step] = reason
         if newest is not None:
-            self._refuse_mismatch(newest, like)
+            self._refuse_mismatch(newest, newest.tensors, _tensors(like))
         self._tidy(damaged)
         if damaged:
             start = f"step {newest.step}" if newest else "the beginning, for no good one is left"
             self._log(f"going on from {start}")
-        return None if newest is None else (newest.step, self._load(newest, like))
+        if newest is None:
+            return None
+        return newest.step, self._load(newest, like), newest.history
 
-    def _verified(self, step: int) -> Facts:
-        try:
-            return self._files.verified(step)
-        except Damaged as reason:
-            raise UserError(
-                f"checkpoint {self._files.path(step)} is damaged ({reason}); "
-                "choose another, or train again to go on from the newest good one"
-            ) from reason
+    def _reading(self, which: str | int, read: Callable[[Metadata], T]) -> tuple[int, T]:
+        while True:
+            step = self.find(which)
+            try:
+                return step, read(self._files.verified(step))
+            except (Damaged, UserError) as reason:
+                # Training may have removed it meanwhile; then there is a newer one.
+                if self._files.path(step).exists():
+                    raise self._refusal(step, reason) from reason
 
-    def _refuse_mismatch(self, facts: Facts, like: Any) -> None:
+    def _refusal(self, step: int, reason: Exception) -> UserError:
+        if isinstance(reason, UserError):
+            return reason
+        return UserError(
+            f"checkpoint {self._files.path(step)} is damaged ({reason}); "
+            "choose another by its step, or train again to go on from the newest good one"
+        )
+
+    def _refuse_mismatch(
+        self, metadata: Metadata, there: Mapping[str, str], here: Mapping[str, str]
+    ) -> None:
         # Orbax itself restores an array of another shape without a word.
-        here, there = _tensors(like), facts.tensors
         differences = [
             f"{name} is {there.get(name, 'missing')} in the checkpoint "
             f"and {here.get(name, 'missing')} here"
-            for name in here | there
+            for name in {**here, **there}
             if here.get(name) != there.get(name)
         ]
         if not differences:
@@ -215,25 +258,26 @@ class Checkpoints:
         if len(differences) > _NAMED_MISMATCHES:
             more = len(differences) - _NAMED_MISMATCHES
             differences = [*differences[:_NAMED_MISMATCHES], f"and {more} more"]
-        differences = [*self._explain(there, here), *differences]
+        reasons = explain.differences(there, here, metadata.config, self._config)
         raise UserError(
-            f"checkpoint {self._files.path(facts.step)} does not fit this config: "
-            f"{'; '.join(differences)}; use the config it was trained with, or another workdir"
+            f"checkpoint {self._files.path(metadata.step)} does not fit this config: "
+            f"{'; '.join([*reasons, *differences])}; "
+            "use the config it was trained with, or another workdir"
         )
 
-    def _load(self, facts: Facts, like: Any) -> Any:
-        self._refuse_mismatch(facts, like)
+    def _load(self, metadata: Metadata, like: Any) -> Any:
+        self._refuse_mismatch(metadata, metadata.tensors, _tensors(like))
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        return jax.tree.map(_place, self._read(facts, empty), like)
+        return jax.tree.map(_place, self._read(metadata, empty), like)
 
-    def _read(self, facts: Facts, like: Any) -> Any:
-        path = self._files.path(facts.step)
+    def _read(self, metadata: Metadata, like: Any) -> Any:
+        path = self._files.path(metadata.step)
         try:
-            return _orbax().load((path / STATE).absolute(), like)
+            return storage.load(path / STATE, like)
         except Exception as error:
             raise UserError(
-                f"checkpoint {path} cannot be read ({one_line(error)}); "
-                "install the packages of requirements.txt, or choose another checkpoint"
+                f"checkpoint {path} is whole but cannot be read ({one_line(error)}); "
+                "mend that, or install the packages of requirements.txt"
             ) from error
 
     def _collect(self, at_most: int) -> None:
@@ -245,66 +289,50 @@ class Checkpoints:
                 self._repeat(save, error)
 
     def _repeat(self, save: _Save, error: BaseException) -> None:
-        self._log(f"checkpoint of step {save.step} not saved ({one_line(error)}); trying again")
-        again = self._writer.submit(self._write, save.step, save.state, save.val_accuracy)
+        step = save.metadata.step
+        self._log(f"checkpoint of step {step} not saved ({one_line(error)}); trying again")
+        again = self._writer.submit(self._write, save.metadata, save.state)
         error_again = again.exception()
         if error_again is None:
-            self._log(f"checkpoint of step {save.step} saved")
+            self._log(f"checkpoint of step {step} saved")
             return
-        latest = self.latest()
+        latest = max(self.steps(), default=None)
         safe = "there is none before it" if latest is None else f"that of step {latest} is intact"
         raise UserError(
-            f"checkpoint of step {save.step} could not be saved in {self._files.directory} "
+            f"checkpoint of step {step} could not be saved in {self._files.directory} "
             f"({one_line(error_again)}); {safe}; make room or make it writable, then start again"
         ) from error_again
 
-    def _write(self, step: int, state: Any, val_accuracy: float | None) -> None:
+    def _write(self, metadata: Metadata, state: Any) -> None:
         """Runs in the background thread: one at a time, in order."""
+        step = metadata.step
         if step in self._files.candidates():
             try:
-                self._files.add_accuracy(step, val_accuracy)
+                self._files.add_accuracy(metadata)
             except Damaged:
                 self._files.set_aside_damaged(step)
         if step not in self._files.candidates():
-            facts = Facts(step, val_accuracy, _tensors(state))
-            self._files.write(facts, lambda path: _orbax().save(path.absolute(), state))
+            self._files.write(metadata, lambda path: self._write_state(path, state))
         self._files.remove_all_but_latest_and_best()
+
+    def _write_state(self, path: Path, state: Any) -> None:
+        storage.save(path, state)
+        if not self._has_read_back:  # once, to find what would make all of them unreadable
+            again = dict(_named(storage.load(path, state)))
+            for name, leaf in _named(state):
+                if again[name].tobytes() != leaf.tobytes():
+                    raise RuntimeError(f"{name} was not read back as it was written")
+            self._has_read_back = True
 
     def _tidy(self, damaged: dict[int, Damaged]) -> None:
         try:
             for step, reason in damaged.items():
                 self._log(f"checkpoint of step {step} is damaged ({reason})")
                 self._log(f"set aside as {self._files.set_aside_damaged(step)}")
-            for aside in self._files.clear_remains():
-                self._log(f"a killed save of a checkpoint left something; set aside as {aside}")
+            if remains := self._files.clear_remains():
+                self._log(f"removed what killed saves of checkpoints left: {', '.join(remains)}")
         except OSError as error:
             self._log(f"{self._files.directory} cannot be tidied up ({one_line(error)})")
-
-
-@functools.cache
-def _orbax() -> Any:
-    """Orbax, imported when first needed (it costs half a second) and off the terminal."""
-    from absl import logging as absl_logging
-
-    # v1's plain functions: names, retention and atomicity, CheckpointManager's part, are ours.
-    from orbax.checkpoint import v1
-
-    inside = f"{os.sep}orbax{os.sep}"
-
-    absl_logging.get_absl_logger().addFilter(lambda record: inside not in record.pathname)
-    # Orbax alone uses asyncio here. Of a save that failed, and has been reported, it leaves any
-    # number of tasks and futures behind that nobody asks how they ended.
-    unasked = "exception was never retrieved"
-    logging.getLogger("asyncio").addFilter(lambda record: unasked not in record.getMessage())
-    report = sys.unraisablehook
-
-    def report_others(unraisable: Any) -> None:
-        # What TensorStore prints for every array of a save that has failed, and been reported.
-        if str(unraisable.exc_value) != "Event loop is closed":
-            report(unraisable)
-
-    sys.unraisablehook = report_others
-    return v1
 
 
 def _to_host(state: Any) -> Any:

@@ -1,104 +1,112 @@
 """Directories that can prove they are whole: a manifest with the size and digest of every file."""
 
+import errno
 import hashlib
 import json
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from eanet.files import sync
+from eanet.errors import UserError
+from eanet.files import digest, open_regular, sync, write_atomically
 
 MANIFEST = "manifest.json"
+_METADATA = "facts"  # so called in the file since its first version
+
+# What a file itself may have; all else is the system's, as too many open files are, and may pass.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EIO}
 
 
 class Damaged(Exception):
     """A directory is not what was sealed; the message is the reason, in a few words."""
 
 
-def seal(directory: Path, facts: dict[str, Any]) -> None:
-    """Writes the manifest of everything in `directory`, with `facts`, and syncs all of it to disk.
+def seal(directory: Path, metadata: dict[str, Any]) -> None:
+    """Writes the manifest of everything in `directory`, with `metadata`, and syncs all of it.
 
     Once this has returned, a rename of the directory is all that is needed to publish it:
     neither a kill nor a loss of power can leave a part of it behind under the new name.
     """
-    files = {}
+    sealed = {}
     for path in sorted(directory.rglob("*")):
-        if path.is_dir():
-            sync(path)
-        else:
-            files[path.relative_to(directory).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": _digest(path),
-            }
-            sync(path)
-    _write_manifest(directory, {"facts": facts, "files": files})
+        if path.is_file():
+            with path.open("rb") as file:
+                sealed[path.relative_to(directory).as_posix()] = _seal_of(file)
+        sync(path)
+    _write(directory, {_METADATA: metadata, "files": sealed})
 
 
-def amend(directory: Path, facts: dict[str, Any]) -> None:
-    """Replaces the facts in the manifest of a sealed directory, atomically."""
-    _write_manifest(directory, {**_read_manifest(directory), "facts": facts})
+def amend(directory: Path, metadata: dict[str, Any]) -> None:
+    """Replaces the metadata in the manifest of a sealed directory, atomically."""
+    _write(directory, {**_read(directory), _METADATA: metadata})
 
 
-def facts_of(directory: Path) -> dict[str, Any]:
-    """The facts `directory` was sealed with; does not look at its other files.
+def metadata_of(directory: Path) -> dict[str, Any]:
+    """The metadata `directory` was sealed with; does not look at its other files.
 
     Raises:
-        Damaged: the manifest is missing or is not what was written.
+      Damaged: the manifest is missing or is not what was written.
+      UserError: the system does not let it be read.
     """
-    return _read_manifest(directory)["facts"]
+    return _read(directory)[_METADATA]
 
 
 def verify(directory: Path) -> None:
     """Compares every file with the manifest; files the manifest does not know do not matter.
 
     Raises:
-        Damaged: naming the first file that is missing or has other bytes than were sealed.
+      Damaged: naming the first file that is missing or has other bytes than were sealed.
+      UserError: the system does not let it be read.
     """
-    for name, sealed in _read_manifest(directory)["files"].items():
-        path = directory / name
-        try:
-            size = path.stat().st_size
+    for name, sealed in _read(directory)["files"].items():
+        with _opened(directory, name) as file:
+            size = os.fstat(file.fileno()).st_size
             if size != sealed["bytes"]:
                 raise Damaged(f"{name} has {size} bytes instead of {sealed['bytes']}")
-            if _digest(path) != sealed["sha256"]:
+            if _seal_of(file) != sealed:
                 raise Damaged(f"{name} fails its checksum")
-        except FileNotFoundError:
-            raise Damaged(f"{name} is missing") from None
-        except OSError as error:
-            raise Damaged(f"{name} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise Damaged(f"{MANIFEST} is not what was written") from error
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _seal_of(file: BufferedReader) -> dict[str, Any]:
+    return {
+        "bytes": os.fstat(file.fileno()).st_size,
+        "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+    }
 
 
-def _own_digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _write(directory: Path, content: dict[str, Any]) -> None:
+    text = json.dumps({**content, "sha256": digest(content)}, indent=1, allow_nan=False)
+    write_atomically(directory / MANIFEST, text.encode() + b"\n")
 
 
-def _write_manifest(directory: Path, content: dict[str, Any]) -> None:
-    sealed = {**content, "sha256": _own_digest(content)}
-    temporary = directory / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(sealed, indent=1, allow_nan=False) + "\n")
-    sync(temporary)
-    temporary.replace(directory / MANIFEST)
-    sync(directory)
-
-
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((directory / MANIFEST).read_bytes())
-        digest = content.pop("sha256")
-        if digest != _own_digest(content):
+def _read(directory: Path) -> dict[str, Any]:
+    with _opened(directory, MANIFEST) as file:
+        content = json.loads(file.read())
+        if content.pop("sha256") != digest(content):
             raise Damaged(f"{MANIFEST} fails its own checksum")
-        if not (isinstance(content["facts"], dict) and isinstance(content["files"], dict)):
-            raise Damaged(f"{MANIFEST} is not what was written")
+        if not (isinstance(content[_METADATA], dict) and isinstance(content["files"], dict)):
+            raise TypeError("no objects")
+    return content
+
+
+@contextmanager
+def _opened(directory: Path, name: str) -> Iterator[BufferedReader]:
+    """A file of a sealed directory; what is wrong with it, or with the manifest, is `Damaged`."""
+    try:
+        if not PurePosixPath(name).parts or {"/", ".."} & {*PurePosixPath(name).parts}:
+            raise ValueError("a name that leads elsewhere")
+        with os.fdopen(open_regular(directory / name, follow=True), "rb") as file:
+            yield file
     except FileNotFoundError:
-        raise Damaged(f"{MANIFEST} is missing") from None
+        raise Damaged(f"{name} is missing") from None
     except OSError as error:
-        raise Damaged(f"{MANIFEST} cannot be read: {error.strerror}") from error
+        if error.errno in _DAMAGE:
+            raise Damaged(f"{name} cannot be read: {error.strerror}") from error
+        raise UserError(
+            f"cannot read {directory / name}: {error.strerror}; mend that, then start again"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} is not what was written") from error
-    return content

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from eanet import config as config_lib
 from eanet import files
-from eanet.checkpoints import explain
 from eanet.checkpoints.manager import Checkpoints
 from eanet.convert.keras_import import RECORD, describe, optimizer_of
 from eanet.convert.keras_weights import Architecture, our_model, to_keras
@@ -107,11 +107,10 @@ def _restore(
         return step_lib.init_state(params, optimizer, ema=ema)
 
     like = jax.eval_shape(initial_state)
-    with Checkpoints(workdir / "checkpoints", explain=explain.differences) as checkpoints:
-        if checkpoint == "best" and checkpoints.best() is None:
-            checkpoint = "latest"
-        step = checkpoints.find(checkpoint)
-        return checkpoints.restore(step, like).eval_params, step
+    values = dict(config_lib.flatten(config))
+    with Checkpoints(workdir / "checkpoints", config=values) as checkpoints:
+        step, state = checkpoints.restore(checkpoint, like)
+    return state.eval_params, step
 
 
 def _statistics(workdir: Path, step: int) -> tuple[list[float], list[float]] | None:

@@ -99,7 +99,7 @@ def verify(
 def digests(workdir: Path) -> dict[str, str]:
     """SHA-256 of the newest checkpoint's tensors, by part of the state, and of the metrics."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        tensors = checkpoints.arrays(checkpoints.find("latest"))
+        tensors = checkpoints.arrays("latest")
     parts: dict[str, Any] = {}
     for name, tensor in sorted(tensors.items()):
         digest = parts.setdefault(name.split("/")[0], hashlib.sha256())

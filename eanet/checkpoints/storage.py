@@ -1,0 +1,75 @@
+"""A tree of arrays as a directory; the only place that knows Orbax."""
+
+import errno
+import functools
+import logging
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Orbax and TensorStore take other paths for patterns ("["), other separators ("\\") or places in a
+# cloud ("gs:"), or want Unicode.
+_PLAIN = re.compile(r"[\w./=,+ -]*", re.ASCII)
+
+
+def save(path: Path, state: Any) -> None:
+    """Writes a tree of NumPy arrays to a new directory; raises whatever Orbax does."""
+    _quieten()
+    with _plain(path) as plain:
+        _orbax().save(plain, state)
+
+
+def load(path: Path, like: Any) -> Any:
+    """Reads it back, in the form of `like`, or as it was saved where that is None."""
+    with _plain(path) as plain:
+        return _orbax().load(plain, like)
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """A path that leads to the same place and holds nothing that Orbax would interpret."""
+    path = path.absolute()
+    if _PLAIN.fullmatch(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="eanet-") as directory:
+        link = Path(directory).absolute() / "link"
+        if not _PLAIN.fullmatch(str(link)):
+            advice = "set TMPDIR to a directory of letters and digits for those of another path"
+            raise OSError(errno.EINVAL, f"{link} cannot stand for {path}; {advice}")
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
+
+
+def _orbax() -> Any:
+    # Imported when first needed, which costs half a second. Its plain functions are all we take:
+    # names, retention and atomicity, CheckpointManager's part, are ours.
+    from orbax.checkpoint import v1
+
+    return v1
+
+
+@functools.cache
+def _quieten() -> None:
+    """Keeps off the terminal what Orbax says besides the error that it raises."""
+    from absl import logging as absl_logging
+
+    inside = f"{os.sep}orbax{os.sep}"
+    absl_logging.get_absl_logger().addFilter(lambda record: inside not in record.pathname)
+    # Orbax alone uses asyncio here. Of a save that failed, and has been reported, it leaves any
+    # number of tasks and futures behind that nobody asks how they ended.
+    unasked = "exception was never retrieved"
+    logging.getLogger("asyncio").addFilter(lambda record: unasked not in record.getMessage())
+    report = sys.unraisablehook
+
+    def report_others(unraisable: Any) -> None:
+        # What TensorStore prints for every array of a save that has failed, and been reported.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            report(unraisable)
+
+    sys.unraisablehook = report_others
