@@ -9,6 +9,7 @@ from typing import Protocol
 from ml_collections import ConfigDict
 
 from eanet import host
+from eanet.config import flatten
 from eanet.display.progress import percent
 from eanet.errors import UserError
 from eanet.signals import Request
@@ -16,8 +17,8 @@ from eanet.sweeps import records
 from eanet.sweeps.process import Exit, RunProcess
 from eanet.sweeps.queue import Claim, Lost, Queue, Standing
 from eanet.sweeps.storage import UNAVAILABLE
-from eanet.workdir import hparams
 from eanet.workdir.claim import claimed
+from eanet.workdir.tensorboard import write_hparams
 
 # Times that the system may end a run, as it does where memory is short.
 _MAX_CRASHES = 3
@@ -160,7 +161,8 @@ class Workers:
             with claimed(workdir, config, self.display.warn):
                 pass  # the config is in it now; the process that trains claims it again
             records.forget_ended(workdir)
-            hparams.write(workdir, config, self.task.keys)
+            values = dict(flatten(config))
+            write_hparams(workdir, {key: values[key] for key in self.task.keys})
             share = host.share(slot, self.count)
             process = RunProcess(self.command(workdir), workdir, share, claim.lock.descriptor)
         except UserError as error:

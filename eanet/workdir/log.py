@@ -9,8 +9,7 @@ import errno
 import json
 import math
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from absl import logging
 
 from eanet.errors import UserError
 from eanet.files import cannot_write, free_name, strict_json, sync, write_atomically
+from eanet.workdir.tensorboard import EventFile
 
 _MOST = 2**31
 
@@ -52,7 +52,7 @@ class RunLog:
             raise _cannot_write(self.path, error) from error
         self._written = {(record["step"], record["split"]) for record in kept}
         self._last = {record["split"]: record for record in kept}
-        self._events = _EventFile(workdir / "tensorboard", purge_step=step + 1)
+        self._events = EventFile(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, epoch: float, split: str, **metrics: Any) -> None:
         """Records the metrics of one split at one step, safe on disk on return.
@@ -198,52 +198,3 @@ def _plain(value: Any) -> int | float:
 def _cannot_write(path: Path, error: OSError) -> UserError:
     advice = "make room or choose another --workdir, then start the same command again to go on"
     return cannot_write(path, error, advice)
-
-
-class _EventFile:
-    """Scalars for TensorBoard, in a new event file for each start of the run.
-
-    Built on tensorboardX's records and protocol buffers rather than on its `SummaryWriter`:
-    that one writes from a thread, which on a full disk dies and leaves the training waiting,
-    overwrites the file of a start within the same second, and puts the host's name into it.
-    """
-
-    def __init__(self, directory: Path, *, purge_step: int):
-        self._directory = directory
-        self._purge_step = purge_step
-        self._writer: Any = None
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        if self._writer is None:
-            self._writer = self._open()
-            self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
-            # Makes TensorBoard forget what an earlier start wrote from this step on.
-            start = SessionLog(status=SessionLog.START)
-            self._put(Event(wall_time=time.time(), step=self._purge_step, session_log=start))
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        try:
-            self._put(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-            self._writer.flush()
-        except OSError:
-            self._writer = None  # nothing after a torn record can be read: begin another file
-            raise
-
-    def _open(self) -> Any:
-        from tensorboardX.record_writer import RecordWriter
-
-        self._directory.mkdir(exist_ok=True)
-        # TensorBoard reads the files in the order of their names.
-        number = len(list(self._directory.glob("events.out.tfevents.*")))
-        while (path := self._directory / f"events.out.tfevents.{number:06d}").exists():
-            number += 1
-        return RecordWriter(str(path.absolute()))  # a relative "s3:…" would be taken for a cloud
-
-    def _put(self, event: Any) -> None:
-        self._writer.write(event.SerializeToString())
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()

@@ -15,7 +15,6 @@ from eanet.errors import UserError
 from eanet.sweeps import plan, records, report
 from eanet.sweeps.latency import model_key
 from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
-from eanet.workdir import hparams
 
 PICTURES = ("accuracy.png", "heat_map.png", "pareto.png", "curves.png")
 KEYS = ("model.memory_size", "model.embed_dim", "seed")
@@ -212,24 +211,3 @@ def test_the_front_beats_every_other_point(points):
     for index, (x, y) in enumerate(points):
         beaten = any(a <= x and b >= y for a, b in chosen)
         assert beaten and (index not in front or not any(a < x and b >= y for a, b in points))
-
-
-def test_tensorboard_is_told_the_settings(tmp_path):
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
-
-    config = plan.override(base(), {"model.memory_size": 4, "model.norm": "double"})
-    for _ in range(2):  # a run that goes on keeps the file
-        hparams.write(tmp_path, config, ["model.memory_size", "model.norm"])
-    (path,) = (tmp_path / "tensorboard").iterdir()
-    assert path.name < "events.out.tfevents.000000"
-    data, start = path.read_bytes(), None
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        for value in Event.FromString(data[12 : 12 + length]).summary.value:
-            content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
-            assert value.metadata.plugin_data.plugin_name == "hparams"
-            start = content.session_start_info if value.tag.endswith("start_info") else start
-        data = data[16 + length :]
-    assert start.hparams["model.memory_size"].number_value == 4
-    assert start.hparams["model.norm"].string_value == "double"

@@ -1,0 +1,97 @@
+"""What TensorBoard shows of a run: its scalars, and its settings in the tab HParams.
+
+Built on tensorboardX's records and protocol buffers rather than on its `SummaryWriter`: that one
+writes from a thread, which on a full disk dies and leaves the training waiting, overwrites the
+file of a start within the same second, and puts the host's name into it.
+
+TensorBoard reads the files of a directory in the order of their names and never goes back, so the
+settings come before the scalars of the first start, and those before the scalars of the second.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_HPARAMS = "events.out.tfevents.-hparams"
+_METRICS = ("val/accuracy", "val/top5_accuracy", "val/loss", "train/loss")
+
+
+class EventFile:
+    """Scalars, in a new event file for each start of the run.
+
+    Args:
+      directory: for the files; made with the first scalar.
+      purge_step: from which on TensorBoard forgets what an earlier start wrote.
+    """
+
+    def __init__(self, directory: Path, *, purge_step: int):
+        self._directory = directory
+        self._purge_step = purge_step
+        self._writer: Any = None
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records scalars by their tags, flushed on return; raises `OSError`."""
+        from tensorboardX.proto.event_pb2 import SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        try:
+            if self._writer is None:
+                self._writer = _open(self._free_path())
+                start = SessionLog(status=SessionLog.START)
+                _put(self._writer, step=self._purge_step, session_log=start)
+            _put(self._writer, step=step, summary=Summary(value=values))
+            self._writer.flush()
+        except OSError:
+            self._writer = None  # nothing after a torn record can be read: begin another file
+            raise
+
+    def close(self) -> None:
+        """Closes the file, if one was begun."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _free_path(self) -> Path:
+        self._directory.mkdir(exist_ok=True)
+        number = len(list(self._directory.glob("events.out.tfevents.*")))
+        while (path := self._directory / f"events.out.tfevents.{number:06d}").exists():
+            number += 1
+        return path
+
+
+def write_hparams(workdir: Path, values: Mapping[str, Any]) -> None:
+    """Writes a run's settings beside its event files, once.
+
+    Args:
+      workdir: of the run, must exist.
+      values: by config key: numbers, texts, true or false.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    from tensorboardX.summary import hparams
+
+    path = workdir / "tensorboard" / _HPARAMS
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    experiment, start, _ = hparams(dict(values), dict.fromkeys(_METRICS, 0.0))
+    writer = _open(path)
+    for summary in (experiment, start):
+        _put(writer, summary=summary)
+    writer.close()
+
+
+def _open(path: Path) -> Any:
+    from tensorboardX.record_writer import RecordWriter
+
+    writer = RecordWriter(str(path.absolute()))  # a relative "s3:…" would be taken for a cloud
+    _put(writer, file_version="brain.Event:2")
+    return writer
+
+
+def _put(writer: Any, **event: Any) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+
+    writer.write(Event(wall_time=time.time(), **event).SerializeToString())
