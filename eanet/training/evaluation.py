@@ -13,8 +13,8 @@ from jaxtyping import Array
 from eanet import devices
 from eanet.data.load import Split
 from eanet.models.functional import Apply
+from eanet.training import metrics
 from eanet.training.loss import Loss
-from eanet.training.metrics import hits, means
 
 # Images in one dispatch: seconds of work, so that a signal is answered soon.
 _BLOCK = 1024
@@ -42,12 +42,8 @@ def make_evaluate(
         labels = jnp.maximum(labels, 0)
         logits = apply(params, normalize(images))
         targets = jax.nn.one_hot(labels, logits.shape[-1])
-        values = {
-            "loss": loss(logits, targets),
-            "accuracy": hits(logits, labels, 1),
-            "top5_accuracy": hits(logits, labels, 5),
-            "examples": jnp.ones(len(labels)),
-        }
+        values = metrics.of_examples(loss, logits, labels, targets)
+        values["examples"] = jnp.ones(len(labels))
         return {name: jnp.sum(jnp.where(valid, value, 0.0)) for name, value in values.items()}
 
     @jax.jit
@@ -84,6 +80,6 @@ def make_evaluate(
             placed = jax.device_put((part, part_labels), sharding)
             for name, value in jax.device_get(block_sums(params, *placed)).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
-        return means(totals)
+        return metrics.means(totals)
 
     return evaluate

@@ -11,11 +11,9 @@ from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.errors import Interrupted, TrainingDiverged
 from eanet.signals import Request
-from eanet.training import black_box
-from eanet.training import step as step_lib
+from eanet.training import black_box, metrics
 from eanet.training.dispatch import Pace, take_steps
 from eanet.training.examine import first_not_finite
-from eanet.training.metrics import means
 from eanet.training.run import Run
 from eanet.training.step import TrainState
 from eanet.workdir.log import RunLog
@@ -56,7 +54,7 @@ class Training:
 
             def show(step, sums):
                 speed = self._images_per_second()
-                progress.update(step, images_per_second=speed, **means(sums))
+                progress.update(step, images_per_second=speed, **metrics.means(sums))
 
             while True:
                 val = None
@@ -64,7 +62,7 @@ class Training:
                     if not self._is_reported(step):
                         val = self._report(state, step, progress)
                         self.pace.restart()
-                    zeros = devices.replicate(step_lib.zero_sums(), run.mesh)
+                    zeros = devices.replicate(metrics.zero_sums(), run.mesh)
                     state = dataclasses.replace(state, sums=zeros)
                 if val or self.stop or plan.saves_at(step) or self._save_is_due():
                     accuracy = val["accuracy"] if val else None
@@ -126,13 +124,13 @@ class Training:
         return val
 
     def _log_training(self, state: TrainState, step: int, epoch: float) -> None:
-        metrics = means(state.sums)
-        metrics["learning_rate"] = float(self.run.learning_rate(step - 1))
-        metrics["images_per_second"] = self._images_per_second()
+        means = metrics.means(state.sums)
+        means["learning_rate"] = float(self.run.learning_rate(step - 1))
+        means["images_per_second"] = self._images_per_second()
         if skipped := int(state.skipped):
-            metrics["skipped_steps"] = skipped
+            means["skipped_steps"] = skipped
             self.console.warn(f"{skipped} steps skipped: their loss or gradient was not finite")
-        self.log.write(step, epoch, "train", **metrics)
+        self.log.write(step, epoch, "train", **means)
         if self.run.config.layer_statistics:
             layers = self.run.examine(state, step)
             named = {f"{name}/{key}": layers[name][key] for name in layers for key in layers[name]}

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from eanet import devices
 from eanet.models.functional import Apply
+from eanet.training import metrics
 from eanet.training.batches import Prepare
 from eanet.training.loss import Loss
-from eanet.training.metrics import hits
 
 
 @partial(
@@ -52,12 +52,6 @@ class TrainState:
         return self.params if self.ema is None else self.ema
 
 
-def zero_sums() -> dict[str, Float[Array, ""]]:
-    """The sums of a state before its first step or after a report."""
-    names = ("loss", "accuracy", "top5_accuracy", "examples", "grad_norm", "steps")
-    return {name: jnp.zeros((), jnp.float32) for name in names}
-
-
 def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: bool) -> TrainState:
     """The state before the first step."""
     return TrainState(
@@ -66,7 +60,7 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, *, ema: boo
         params=params,
         opt_state=optimizer.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
-        sums=zero_sums(),
+        sums=metrics.zero_sums(),
     )
 
 
@@ -79,11 +73,8 @@ def make_batch_loss(apply: Apply, loss: Loss, batch_size: int) -> Callable[..., 
     def batch_loss(params, images, targets, rngs):
         logits = apply(params, images, rngs)
         labels = jnp.argmax(targets, axis=-1)
-        sums = {
-            "loss": jnp.sum(loss(logits, targets)),
-            "accuracy": jnp.sum(hits(logits, labels, 1)),
-            "top5_accuracy": jnp.sum(hits(logits, labels, 5)),
-        }
+        values = metrics.of_examples(loss, logits, labels, targets)
+        sums = {name: jnp.sum(value) for name, value in values.items()}
         return sums["loss"] / batch_size, sums
 
     return batch_loss
@@ -164,8 +155,7 @@ def make_train_steps(
     def train_step(state, seed, images, labels):
         batch = prepare(seed, state.step, images, labels)
         gradient, sums = gradients(state.params, batch)
-        sums |= {"examples": jnp.float32(batch_size), "steps": jnp.float32(1)}
-        sums["grad_norm"] = optax.tree.norm(gradient)
+        sums |= metrics.of_step(batch_size, optax.tree.norm(gradient))
         finite = jnp.isfinite(sums["loss"]) & jnp.isfinite(sums["grad_norm"])
         return jax.lax.cond(finite, update, skip, state, gradient, sums)
 

@@ -11,8 +11,7 @@ from eanet import devices
 from eanet.models.eanet import EANet
 from eanet.models.functional import split_model
 from eanet.training import batches
-from eanet.training import step as step_lib
-from eanet.training.metrics import means
+from eanet.training.metrics import means, zero_sums
 from eanet.training.optimizer import make_optimizer
 from tests.helpers import reference
 from tests.helpers.training_cases import (
@@ -217,9 +216,7 @@ def test_some_steps_learn_a_few_images(on_two_devices):
     state, sums = on_two_devices.train([1])
     first = means(sums)
     for _ in range(6):
-        state = dataclasses.replace(
-            state, sums=devices.replicate(step_lib.zero_sums(), on_two_devices.mesh)
-        )
+        state = dataclasses.replace(state, sums=devices.replicate(zero_sums(), on_two_devices.mesh))
         state, sums = on_two_devices.train([40], state)
     last = means(sums)
     assert last["loss"] < 0.6 * first["loss"]
