@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from eanet import files
-from eanet.augment.transforms import augment
+from eanet.augment.pipeline import augment
 from eanet.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,11 +97,11 @@ def command() -> None:
     """Runs the command line: `--config`, its overrides and `--out`."""
     from absl import flags
 
-    from eanet import config as config_lib
+    from eanet import config_flags
     from eanet.data.load import load_dataset
     from eanet.training import config_schema
 
-    config_flag = config_lib.DEFINE_config()
+    config_flag = config_flags.DEFINE_config()
     out = flags.DEFINE_string("out", "augment.png", "The picture to write, a .png file.")
 
     def main(argv: Sequence[str]) -> None:
@@ -132,4 +132,4 @@ def command() -> None:
         save(figure, Path(out.value))
         print(f"{count} images of {config.dataset.name}, before and after: {out.value}")
 
-    config_lib.run(main)
+    config_flags.run(main)
