@@ -18,13 +18,13 @@ if __name__ == "__main__":
     host.set_up()  # before JAX is imported
 
 from absl import flags
-from ml_collections import config_flags
 
 from eanet import config as config_lib
-from eanet import signals
+from eanet import config_flags, signals
 from eanet.errors import UserError
 
-CONFIG = config_lib.DEFINE_config()
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: runs/CONFIG_NAME.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "replay", "sweep"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "For eval: best, latest or a step.")
@@ -42,50 +42,59 @@ TRIALS = flags.DEFINE_integer("trials", 20, "For search: runs in all.")
 STOP_AT_EOF = flags.DEFINE_bool("stop_at_eof", False, "Stop when standard input ends.")
 HOST_SETUP = flags.DEFINE_bool("host_setup", True, "A CPU device for each core.")
 
+# The flags that only these modes read; in another one they are refused.
+MODES = {
+    "config": ("train", "sweep"),
+    **dict.fromkeys(("checkpoint", "split"), ("eval",)),
+    **dict.fromkeys(("sweep", "dry_run", "workers", "storage", "search", "trials"), ("sweep",)),
+}
+
 
 def main(arguments: Sequence[str]) -> None:
     """Picks the mode and calls it."""
     del arguments
+    config_flags.refuse_unread(MODE.value, MODES)
+    workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
     import train  # after the flags, so that a mistyped one is answered at once
 
     if STOP_AT_EOF.value:
         signals.stop_at_eof()
     if MODE.value in ("eval", "replay"):
-        if WORKDIR.value is None:
+        if workdir is None:
             raise UserError(f"--mode={MODE.value} needs --workdir=DIR, the directory of a run")
-        workdir = Path(WORKDIR.value)
         if MODE.value == "replay":
             train.replay(workdir)
         else:
             train.evaluate(workdir, checkpoint=CHECKPOINT.value, split=SPLIT.value)
-    elif MODE.value == "train" and CONFIG.value is None and WORKDIR.value is not None:
-        train.train(None, Path(WORKDIR.value))
+    elif MODE.value == "train" and CONFIG.value is None and workdir is not None:
+        train.train(None, workdir)
     elif CONFIG.value is None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
     elif MODE.value == "train":
-        train.train(CONFIG.value, Path(WORKDIR.value or f"runs/{config_file().stem}"))
+        train.train(CONFIG.value, workdir or Path(f"runs/{config_flags.config_file().stem}"))
     else:
-        sweep()
+        sweep(workdir)
 
 
-def sweep() -> None:
+def sweep(directory: Path | None) -> None:
     """Sweeps, or searches, as the flags say."""
     import train
     from eanet.sweeps import command
 
     if not SWEEP.value:
         raise UserError("--mode=sweep needs --sweep=NAME, or runs as in 'model.memory_size=4,16'")
+    if FLAGS["trials"].present and not SEARCH.value:
+        raise UserError("--trials counts the runs of a search: add --search=tpe or --search=random")
     host_setup = f"--host_setup={str(HOST_SETUP.value).lower()}"
+    program = [sys.executable, __file__, host_setup, "--stop_at_eof"]
     options = command.Options(
-        directory=Path(WORKDIR.value) if WORKDIR.value else None,
+        directory=directory,
         storage=STORAGE.value,
         workers=WORKERS.value,
         dry_run=DRY_RUN.value,
-        command=lambda workdir: [
-            *(sys.executable, __file__, host_setup, f"--workdir={workdir}", "--stop_at_eof")
-        ],
+        command=lambda workdir: [*program, f"--workdir={workdir}"],
     )
-    module = config_lib.load_module(config_file())
+    module = config_lib.load_module(config_flags.config_file())
     if SEARCH.value:
         command.run_search(
             SWEEP.value, CONFIG.value, module, options, method=SEARCH.value, trials=TRIALS.value
@@ -94,10 +103,5 @@ def sweep() -> None:
         command.run_grid(SWEEP.value, CONFIG.value, module, options, train.size)
 
 
-def config_file() -> Path:
-    """The file that --config names, without its argument."""
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
-
-
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_flags.run(main)

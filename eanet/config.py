@@ -1,53 +1,31 @@
-"""Configs: from a file and the command line, to and from `config.json`, and how two differ."""
+"""Configs as values: from a file or a run, made complete, changed, compared; see `config_flags`."""
 
+import copy
 import difflib
 import glob
 import importlib.util
 import json
 import os
-import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+import numpy as np
+from ml_collections import ConfigDict, FieldReference, FrozenConfigDict
+from ml_collections.config_dict import RequiredValueError
 
-from eanet import cli
+from eanet import files
+from eanet.config_history import ADDED
 from eanet.errors import UserError
+from eanet.version import __version__
 
+# Beside a run's `config.json`: which version wrote it, and its digest.
+RECORD = "run.json"
 
-def DEFINE_config(
-    name: str = "config", flag_values: flags.FlagValues = flags.FLAGS
-) -> flags.FlagHolder:
-    """Defines `--name=FILE` and its overrides `--name.KEY=VALUE`; an unknown key is an error."""
-    about = "A config file; --config.KEY=VALUE overrides a value."
-    return config_flags.DEFINE_config_file(name, None, about, flag_values, lock_config=True)
-
-
-def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
-    """Parses the flags, calls `main` and exits as `eanet.cli.run` does."""
-    logging.set_verbosity(logging.WARNING)
-    cli.run(lambda: app.run(main, flags_parser=parse))
-
-
-def parse(arguments: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses the command line, the name of the program first; gives back that name alone.
-
-    Raises:
-      UserError: for a flag, a key, a value or a config file that cannot be.
-    """
-    try:
-        arguments = [arguments[0], *flag_values.read_flags_from_files(arguments[1:])]
-        _check_config_flags(arguments)
-        rest = flag_values(arguments)
-    except flags.Error as error:
-        raise UserError(f"{error} (--help lists the flags)") from None
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
-    return rest
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 def load_module(path: str | Path) -> ModuleType:
@@ -77,7 +55,9 @@ def load_module(path: str | Path) -> ModuleType:
 
 
 def load(value: str) -> ConfigDict:
-    """The config of `FILE` or `FILE:ARGUMENT`.
+    """The config of `FILE` or `FILE:ARGUMENT`, with the keys that are newer than the file.
+
+    Its references (`get_ref`) still follow what they refer to, see `override`.
 
     Raises:
       UserError: if there is no such file, or it does not give a config.
@@ -86,23 +66,60 @@ def load(value: str) -> ConfigDict:
     module = load_module(path)
     try:
         config = module.get_config(argument) if argument else module.get_config()
+        if isinstance(config, FrozenConfigDict):
+            config = config.as_configdict()
+        if isinstance(config, ConfigDict):
+            config = filled(config)
+            _take_numbers(config)
+            return config
     except Exception as error:
         raise _failed(Path(path), error) from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"--config={value}: get_config() must return a ConfigDict, not {config!r}")
+    raise UserError(f"--config={value}: get_config() must return a ConfigDict, not {config!r}")
+
+
+def filled(config: ConfigDict) -> ConfigDict:
+    """A copy in which keys that are newer than the config have the value of `config_history`."""
+    config = copy.deepcopy(config)
+    for key, value in (item for keys in ADDED.values() for item in keys.items()):
+        section: Any = config
+        *parents, name = key.split(".")
+        for parent in parents:
+            if isinstance(section, ConfigDict):
+                _add(section, parent, ConfigDict())
+                section = section[parent]
+        if isinstance(section, ConfigDict):
+            _add(section, name, value)
     return config
+
+
+def lasting(config: ConfigDict) -> dict[str, Any]:
+    """The values of a config without those that mean "as before the key existed".
+
+    What is computed of them, such as the digest of a run in a sweep, stays the same when the
+    program learns a key. Keys of 0.1.0 are always there: they were when digests began.
+    """
+    config = filled(config)
+    values = dict(flatten(config))
+    with config.unlocked():
+        for version, keys in ADDED.items():
+            for key, before in keys.items() if version != "0.1.0" else ():
+                if values[key] == before:
+                    del config[key]
+    return dict(config.to_dict())
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All values of a config with their full keys, as in `model.memory_size`.
 
-    A section without keys is a value, so that nothing passes unseen.
+    A section without keys is a value, so that nothing passes unseen. A placeholder that nothing
+    was put into is None.
     """
-    for key, value in config.items():
+    for key, field in config.items(preserve_field_references=True):
+        value = _value(field)
         if isinstance(value, ConfigDict) and len(value):
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, value
+            yield f"{prefix}{key}", value
 
 
 def check_key(key: str, known: Iterable[str]) -> None:
@@ -121,29 +138,55 @@ def check_key(key: str, known: Iterable[str]) -> None:
     raise UserError(f"unknown config key {key!r}; {hint}")
 
 
-def to_json(config: ConfigDict) -> bytes:
-    """The text of `config.json`."""
-    return (json.dumps(config.to_dict(), indent=2) + "\n").encode()
+def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+    """A copy with other values, locked; references to a changed value follow it.
 
-
-def from_json(path: Path) -> ConfigDict:
-    """Reads `config.json`; values only, no code, and not whether they are possible.
+    Args:
+      config: as `load` gives it.
+      overrides: full key to a value of the key's type; a whole number may stand for a number, and
+        a scalar of NumPy for the number that it is.
 
     Raises:
-      UserError: if the file is missing or is not the config of a run.
+      UserError: for a key that is unknown, a value of another type, or a value that is missing.
     """
+    config = copy.deepcopy(config)
+    for key, value in overrides.items():
+        kind = _kind(config, key)
+        if isinstance(value, np.generic):
+            value = value.item()
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise UserError(f"{key} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}")
+        section, name = _place(config, key)
+        with section.ignore_type():  # checked above; that of a reference may be NumPy's
+            section[name] = value
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; is this a run's workdir?") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
-    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
-        raise UserError(f"{path} is not the config of a run: it has no section 'model'")
+        return config.lock()
+    except RequiredValueError:
+        missing = [key for key, value in flatten(config) if value is None]
+        raise UserError(
+            f"the config leaves open {', '.join(missing)}; give --config.{missing[0]}=VALUE"
+        ) from None
+
+
+def parse_value(config: ConfigDict, key: str, text: str) -> Any:
+    """The value that a text of the command line stands for, of the type that the key has.
+
+    Raises:
+      UserError: if the key is unknown or the text is not of its type.
+    """
+    kind = _kind(config, key)
     try:
-        return ConfigDict(values).lock()
-    except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not the config of a run: {error}") from None
+        if kind is bool:
+            return _SWITCH[text.lower()]
+        if kind is int:
+            return int(text, 0 if text[:2].lower() in ("0x", "0o") else 10)
+        if kind in (float, str):
+            return kind(text)
+    except (KeyError, ValueError):
+        raise UserError(f"{key}={text} must be {_KINDS[kind]}") from None
+    raise UserError(f"{key} cannot be given as a text; change the config file")
 
 
 def differences(saved: ConfigDict, given: ConfigDict) -> list[tuple[str, Any, Any]]:
@@ -156,19 +199,106 @@ def differences(saved: ConfigDict, given: ConfigDict) -> list[tuple[str, Any, An
     ]
 
 
-def _check_config_flags(arguments: Sequence[str]) -> None:
-    """Finds a missing file or an unknown key before ml_collections does, to say it better."""
-    config = None
-    for index, argument in enumerate(arguments):
-        match = re.match(r"--?config(?:=(.*)|$)", argument)
-        override = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if match:
-            value = match[1] if match[1] is not None else "".join(arguments[index + 1 : index + 2])
-            config = load(value)
-        elif override and config is None:
-            raise UserError(f"{argument} stands before --config=FILE; give the file first")
-        elif override:
-            check_key(override[1], [key for key, _ in flatten(config)])
+def to_json(config: ConfigDict) -> bytes:
+    """The text of `config.json`."""
+    return (json.dumps(config.to_dict(), indent=2) + "\n").encode()
+
+
+def write(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json` of a run, and beside it which version wrote it and its digest.
+
+    Raises:
+      OSError: if they cannot be written; then there is no `config.json`.
+    """
+    record = {"version": __version__, "config_sha256": files.digest(config.to_dict())}
+    files.write_atomically(workdir / RECORD, files.strict_json(record, indent=2))
+    files.write_atomically(workdir / "config.json", to_json(config))
+
+
+def from_json(path: Path) -> ConfigDict:
+    """Reads `config.json` of a run, with the keys that are newer than the run.
+
+    Values only, no code, and not whether they are possible.
+
+    Raises:
+      UserError: if the file is missing, is not the config of a run, or not what was written.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; is this a run's workdir?") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise UserError(f"{path} is not the config of a run: it has no section 'model'")
+    digest = _record(path).get("config_sha256")
+    try:
+        if digest not in (None, files.digest(values)):
+            raise UserError(
+                f"{path} is not what was written: it is damaged, or a person has changed it; if "
+                f"that was meant, remove {path.with_name(RECORD)} and it is taken as it stands"
+            )
+        return filled(ConfigDict(values)).lock()
+    except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not the config of a run: {error}") from None
+
+
+def written_by(path: Path) -> str:
+    """Which version of the program wrote this `config.json`, and which one this is."""
+    version = _record(path).get("version", "before 0.2.0")
+    return f"written by version {version}, this is {__version__}"
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What stands beside a `config.json`; empty in a run of older versions."""
+    record = path.with_name(RECORD)
+    return files.read_record(record, f"remove it if {path.name} beside it is right") or {}
+
+
+def _kind(config: ConfigDict, key: str) -> type:
+    """The type of the value of a key, also of a placeholder that nothing was put into."""
+    values = dict(flatten(config))
+    check_key(key, values)
+    if values[key] is not None:
+        return type(values[key])
+    section, name = _place(config, key)
+    field = dict(section.items(preserve_field_references=True))[name]
+    return field.get_type() if isinstance(field, FieldReference) else type(field)
+
+
+def _place(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
+    """The section in which a key stands, and its name there."""
+    section, _, name = key.rpartition(".")
+    return (config[section] if section else config), name
+
+
+def _value(field: Any) -> Any:
+    """What a field holds, directly or by reference."""
+    try:
+        return field.get() if isinstance(field, FieldReference) else field
+    except RequiredValueError:
+        return None
+
+
+def _add(section: ConfigDict, name: str, value: Any) -> None:
+    if name not in section:
+        with section.unlocked():
+            section[name] = value
+
+
+def _take_numbers(section: ConfigDict) -> None:
+    """Takes scalars of NumPy as the numbers that they are; references still follow."""
+    for key, field in list(section.items(preserve_field_references=True)):
+        value = _value(field)
+        if isinstance(value, ConfigDict):
+            _take_numbers(value)
+        elif isinstance(value, np.generic):
+            number = value.item()
+            if isinstance(field, FieldReference):
+                number = field.to_float() if isinstance(number, float) else field.to_int()
+            with section.unlocked():
+                del section[key]
+                section[key] = number
 
 
 def _failed(path: Path, error: Exception) -> UserError:

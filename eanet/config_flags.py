@@ -1,0 +1,123 @@
+"""`--config=FILE` and its overrides `--config.KEY=VALUE`, among the flags of a command line."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+from eanet import cli
+from eanet import config as config_lib
+from eanet.errors import UserError
+
+_OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+
+
+class _ConfigFlag(flags.Flag[Any]):
+    """Holds the name of the file until `parse` puts the config in its place."""
+
+    file: Path
+
+
+def DEFINE_config(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[Any]:
+    """Defines `--config=FILE`, whose value is the config with all overrides in it, or None."""
+    about = "A config file; --config.KEY=VALUE overrides a value."
+    flag = _ConfigFlag(flags.ArgumentParser(), None, "config", None, about)
+    return flags.DEFINE_flag(flag, flag_values)
+
+
+def config_file(flag_values: flags.FlagValues = flags.FLAGS) -> Path:
+    """The file that `--config` names, without its argument."""
+    flag = flag_values["config"]
+    assert isinstance(flag, _ConfigFlag)
+    return flag.file
+
+
+def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
+    """Parses the flags, calls `main` and exits as `eanet.cli.run` does."""
+    logging.set_verbosity(logging.WARNING)
+    cli.run(lambda: app.run(main, flags_parser=parse))
+
+
+def parse(arguments: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses the command line, the name of the program first; gives back that name alone.
+
+    Raises:
+      UserError: for a flag, a key, a value or a config file that cannot be.
+    """
+    try:
+        expanded = flag_values.read_flags_from_files(arguments[1:])
+        others, overrides = _split(expanded) if "config" in flag_values else (expanded, [])
+        rest = flag_values([arguments[0], *others])
+    except (flags.Error, OSError) as error:
+        said = str(error).removeprefix("ERROR:: ")
+        raise UserError(f"{said} (--help lists the flags)") from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    if "config" in flag_values:
+        _set_config(flag_values["config"], overrides)
+    return rest
+
+
+def refuse_unread(
+    mode: str, modes: Mapping[str, Sequence[str]], flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+    """Refuses a flag that was given and has no effect in this mode.
+
+    Args:
+      mode: the value of `--mode`.
+      modes: for each flag that not all modes read, those that do.
+      flag_values: as they were parsed.
+
+    Raises:
+      UserError: naming the flag and the modes that it belongs to.
+    """
+    for name, readers in modes.items():
+        if flag_values[name].present and mode not in readers:
+            wanted = " or ".join(f"--mode={reader}" for reader in readers)
+            raise UserError(f"--{name} has no effect in --mode={mode}; it belongs to {wanted}")
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[re.Match[str]]]:
+    """The other flags, and the overrides as matches of `_OVERRIDE`."""
+    others: list[str] = []
+    overrides = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        match = _OVERRIDE.fullmatch(argument)
+        if match and match[3] is None and not match[1] and left and not _is_flag(left[0]):
+            match = _OVERRIDE.fullmatch(f"{argument}={left.pop(0)}")
+        if match:
+            overrides.append(match)
+        else:
+            others.append(argument)
+    return others, overrides
+
+
+def _is_flag(argument: str) -> bool:
+    return bool(re.match(r"--?[A-Za-z]", argument))
+
+
+def _set_config(flag: flags.Flag[Any], overrides: Sequence[re.Match[str]]) -> None:
+    if flag.value is None:
+        if overrides:
+            raise UserError(
+                f"{overrides[0][0]} changes a value of a config, but --config=FILE is missing"
+            )
+        return
+    config = config_lib.load(flag.value)
+    values: dict[str, Any] = {}
+    for match in overrides:
+        no, key, text = match.groups()
+        if no and text is not None:
+            raise UserError(f"{match[0]} has a value too many; write --config.{key}=false")
+        values.pop(key, None)  # of several the last one counts, where it stands
+        alone = "false" if no else "true"
+        values[key] = config_lib.parse_value(config, key, alone if text is None else text)
+        if text is None and not isinstance(values[key], bool):
+            raise UserError(f"{match[0]} needs a value: --config.{key}=VALUE")
+    assert isinstance(flag, _ConfigFlag)
+    flag.file = Path(flag.value.partition(":")[0])
+    flag.value = config_lib.override(config, values)

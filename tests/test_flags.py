@@ -1,0 +1,57 @@
+"""Every flag does something in the mode it is given in, or is refused there."""
+
+import itertools
+
+import pytest
+from absl import flags
+
+import main
+from eanet import config_flags
+from eanet.errors import UserError
+
+VALUES = {
+    "config": "configs/testing.py",
+    "checkpoint": "latest",
+    "split": "val",
+    "sweep": "seed=0..2",
+    "dry_run": "true",
+    "workers": "2",
+    "storage": "sqlite:///x.db",
+    "search": "tpe",
+    "trials": "3",
+}
+EVERYWHERE = {"workdir", "mode", "stop_at_eof", "host_setup"}
+
+
+def parsed(*arguments):
+    """The flags of main.py as these arguments set them."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config(values)
+    flags.DEFINE_enum("mode", "train", ["train", "eval", "replay", "sweep"], "", values)
+    for name in VALUES.keys() - {"config"}:
+        flags.DEFINE_string(name, None, "", values)
+    config_flags.parse(["main.py", *arguments], values)
+    return values
+
+
+def test_every_flag_of_the_program_is_read_somewhere():
+    own = {value.name for value in vars(main).values() if isinstance(value, flags.FlagHolder)}
+    assert own == main.MODES.keys() | EVERYWHERE
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), list(itertools.product(VALUES, ("train", "eval", "replay", "sweep")))
+)
+def test_a_flag_that_its_mode_does_not_read_is_refused(name, mode):
+    values = parsed(f"--mode={mode}", f"--{name}={VALUES[name]}")
+    if mode in main.MODES[name]:
+        config_flags.refuse_unread(mode, main.MODES, values)
+        return
+    with pytest.raises(UserError, match=rf"--{name} has no effect in --mode={mode}") as refused:
+        config_flags.refuse_unread(mode, main.MODES, values)
+    assert all(f"--mode={reader}" in str(refused.value) for reader in main.MODES[name])
+
+
+def test_what_was_not_given_is_not_refused():
+    for mode in ("train", "eval", "replay", "sweep"):
+        config_flags.refuse_unread(mode, main.MODES, parsed(f"--mode={mode}"))
