@@ -21,6 +21,7 @@ jaxtyping.install_import_hook(
     [
         f"eanet.{name}"
         for name in (
+            "augment.pipeline",
             "augment.transforms",
             "models",
             "prng",

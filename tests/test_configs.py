@@ -53,7 +53,7 @@ def small_random_data(monkeypatch):
         names = tuple(str(label) for label in range(classes))
         return Dataset(name, split(256), split(16), split(16), names, *statistics)
 
-    monkeypatch.setattr(load_lib, "load", load)
+    monkeypatch.setattr(run_lib, "load_dataset", load)
 
 
 def get_config(name, argument):
@@ -122,7 +122,7 @@ def test_every_value_of_every_config_has_a_rule():
     for key in PARAMETERS:
         config_schema.check(get_config(*key))
     keys = {name for name, _ in config_lib.flatten(get_config("eanet_cifar100", ""))}
-    assert keys == set(config_schema.RULES)
+    assert keys == set(config_schema.all_rules())
 
 
 def test_every_value_of_the_base_config_is_explained():
