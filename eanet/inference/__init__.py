@@ -1,0 +1,1 @@
+"""A trained model for other programs: loaded from a run, it answers images of any number."""

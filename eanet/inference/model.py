@@ -1,0 +1,122 @@
+"""A trained model: its parameters with all that they need to answer images."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from eanet import devices
+from eanet.inference.chunks import in_chunks
+from eanet.inference.pixels import as_pixels
+from eanet.models import costs
+from eanet.models.functional import SplitModel
+from eanet.training.batches import normalizer
+from eanet.workdir.model_record import ModelRecord
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Model:
+    """A trained model, see `eanet.load`.
+
+    Images are `uint8[B, H, W, C]`, or floats of that shape **on the same scale 0..255**; the model
+    normalises them itself. Floats from 0 to 1, or below 0 or above 255, are refused: on another
+    scale every answer would be wrong. B is any number, 0 too: images are taken through the model a
+    few at a time, by one compiled program for each method, and results are arrays of NumPy.
+
+    Attributes:
+      config: of the run.
+      record: class names, image shape, mean and deviation.
+      step: of the checkpoint.
+      params: the parameters, a nested dict of arrays: the moving average where the run has one.
+      network: the functions that take them.
+    """
+
+    config: ConfigDict
+    record: ModelRecord
+    step: int
+    params: Any
+    network: SplitModel
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the probabilities."""
+        return self.record.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        return self.record.image_shape
+
+    @property
+    def mean(self) -> Float[np.ndarray, "c"]:
+        """Of the training images, on the scale 0..255."""
+        return self.record.statistics[0]
+
+    @property
+    def std(self) -> Float[np.ndarray, "c"]:
+        """Their standard deviation, likewise."""
+        return self.record.statistics[1]
+
+    def predict(self, images: Any) -> Float[np.ndarray, "b classes"]:
+        """The probability of every class for every image.
+
+        Raises:
+          UserError: the images are not as the class describes them.
+        """
+        return self._answer(self._probabilities, images)
+
+    def features(self, images: Any) -> Float[np.ndarray, "b n d"]:
+        """The tokens of every image that the head takes the mean of; `.mean(1)` is that mean.
+
+        Raises:
+          UserError: the images are not as the class describes them.
+        """
+        return self._answer(self._features, images)
+
+    def attention_maps(self, images: Any) -> list[Float[np.ndarray, "b heads n units"]]:
+        """The normalised attention of each block: over memory units, or tokens for "self".
+
+        The N tokens are patches of `config.model.patch_size` pixels, row by row. The result is
+        large: `heads · N · units` floats for an image and block.
+
+        Raises:
+          UserError: the images are not as the class describes them, or the attention has no maps.
+        """
+        return self._answer(self._attention_maps, images)
+
+    def _answer(self, function: Callable[[np.ndarray], Any], images: Any) -> Any:
+        return function(as_pixels(images, self.image_shape))
+
+    @functools.cached_property
+    def _probabilities(self) -> Callable[[np.ndarray], Any]:
+        return self._compiled(lambda module, images: jax.nn.softmax(module(images)))
+
+    @functools.cached_property
+    def _features(self) -> Callable[[np.ndarray], Any]:
+        return self._compiled(lambda module, images: module.features(images).astype("float32"))
+
+    @functools.cached_property
+    def _attention_maps(self) -> Callable[[np.ndarray], Any]:
+        return self._compiled(lambda module, images: module.attention_maps(images))
+
+    def _compiled(self, answer: Callable[[Any, Any], Any]) -> Callable[[np.ndarray], Any]:
+        normalize, merge = normalizer(self.mean, self.std), self.network.merge
+        return in_chunks(
+            lambda params, images: answer(merge(params), normalize(images)),
+            self.params,
+            devices.make_mesh(jax.local_device_count()),
+            image_shape=self.image_shape,
+            images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
+        )
+
+    def __repr__(self) -> str:
+        height, width, channels = self.image_shape
+        return (
+            f"<EANet of {costs.count_parameters(self.params):,} parameters at step {self.step:,}: "
+            f"images {height}×{width}×{channels}, {len(self.class_names)} classes>"
+        )

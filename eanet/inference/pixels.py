@@ -1,0 +1,64 @@
+"""Whatever a user has at hand as images becomes an array of pixels, or is refused in one line."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from eanet.errors import UserError
+
+
+def as_pixels(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The images as `uint8[B, H, W, C]`, or `float32[B, H, W, C]` on the same scale 0..255.
+
+    Nothing is guessed: floats from 0 to 1, channels first, a single image and normalised images are
+    refused with the way out.
+
+    Args:
+      images: an array of any library, or a list of arrays; see above.
+      image_shape: height, width and channels of the model.
+
+    Raises:
+      UserError: they are none.
+    """
+    try:
+        array = np.asarray(images)
+    except Exception as error:  # whatever the other library says of its own arrays
+        raise UserError(f"images cannot be taken as one array: {error}") from None
+    if array.shape[1:] != image_shape or array.ndim != 4:
+        raise UserError(_wrong_shape(array.shape, image_shape))
+    if array.dtype == np.uint8:
+        return array
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise UserError(
+            f"images of {array.dtype} are not understood: give uint8, or floats from 0 to 255"
+        )
+    if array.size:
+        _check_range(float(array.min()), float(array.max()))
+    return array.astype(np.float32, copy=False)
+
+
+def _wrong_shape(shape: tuple[int, ...], wanted: tuple[int, int, int]) -> str:
+    height, width, channels = wanted
+    if shape == wanted:
+        hint = "; of a single image give images[None]"
+    elif shape[1:] == (channels, height, width):
+        hint = "; with channels first give images.transpose(0, 2, 3, 1)"
+    elif channels == 1 and shape[1:] == (height, width):
+        hint = "; of grey images give images[..., None]"
+    else:
+        hint = ", which is what the model was trained on"
+    return f"images have shape {shape} instead of [B, {height}, {width}, {channels}]{hint}"
+
+
+def _check_range(lowest: float, highest: float) -> None:
+    if not (lowest >= 0 and highest <= 255):  # so NaN is refused too
+        raise UserError(
+            f"float images lie from {lowest:g} to {highest:g} instead of 0 to 255: give pixels as "
+            "they come from a file, the model normalises them itself"
+        )
+    if 0 < highest <= 1:
+        raise UserError(
+            f"float images lie from {lowest:g} to {highest:g}, on the scale 0 to 1: give "
+            "255 * images (or, if they are that dark on the scale 0 to 255, uint8)"
+        )
