@@ -24,8 +24,7 @@ from absl import flags
 
 from benchmarks import contest, record
 from benchmarks.contestant import seconds_of
-from eanet import config as config_lib
-from eanet import devices
+from eanet import config_flags, devices
 from eanet.display.console import Console
 from eanet.errors import UserError
 from eanet.models import costs
@@ -33,7 +32,7 @@ from eanet.training.run import Run, set_up
 
 ALONE = "one after the other"
 
-CONFIG = config_lib.DEFINE_config()
+CONFIG = config_flags.DEFINE_config()
 flags.DEFINE_list("members", ["2", "4", "8"], "Numbers of seeds in one program.")
 flags.DEFINE_integer("rounds", 5, "How often each program takes its turn.", lower_bound=1)
 flags.DEFINE_float("seconds", 3.0, "About how long a turn lasts; at least one step.")
@@ -143,4 +142,4 @@ def picture(results: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_flags.run(main)

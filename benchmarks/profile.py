@@ -25,12 +25,12 @@ from absl import flags
 from benchmarks import record
 from benchmarks.contestant import seconds_of
 from benchmarks.hlo import PARTS, Program
-from eanet import config as config_lib
+from eanet import config_flags
 from eanet.display.console import Console
 from eanet.errors import UserError
 from eanet.training.run import Run, set_up
 
-CONFIG = config_lib.DEFINE_config()
+CONFIG = config_flags.DEFINE_config()
 flags.DEFINE_integer("steps", 5, "How many steps to measure.", lower_bound=1)
 flags.DEFINE_integer("top", 12, "How many instructions to list.", lower_bound=0)
 flags.DEFINE_string("out", "runs/benchmarks", "Directory of profile.json and profile.png.")
@@ -155,4 +155,4 @@ def picture(step: dict[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_flags.run(main)

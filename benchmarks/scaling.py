@@ -27,8 +27,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import contest, record
 from benchmarks.contestant import repeat, seconds_of
-from eanet import config as config_lib
-from eanet import devices
+from eanet import config_flags, devices
 from eanet.display.console import Console
 from eanet.display.progress import human
 from eanet.models.attention_fast import FastExternalAttention
@@ -205,4 +204,4 @@ def picture(modes: dict[str, Curves]) -> Any:
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_flags.run(main)

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 import jax
 
 import train  # noqa: F401, main.py imports it too
-from eanet import config as config_lib
+from eanet import config_flags
 from eanet.training.run import set_up
 
-CONFIG = config_lib.DEFINE_config()
+CONFIG = config_flags.DEFINE_config()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -50,4 +50,4 @@ def finished(part: str) -> None:
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_flags.run(main)

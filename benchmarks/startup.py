@@ -23,7 +23,7 @@ from absl import flags
 
 from benchmarks import contest, record
 from benchmarks.contest import ROOT
-from eanet import config as config_lib
+from eanet import config_flags
 from eanet.data.load import load_dataset
 from eanet.display.console import Console
 from eanet.errors import UserError
@@ -31,7 +31,7 @@ from eanet.errors import UserError
 CACHES = ("cold", "warm")
 PROGRAM = "main.py, in all"
 
-CONFIG = config_lib.DEFINE_config()
+CONFIG = config_flags.DEFINE_config()
 flags.DEFINE_integer("rounds", 5, "How often each start is measured.", lower_bound=1)
 flags.DEFINE_string("out", "runs/benchmarks", "Directory of startup.json and startup.png.")
 
@@ -139,4 +139,4 @@ def picture(results: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_flags.run(main)

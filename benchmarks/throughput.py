@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from benchmarks import contest, record
 from benchmarks.cases import CASES, PEERS, Case, Contestant
 from benchmarks.contest import ROOT, Failed, Worker
-from eanet import config as config_lib
+from eanet import config_flags
 from eanet.display.console import Console
 from eanet.errors import UserError
 
@@ -36,7 +36,7 @@ PEER_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 # For one more contestant; all of them keep what they have taken until the last round.
 NEEDED_MEMORY = 5e9
 
-CONFIG = config_lib.DEFINE_config()
+CONFIG = config_flags.DEFINE_config()
 flags.DEFINE_list("cases", list(CASES)[:4], f"What to measure, of: {', '.join(CASES)}.")
 flags.DEFINE_list("peers", list(PEERS), f"Whom to compare with, of: {', '.join(PEERS)}.")
 flags.DEFINE_string(
@@ -186,4 +186,4 @@ def picture(cases: Mapping[str, Any]) -> Any:
 
 
 if __name__ == "__main__":
-    config_lib.run(main)
+    config_flags.run(main)

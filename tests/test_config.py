@@ -3,6 +3,7 @@ from absl import flags
 
 from configs import eanet_digits
 from eanet import config as config_lib
+from eanet import config_flags
 from eanet.errors import UserError
 from eanet.training import config_schema
 
@@ -32,9 +33,9 @@ def test_a_config_file_that_fails_is_one_line(tmp_path, body, parts):
 def test_an_unknown_key_in_a_file_of_flags_is_named(tmp_path):
     (tmp_path / "flags").write_text("--config.model.dept=2\n")
     values = flags.FlagValues()
-    config_lib.DEFINE_config(flag_values=values)
+    config_flags.DEFINE_config(flag_values=values)
     with pytest.raises(UserError, match=r"'model\.dept'; did you mean model\.depth"):
-        config_lib.parse(
+        config_flags.parse(
             ["main.py", "--config=configs/testing.py", f"--flagfile={tmp_path}/flags"], values
         )
 

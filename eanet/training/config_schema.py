@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from eanet import config as config_lib
 from eanet import rules as rules_lib
 from eanet.augment.pipeline import augmentation_rules
+from eanet.config_history import REQUIRED
 from eanet.data import load
 from eanet.errors import UserError
 from eanet.models import eanet
@@ -46,14 +47,12 @@ def all_rules() -> dict[str, rules_lib.Rule]:
 def check(config: ConfigDict) -> None:
     """Refuses a config with a key that is missing or unknown, or with an impossible value.
 
-    An augmentation that is missing is off.
-
     Raises:
       UserError: naming the key, its value and what is allowed.
     """
     given, rules = dict(config_lib.flatten(config)), all_rules()
     for key, rule in rules.items():
-        if key not in given and not key.startswith("augment."):
+        if key in REQUIRED and key not in given:
             raise UserError(f"the config has no {key}, which must be {rule}")
     for key in given:
         config_lib.check_key(key, rules)
@@ -61,7 +60,7 @@ def check(config: ConfigDict) -> None:
 
 
 def read(path: Path) -> ConfigDict:
-    """The config in the `config.json` of a run.
+    """The config in the `config.json` of a run, whatever version of the program wrote it.
 
     Raises:
       UserError: if the file is missing, or is not the config of a run.
@@ -70,5 +69,5 @@ def read(path: Path) -> ConfigDict:
     try:
         check(config)
     except UserError as error:
-        raise UserError(f"{path} is damaged or of another version: {error}") from None
+        raise UserError(f"{path} ({config_lib.written_by(path)}): {error}") from None
     return config

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet.errors import UserError
-from eanet.files import write_atomically
 from eanet.workdir import lock as lock_lib
+from eanet.workdir.lock import RunLock
 
 LOCK = ".lock"
 
@@ -22,7 +22,7 @@ _SHOWN_DIFFERENCES = 6
 
 
 @contextmanager
-def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> Iterator[None]:
+def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> Iterator[RunLock]:
     """While the context lasts, the workdir belongs to this config and this process.
 
     It is made, with the config in it, where it does not exist. The claim is a lock of the operating
@@ -32,6 +32,9 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
       workdir: of the run.
       config: of the run.
       say: told where the claim of a process that died is taken over.
+
+    Yields:
+      The lock, which may be lost while somebody removes files; see `RunLock.confirm`.
 
     Raises:
       UserError: if the workdir belongs to another config, is in use, or cannot be written.
@@ -55,11 +58,11 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
         try:
             _write_owner(lock.descriptor)
             if not os.path.exists(workdir / "config.json"):
-                write_atomically(workdir / "config.json", config_lib.to_json(config))
+                config_lib.write(workdir, config)
         except OSError as error:
             raise _cannot_write(workdir, error) from None
         try:
-            yield
+            yield lock
         finally:
             with suppress(OSError):
                 os.ftruncate(lock.descriptor, 0)
@@ -81,13 +84,14 @@ def check(workdir: Path, config: ConfigDict) -> None:
                 "belong to; choose another --workdir"
             )
         return
-    differences = config_lib.differences(config_lib.from_json(path), config)
+    given = config_lib.filled(config)
+    differences = config_lib.differences(config_lib.from_json(path), given)
     if differences:
         shown = [f"{key} is {old!r} there, {new!r} here" for key, old, new in differences]
         more = len(shown) - _SHOWN_DIFFERENCES
         rest = f" and {more} more" if more > 0 else ""
         raise UserError(
-            f"{workdir} belongs to a run with another config: "
+            f"{workdir} belongs to a run with another config ({config_lib.written_by(path)}): "
             f"{'; '.join(shown[:_SHOWN_DIFFERENCES])}{rest}. Nothing was changed; choose another "
             "--workdir, or give the saved values to go on with that run"
         )

@@ -15,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eanet import config as config_lib
+from eanet import config_flags
 from eanet.rules import Choice, Number, Switch
 from eanet.training import config_schema
 from eanet.training import run as run_lib
@@ -32,7 +33,7 @@ def small():
 
 
 VALID = small().to_dict()
-KEYS = list(config_schema.RULES)
+KEYS = list(config_schema.all_rules())
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,7 +74,7 @@ TEXTS = st.one_of(
 )
 ARGUMENTS = st.one_of(
     st.sampled_from(KEYS).flatmap(
-        lambda key: (possible(config_schema.RULES[key]).map(str) | TEXTS).map(
+        lambda key: (possible(config_schema.all_rules()[key]).map(str) | TEXTS).map(
             lambda value: [f"--config.{key}={value}"]
         )
     ),
@@ -103,10 +104,10 @@ def set_up_from(arguments):
     """What `main.py` does with its arguments, up to the first step."""
     arguments = ["main.py", f"--config={TESTING}", "--config.model.depth=1", *arguments]
     flag_values = flags.FlagValues()
-    holder = config_lib.DEFINE_config(flag_values=flag_values)
+    holder = config_flags.DEFINE_config(flag_values=flag_values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
-        config_lib.parse(arguments, flag_values)
+        config_flags.parse(arguments, flag_values)
     return set_up(holder.value)
 
 
@@ -137,7 +138,7 @@ def walk_through(plan):
 
 def extremes(key):
     """The ends of what the rule of a key allows, where a model of them is small."""
-    rule = config_schema.RULES[key]
+    rule = config_schema.all_rules()[key]
     if not isinstance(rule, Number):
         return possible(rule)
     ends = [rule.least, min(rule.most, 64) if rule.whole else rule.most]
@@ -200,7 +201,7 @@ CONFIG_FILES = st.one_of(
         lambda values: json.dumps(values).encode()
     ),
     st.sampled_from(KEYS).flatmap(
-        lambda key: possible(config_schema.RULES[key]).map(
+        lambda key: possible(config_schema.all_rules()[key]).map(
             lambda value: json.dumps(changed(VALID, key, value, False)).encode()
         )
     ),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from eanet import config as config_lib
+from eanet import config_flags
 from eanet.sweeps import command
 from eanet.sweeps.estimate import RunSize
 from eanet.sweeps.workers import Timing
@@ -36,4 +37,4 @@ def main(directory, storage, workers, sweep):
 
 if __name__ == "__main__":
     arguments, sys.argv[1:] = sys.argv[1:], []  # none of them is a flag
-    config_lib.run(lambda _: main(*arguments))
+    config_flags.run(lambda _: main(*arguments))

@@ -1,0 +1,37 @@
+"""How the keys of a config have grown: the one table to add a new key to.
+
+A config without a key of `ADDED`, of an older run or in a user's own file, takes the value that
+stands there: the one with which the program does what it did before the key existed. A config
+without a key of `FIRST` is damaged. Keys of parts that were registered from outside may stand in a
+config or not; the part has its own default.
+"""
+
+from typing import Any
+
+_FIRST = {  # by the section
+    "": """seed batch_size microbatch_size num_epochs label_smoothing random_bits eval_every_epochs
+        checkpoint_every_epochs""",
+    "dataset.": "name data_dir val_fraction val_split",
+    "augment.": """flip rotation contrast keras3_contrast_clip zoom pad_crop random_erasing mixup
+        cutmix""",
+    "model.": """patch_size embed_dim depth num_heads head_dim memory_size mlp_dim attention norm
+        final_norm dropout_rate dtype param_dtype""",
+    "optimizer.": """name learning_rate schedule warmup_epochs weight_decay decay clip_norm b1 b2
+        epsilon momentum ema_decay""",
+}
+FIRST = frozenset(section + name for section in _FIRST for name in _FIRST[section].split())
+
+ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
+    "0.1.0": {
+        "checkpoint_every_steps": 0,
+        "checkpoint_every_minutes": 0.0,
+        "on_nonfinite": "stop",
+        "nonfinite_limit": 10,
+        "layer_statistics": False,
+    },
+    "0.2.0": {
+        "model.implementation": "fast",
+    },
+}
+
+REQUIRED = FIRST.union(*ADDED.values())
