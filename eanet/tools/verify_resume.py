@@ -29,7 +29,7 @@ from typing import Any
 
 from absl import flags
 
-from eanet import config as config_lib
+from eanet import config_flags
 from eanet.checkpoints.manager import Checkpoints
 from eanet.environment import environment
 from eanet.errors import UserError
@@ -195,8 +195,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    config_lib.DEFINE_config()
+    config_flags.DEFINE_config()
     flags.DEFINE_integer("kills", 5, "How often to stop.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Of the moments and signals.")
     flags.DEFINE_string("out", None, "Write stops and digests to this file, as JSON.")
-    config_lib.run(main)
+    config_flags.run(main)
