@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A decoded dataset: `train`, `test` and, where the source has its own, `val`."""
+    """A decoded dataset: `train`, `test` and, where the source has its own, `val`.
+
+    Attributes:
+        splits: by name.
+        class_names: label `i` means `class_names[i]`.
+        fingerprints: of the splits, see `content_fingerprint`; of one that comes from the cache.
+        place: of its source, likewise.
+    """
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    place: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,18 +49,49 @@ class Source:
         identity: which source it is; stays the same while its content may change.
         fingerprint: changes whenever the content does.
         read: decodes everything; seconds to minutes.
+        place: absolute path of what is read; None where that is everywhere the same.
     """
 
     name: str
     identity: str
     fingerprint: str
     read: Callable[[], Decoded]
+    place: str | None = None
 
 
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
-    """A digest over the names, sizes and modification times of files."""
-    lines = sorted(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}" for name, stat in files)
+    """A digest over the names of files, their sizes, and when and where they were last written.
+
+    A program may set the modification time back, but not that of the change (`ctime`).
+    """
+    lines = sorted(
+        f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
+        for name, stat in files
+    )
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bool) -> str:
+    """A digest over the pixels and the class names of all examples, whatever they were read from.
+
+    Args:
+        split: the examples.
+        class_names: of its labels.
+        ordered: whether their order counts, as it does in training.
+    """
+    shape = str(split.images.shape[1:])
+    starts = [
+        hashlib.sha256(f"{shape}\0{name}\0".encode("utf-8", "surrogatepass"))
+        for name in class_names
+    ]
+
+    def digest(image: np.ndarray, label: int) -> bytes:
+        state = starts[label].copy()
+        state.update(np.ascontiguousarray(image).data)
+        return state.digest()
+
+    digests = list(map(digest, split.images, split.labels.tolist()))
+    return hashlib.sha256(b"".join(digests if ordered else sorted(digests))).hexdigest()[:32]
 
 
 def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> np.ndarray:

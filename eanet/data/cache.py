@@ -1,11 +1,13 @@
 """Decoded datasets as plain `.npy` files, memory-mapped by later runs.
 
 One folder per source: `SPLIT_images.npy` and `SPLIT_labels.npy` of each split, and `index.json`
-with the class names, the fingerprint of the source and a CRC-32 of every array. A folder is
-written under a temporary name and renamed when complete, so readers never see half of one.
+with the class names, the fingerprints of the source and of each split, and a CRC-32 of every
+array. A folder is written under a temporary name and renamed when complete, so readers never see
+half of one.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,14 +16,14 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from eanet.data.base import Decoded, Source, Split
+from eanet.data.base import Decoded, Source, Split, content_fingerprint
 
-_FORMAT = 1
+_FORMAT = 2  # 1 has no fingerprints of splits
 _ARRAYS = ("images", "labels")
 
 
@@ -45,17 +47,23 @@ def cached(source: Source, cache_dir: Path, log: Callable[[str], object]) -> Dec
     identity = hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:12]
     folder = cache_dir / f"{slug}-{identity}"
     try:
-        return _read(folder, source.fingerprint)
+        decoded = _read(folder, source.fingerprint)
+        return dataclasses.replace(decoded, place=source.place)
     except FileNotFoundError:
         log(f"decoding {source.name} once; later starts read the copy in {folder}")
     except (_Unusable, OSError) as error:
         log(f"decoding {source.name} again: the copy in {folder} is {error}")
     decoded = source.read()
+    fingerprints = {
+        part: content_fingerprint(split, decoded.class_names, ordered=part == "train")
+        for part, split in decoded.splits.items()
+    }
+    decoded = dataclasses.replace(decoded, fingerprints=fingerprints)
     try:
-        return _write(folder, source.fingerprint, decoded)
+        decoded = _write(folder, source.fingerprint, decoded)
     except OSError as error:
         log(f"going on without a cache: {error}")
-        return decoded
+    return dataclasses.replace(decoded, place=source.place)
 
 
 def _read(folder: Path, fingerprint: str) -> Decoded:
@@ -66,7 +74,9 @@ def _read(folder: Path, fingerprint: str) -> Decoded:
         content = index["content"]
         if index["crc32"] != _crc_of_json(content):
             raise _Unusable("damaged (index.json)")
-        if content["format"] != _FORMAT or content["fingerprint"] != fingerprint:
+        if content["format"] != _FORMAT:
+            raise _Unusable("of another version")
+        if content["fingerprint"] != fingerprint:
             raise _Unusable("out of date: its source has changed")
         # Mapped first, checked then: another process may replace the folder at any time.
         decoded = _load(folder, content["splits"], content["class_names"])
@@ -79,13 +89,14 @@ def _read(folder: Path, fingerprint: str) -> Decoded:
         raise _Unusable(f"damaged ({error})") from None
 
 
-def _load(folder: Path, splits: list[str], class_names: list[str]) -> Decoded:
+def _load(folder: Path, fingerprints: Mapping[str, str], class_names: Sequence[str]) -> Decoded:
     def array(split: str, what: str) -> np.ndarray:
         return np.load(folder / f"{split}_{what}.npy", mmap_mode="r", allow_pickle=False)
 
     return Decoded(
-        {split: Split(*(array(split, what) for what in _ARRAYS)) for split in splits},
+        {split: Split(*(array(split, what) for what in _ARRAYS)) for split in fingerprints},
         tuple(class_names),
+        fingerprints,
     )
 
 
@@ -104,14 +115,14 @@ def _write(folder: Path, fingerprint: str, decoded: Decoded) -> Decoded:
         content = {
             "format": _FORMAT,
             "fingerprint": fingerprint,
-            "splits": list(decoded.splits),
+            "splits": decoded.fingerprints,
             "class_names": list(decoded.class_names),
             "arrays": _checksums(decoded),
         }
         index = {"crc32": _crc_of_json(content), "content": content}
         (partial / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
         # Mapped before the renaming: whatever another process puts there, these stay ours.
-        mapped = _load(partial, list(decoded.splits), list(decoded.class_names))
+        mapped = _load(partial, decoded.fingerprints, decoded.class_names)
         _replace(partial, folder)
         return mapped
     finally:

@@ -41,8 +41,13 @@ class _Header:
     greyscale: bool
 
 
-def folder_source(path: str) -> Source:
+def folder_source(path: str, only: str | None = None, channels: int | None = None) -> Source:
     """Lists the folder; the images are only opened by `Source.read`.
+
+    Args:
+        path: of the folder.
+        only: the one part to read, whose own folders are then its classes; None for all.
+        channels: 1 or 3; None where the images decide.
 
     Raises:
         UserError: no such folder, or not the layout above.
@@ -50,12 +55,8 @@ def folder_source(path: str) -> Source:
     root = Path(os.path.realpath(os.path.expanduser(path)))
     if not path or not os.path.isdir(root):
         raise UserError(f"folder:{path}: there is no such folder; write folder:PATH")
-    parts = {part: root / part for part in ("train", "val", "test") if os.path.isdir(root / part)}
-    if "train" not in parts or len(parts) < 2:
-        raise UserError(f"{root} must hold train/CLASS/*.png and test/CLASS/… or val/CLASS/…")
-    if "test" not in parts:
-        parts["test"] = parts.pop("val")
-    class_names = tuple(entry.name for entry in _entries(parts["train"]))
+    parts = _parts(root, only)
+    class_names = tuple(entry.name for entry in _entries(parts[only or "train"]))
     files: dict[str, list[Path]] = {}
     stats: list[tuple[str, os.stat_result]] = []
     for part, folder in parts.items():
@@ -73,10 +74,22 @@ def folder_source(path: str) -> Source:
         files[part].sort(key=lambda path: _shuffling_key(path, root))
     return Source(
         f"folder:{root.name}",
-        f"folder:{root}",
+        f"folder:{root}" + (f":{only}:{channels}" if only else ""),
         fingerprint(stats),
-        lambda: _read_quietly(root, files, class_names),
+        lambda: _read_quietly(root, files, class_names, channels),
+        str(root),
     )
+
+
+def _parts(root: Path, only: str | None) -> dict[str, Path]:
+    parts = {part: root / part for part in ("train", "val", "test") if os.path.isdir(root / part)}
+    if "test" not in parts and "val" in parts and only != "val":
+        parts["test"] = parts.pop("val")
+    if only is None and not {"train", "test"} <= parts.keys():
+        raise UserError(f"{root} must hold train/CLASS/*.png and test/CLASS/… or val/CLASS/…")
+    if only is not None and only not in parts:
+        raise UserError(f"{root} must hold {only}/CLASS/*.png")
+    return parts if only is None else {only: parts[only]}
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -111,14 +124,17 @@ def _shuffling_key(path: Path, root: Path) -> bytes:
 
 
 def _read_quietly(
-    root: Path, files: dict[str, list[Path]], class_names: tuple[str, ...]
+    root: Path,
+    files: dict[str, list[Path]],
+    class_names: tuple[str, ...],
+    channels: int | None,
 ) -> Decoded:
     from PIL import Image
 
     with warnings.catch_warnings(), _without_stderr():
         warnings.simplefilter("ignore")  # of an image that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return _read(root, files, class_names)
+        return _read(root, files, class_names, channels)
 
 
 @contextlib.contextmanager
@@ -135,8 +151,13 @@ def _without_stderr() -> Iterator[None]:
         os.close(terminal)
 
 
-def _read(root: Path, files: dict[str, list[Path]], class_names: tuple[str, ...]) -> Decoded:
-    first, greyscale = None, True
+def _read(
+    root: Path,
+    files: dict[str, list[Path]],
+    class_names: tuple[str, ...],
+    channels: int | None,
+) -> Decoded:
+    first, greyscale = None, channels != 3
     for path in (path for paths in files.values() for path in paths):
         header = _header(path)
         first = first or (path, header.size)
@@ -145,6 +166,8 @@ def _read(root: Path, files: dict[str, list[Path]], class_names: tuple[str, ...]
                 f"all images must have one size: {first[0]} has {_text(first[1])}, "
                 f"{path} has {_text(header.size)}"
             )
+        if channels == 1 and not header.greyscale:
+            raise UserError(f"{path} has colours, but the images must be greyscale")
         greyscale &= header.greyscale
     assert first is not None
     width, height = first[1]

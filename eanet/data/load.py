@@ -1,15 +1,12 @@
 """A dataset name becomes uint8 arrays, labels and class names.
 
-`python -m eanet.data NAME [--data_dir=DIR]` downloads, prepares and caches a dataset, and prints
-its sizes. Names are `digits`, `folder:PATH` (see `eanet.data.folder`) and those of TFDS, also as
+Names are `digits`, `folder:PATH` (see `eanet.data.folder`) and those of TFDS, also as
 `name/config` and `name:version`.
 """
 
-import argparse
 import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +30,18 @@ RULES: dict[str, rules.Rule] = {
 }
 
 
+_FEW = 8  # class names in a message
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a dataset, with the labels of a model; the rest is as of `Dataset`."""
+
+    split: Split
+    fingerprint: str
+    place: str | None
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Three splits of one dataset.
@@ -45,6 +54,8 @@ class Dataset:
         class_names: label `i` means `class_names[i]`.
         mean: `float32[C]`, per channel over `train`, on the scale 0..255.
         std: `float32[C]`, likewise; at least 1.
+        fingerprints: by name of the split, of the part of the source that it is taken from.
+        place: absolute path of the source; None where that is everywhere the same.
     """
 
     name: str
@@ -54,6 +65,8 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    place: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,21 +114,89 @@ def load_dataset(
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
-    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
-    if name == "digits":
-        decoded = cached(digits_source(), cache, log)
-    elif name.startswith("folder:"):
-        decoded = cached(folder_source(name.removeprefix("folder:")), cache, log)
-    else:
-        decoded = _load_tfds(name, data_dir, cache, log)
+    decoded = _decoded(name, data_dir, cache_dir, log)
     splits = decoded.splits
-    _check_labels(name, decoded)
     if "val" in splits:
         train, val = splits["train"], splits["val"]
     else:
         train, val = split_validation(splits["train"], val_fraction, val_split, seed)
     mean, std = channel_statistics(train.images)
-    return Dataset(name, train, val, splits["test"], decoded.class_names, mean, std)
+    fingerprints = {"val": decoded.fingerprints["train"], **decoded.fingerprints}
+    return Dataset(
+        name,
+        train,
+        val,
+        splits["test"],
+        decoded.class_names,
+        mean,
+        std,
+        fingerprints,
+        decoded.place,
+    )
+
+
+def load_part(
+    name: str,
+    part: str,
+    *,
+    class_names: Sequence[str],
+    image_shape: tuple[int, int, int],
+    data_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    log: Callable[[str], object] = print,
+) -> Part:
+    """Loads one part of a dataset for a model; what became of the others does not matter.
+
+    Args:
+        name: as for `load_dataset`.
+        part: "train" before anything is held out from it, "test", or "val" of the source's own.
+        class_names: of the model; those of the dataset are mapped to them by their names.
+        image_shape: of the model.
+        data_dir: as for `load_dataset`.
+        cache_dir: likewise.
+        log: likewise.
+
+    Raises:
+        UserError: the part cannot be had or read, or its images or classes are not the model's.
+    """
+    decoded = _decoded(name, data_dir, cache_dir, log, part, image_shape[2])
+    if part not in decoded.splits:
+        raise UserError(f"{name} has no {part} split of its own")
+    split = decoded.splits[part]
+    shape = split.images.shape[1:]
+    if shape != image_shape:
+        there, wanted = ("x".join(map(str, sizes)) for sizes in (shape, image_shape))
+        raise UserError(f"{name} has images of {there}, but the model takes {wanted}")
+    known = {class_name: index for index, class_name in enumerate(class_names)}
+    labels = np.array([known.get(name, -1) for name in decoded.class_names], np.int32)[split.labels]
+    if (labels < 0).any():
+        unknown = decoded.class_names[split.labels[labels < 0][0]]
+        few = ", ".join(class_names[:_FEW]) + (", …" if len(class_names) > _FEW else "")
+        raise UserError(
+            f"{name} has images of the class {unknown!r}, which the model does not know; it knows "
+            f"{few}"
+        )
+    return Part(Split(split.images, labels), decoded.fingerprints[part], decoded.place)
+
+
+def _decoded(
+    name: str,
+    data_dir: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str] | None,
+    log: Callable[[str], object],
+    only: str | None = None,
+    channels: int | None = None,
+) -> Decoded:
+    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    if name == "digits":
+        decoded = cached(digits_source(), cache, log)
+    elif name.startswith("folder:"):
+        source = folder_source(name.removeprefix("folder:"), only, channels)
+        decoded = cached(source, cache, log)
+    else:
+        decoded = _load_tfds(name, data_dir, cache, log, only)
+    _check_labels(name, decoded)
+    return decoded
 
 
 def _load_tfds(
@@ -123,11 +204,12 @@ def _load_tfds(
     data_dir: str | os.PathLike[str] | None,
     cache: Path,
     log: Callable[[str], object],
+    only: str | None,
 ) -> Decoded:
     """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
     request = tfds.Request.parse(name)
     root = tfds.tfds_dir(data_dir)
-    if source := tfds.prepared_source(request, root):
+    if source := tfds.prepared_source(request, root, only):
         return cached(source, cache, log)
     reasons = [f"{request} is not prepared in {root}"]
     if str(request) in cifar.ARCHIVES:
@@ -139,13 +221,13 @@ def _load_tfds(
     else:
         tfds.check_known(request, root)
     failure = tfds.prepare(request, root, log)
-    if failure is None and (source := tfds.prepared_source(request, root)):
+    if failure is None and (source := tfds.prepared_source(request, root, only)):
         return cached(source, cache, log)
     reasons.append(failure or "TensorFlow prepared something else")
     raise UserError(
         f"{'; '.join(reasons)}. Ways out: `pip install tensorflow-cpu importlib_resources` and "
-        f"`python -m eanet.data {request}` once; or dataset.data_dir=DIR that holds it prepared; "
-        "or the embedded set, --config=configs/eanet_digits.py"
+        f"`python -m eanet prepare {request}` once; or dataset.data_dir=DIR that holds it "
+        "prepared; or the embedded set, --config=configs/eanet_digits.py"
     )
 
 
@@ -154,25 +236,3 @@ def _check_labels(name: str, decoded: Decoded) -> None:
     for part, split in decoded.splits.items():
         if split.labels.min() < 0 or split.labels.max() >= classes:
             raise UserError(f"{name}: {part} has labels outside 0..{classes - 1}")
-
-
-def main(arguments: list[str]) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eanet.data", description="Prepare and cache a dataset."
-    )
-    parser.add_argument("name", help="digits, folder:PATH or a TFDS name such as cifar100")
-    parser.add_argument("--data_dir", help="where TFDS datasets are prepared")
-    options = parser.parse_args(arguments)
-    if hasattr(sys.stdout, "reconfigure"):  # the name of a folder may be no text
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        print(load_dataset(options.name, data_dir=options.data_dir))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -89,10 +89,11 @@ def tfds_dir(data_dir: str | os.PathLike[str] | None) -> Path:
     return Path.home() / "tensorflow_datasets"
 
 
-def prepared_source(request: Request, root: Path) -> Source | None:
+def prepared_source(request: Request, root: Path, only: str | None = None) -> Source | None:
     """The newest prepared version of a dataset under `root`; None where there is none.
 
-    `root` may also be the dataset's own directory, or that of one version.
+    `root` may also be the dataset's own directory, or that of one version; `only` is the one part
+    to read, None for all.
 
     Raises:
         UserError: several configs are prepared and the request names none.
@@ -103,9 +104,12 @@ def prepared_source(request: Request, root: Path) -> Source | None:
     files = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
     # One without a version in its request is the same source when a newer one appears.
     return Source(
-        str(request), f"tfds:{root}:{request}", fingerprint(files) + folder.name,
-        lambda: _read(folder),
-    )  # fmt: skip
+        str(request),
+        f"tfds:{root}:{request}" + (f":{only}" if only else ""),
+        fingerprint(files) + folder.name,
+        lambda: _read(folder, only),
+        str(folder.absolute()),
+    )
 
 
 def _prepared_folder(request: Request, root: Path) -> Path | None:
@@ -184,8 +188,8 @@ def prepare(request: Request, root: Path, log: Callable[[str], object]) -> str |
     return f"TensorFlow could not prepare it ({lines[-1]})"
 
 
-def _read(folder: Path) -> Decoded:
-    """Decodes the splits of a prepared directory, in their order on disk."""
+def _read(folder: Path, only: str | None) -> Decoded:
+    """Decodes the splits of a prepared directory, or only one, in their order on disk."""
     _require_plain_features(folder)
     import tensorflow_datasets as tfds
 
@@ -208,6 +212,9 @@ def _read(folder: Path) -> Decoded:
     names = {part: name for part, name in names.items() if available.get(name)}
     if not {"train", "test"} <= names.keys():
         raise UserError(f"{folder} needs a train and a test or validation split: {available}")
+    if only and only not in names:
+        raise UserError(f"{folder} has no {only} split")
+    names = {only: names[only]} if only else names
     wanted = tfds.features.FeaturesDict({"image": image, "label": label})
 
     def decode(record: bytes) -> tuple[np.ndarray, int]:
