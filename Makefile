@@ -14,8 +14,8 @@ demo: .venv/run
 
 # What TFDS has to prepare itself needs TensorFlow, once.
 train: .venv/run
-	$(BIN)/python -m eanet.data.load cifar100 || \
-		($(BIN)/pip install -q -r requirements-prepare.txt && $(BIN)/python -m eanet.data.load cifar100)
+	$(BIN)/python -m eanet prepare cifar100 || \
+		($(BIN)/pip install -q -r requirements-prepare.txt && $(BIN)/python -m eanet prepare cifar100)
 	$(BIN)/python main.py --config=configs/eanet_cifar100.py
 
 test: lint
@@ -29,7 +29,7 @@ lint: .venv/dev
 bench: .venv/run .venv-peers/run
 	$(BIN)/python -m benchmarks.throughput --config=configs/eanet_cifar100.py
 	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m eanet.data.load cifar100
+	$(BIN)/python -m eanet prepare cifar100
 	$(BIN)/python -m benchmarks.startup --config=configs/eanet_cifar100.py
 	$(BIN)/python -m benchmarks.profile --config=configs/eanet_cifar100.py
 	$(BIN)/python -m benchmarks.ensemble --config=configs/eanet_cifar100.py

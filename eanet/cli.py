@@ -8,7 +8,8 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import NoReturn
 
 from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line
 
@@ -32,12 +33,39 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-class Parser(argparse.ArgumentParser):
-    """An `argparse` parser whose errors are `UserError`s; it takes no abbreviated options."""
+def say(line: object) -> None:
+    """Prints a line at once; whatever no terminal should see of it is escaped."""
+    print(as_line(str(line)), flush=True)
 
-    def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, **options)
+
+class Parser(argparse.ArgumentParser):
+    """An `argparse` parser whose errors are `UserError`s; it takes no abbreviated options.
+
+    Args:
+      prog: how the command is called.
+      about: what it does, printed as it stands.
+    """
+
+    def __init__(self, prog: str, about: str | None):
+        super().__init__(
+            prog=prog,
+            description=about,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Refuses the command line."""
         raise UserError(f"{message} ({self.prog} --help explains)")
+
+
+def in_checkout(name: str, advice: str) -> Path:
+    """A file of this project that is not part of the installed package.
+
+    Raises:
+      UserError: this is no checkout of the project; `advice` says what to do.
+    """
+    path = Path(__file__).parents[1] / name
+    if not path.is_file():
+        raise UserError(f"the installed package has no {name}, only a checkout has; {advice}")
+    return path

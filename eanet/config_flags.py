@@ -1,17 +1,20 @@
 """`--config=FILE` and its overrides `--config.KEY=VALUE`, among the flags of a command line."""
 
+import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from eanet import cli
 from eanet import config as config_lib
 from eanet.errors import UserError
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
+_ABOUT = "A config file; --config.KEY=VALUE overrides a value."
 
 
 class _ConfigFlag(flags.Flag[Any]):
@@ -22,8 +25,7 @@ class _ConfigFlag(flags.Flag[Any]):
 
 def DEFINE_config(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[Any]:
     """Defines `--config=FILE`, whose value is the config with all overrides in it, or None."""
-    about = "A config file; --config.KEY=VALUE overrides a value."
-    flag = _ConfigFlag(flags.ArgumentParser(), None, "config", None, about)
+    flag = _ConfigFlag(flags.ArgumentParser(), None, "config", None, _ABOUT)
     return flags.DEFINE_flag(flag, flag_values)
 
 
@@ -79,6 +81,30 @@ def refuse_unread(
             raise UserError(f"--{name} has no effect in --mode={mode}; it belongs to {wanted}")
 
 
+class ConfigParser(cli.Parser):
+    """A parser of a tool that takes `--config=FILE` and overrides of it."""
+
+    def __init__(self, prog: str, about: str | None):
+        super().__init__(prog, about)
+        self.add_argument("--config", required=True, metavar="FILE", help=_ABOUT)
+
+    def parse(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict, list[str]]:
+        """Parses a command line.
+
+        Returns:
+          The options, the config with all overrides in it, and the arguments that gave it.
+
+        Raises:
+          UserError: for an option, a key, a value or a config file that cannot be.
+        """
+        options, rest = self.parse_known_args(arguments)
+        others, overrides = _split(rest)
+        if others:
+            self.error(f"unexpected argument {others[0]!r}")
+        config = _overridden(options.config, overrides)
+        return options, config, [f"--config={options.config}", *rest]
+
+
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[re.Match[str]]]:
     """The other flags, and the overrides as matches of `_OVERRIDE`."""
     others: list[str] = []
@@ -101,13 +127,18 @@ def _is_flag(argument: str) -> bool:
 
 
 def _set_config(flag: flags.Flag[Any], overrides: Sequence[re.Match[str]]) -> None:
-    if flag.value is None:
-        if overrides:
-            raise UserError(
-                f"{overrides[0][0]} changes a value of a config, but --config=FILE is missing"
-            )
-        return
-    config = config_lib.load(flag.value)
+    if flag.value is not None:
+        assert isinstance(flag, _ConfigFlag)
+        flag.file = Path(flag.value.partition(":")[0])
+        flag.value = _overridden(flag.value, overrides)
+    elif overrides:
+        raise UserError(
+            f"{overrides[0][0]} changes a value of a config, but --config=FILE is missing"
+        )
+
+
+def _overridden(file: str, overrides: Sequence[re.Match[str]]) -> ConfigDict:
+    config = config_lib.load(file)
     values: dict[str, Any] = {}
     for match in overrides:
         no, key, text = match.groups()
@@ -118,6 +149,4 @@ def _set_config(flag: flags.Flag[Any], overrides: Sequence[re.Match[str]]) -> No
         values[key] = config_lib.parse_value(config, key, alone if text is None else text)
         if text is None and not isinstance(values[key], bool):
             raise UserError(f"{match[0]} needs a value: --config.{key}=VALUE")
-    assert isinstance(flag, _ConfigFlag)
-    flag.file = Path(flag.value.partition(":")[0])
-    flag.value = config_lib.override(config, values)
+    return config_lib.override(config, values)

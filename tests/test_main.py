@@ -285,7 +285,7 @@ def test_a_signal_while_validating_is_answered_and_costs_nothing(
 def test_verify_resume(environment, num_devices, tmp_path):
     """Stopped at random, also while saving: the same bytes, on one device and on two."""
     done = subprocess.run(
-        [sys.executable, "-m", "eanet.tools.verify_resume", TESTING, "--config.num_epochs=20",
+        [sys.executable, "-m", "eanet", "verify-resume", TESTING, "--config.num_epochs=20",
          "--config.checkpoint_every_steps=15", "--kills=2", f"--out={tmp_path / 'found.json'}"],
         cwd=ROOT, env=environment | {"JAX_NUM_CPU_DEVICES": num_devices},
         capture_output=True, text=True,
@@ -437,7 +437,9 @@ def test_bad_input_gets_one_clear_line(run_main, tmp_path, arguments, parts):
         (["--config=configs/eanet_cifar10O.py"], ["eanet_cifar10O.py", "eanet_cifar10"]),
         (["--config=README.md"], ["README.md"]),
         (["--config=configs/vit_cifar100.py:wide"], ["wide", "per_head"]),
-        (["--config.seed=1", TESTING], ["--config.seed=1"]),
+        (["--config.seed=1", "--workdir=x"], ["--config.seed=1", "--config=FILE is missing"]),
+        (["--flagfile=/nonexistent"], ["flagfile", "/nonexistent"]),
+        ([TESTING, "--noconfig.augment.flip=true"], ["--config.augment.flip=false"]),
         (["--mode=eval"], ["--workdir"]),
         (["--mode=eval", "--workdir=/nonexistent"], ["/nonexistent"]),
         ([TESTING, "--mode=sweep"], ["--sweep=NAME"]),
@@ -469,6 +471,7 @@ def edited(finished, tmp_path):
         config = config_lib.from_json(workdir / "config.json").unlock()
         config.update_from_flattened_dict(changes)
         (workdir / "config.json").write_bytes(config_lib.to_json(config))
+        (workdir / "run.json").unlink()  # which is how a person says that it was meant
         return workdir, config
 
     return edit

@@ -222,7 +222,7 @@ def _work(
 
 def finish(console: Console, directory: Path) -> None:
     """Measures what single images take, and writes the report."""
-    latency = [sys.executable, "-m", "eanet.sweeps.latency", str(directory)]
+    latency = [sys.executable, "-m", "eanet", "latency", str(directory)]
     subprocess.run(latency, stdin=subprocess.DEVNULL, check=False)
     for path in write_report(directory):
         console.note(f"wrote {path}")

@@ -1,20 +1,18 @@
-"""How long one image takes in each model of a sweep: `python -m eanet.sweep_latency DIR`.
+"""Measures how long one image takes in each model of a sweep.
 
 Written to `latency.json`. A sweep measures it at its end, when nothing of its own runs beside.
 """
 
-import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from eanet import config as config_lib
-from eanet import files, host
+from eanet import files
+from eanet.cli import Parser, say
 from eanet.environment import device
-from eanet.errors import UserError
 from eanet.files import read_record
 from eanet.sweeps import records
 
@@ -83,22 +81,9 @@ def _milliseconds(config: dict[str, Any]) -> float:
     return round(1000 * statistics.median(times), 4)
 
 
-def main(arguments: list[str]) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eanet.sweep_latency", description="Measure the models of a sweep."
-    )
+def main(arguments: list[str], prog: str) -> None:
+    """The command `latency`."""
+    parser = Parser(prog, __doc__)
     parser.add_argument("directory", type=Path, help="of a sweep")
-    options = parser.parse_args(arguments)
-    try:
-        record = measure(options.directory)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.directory / 'latency.json'}: {len(record['models'])} models")
-    return 0
-
-
-if __name__ == "__main__":
-    host.set_up()
-    sys.exit(main(sys.argv[1:]))
+    directory = parser.parse_args(arguments).directory
+    say(f"{directory / 'latency.json'}: {len(measure(directory)['models'])} models")

@@ -1,16 +1,14 @@
-"""The report of a sweep, from the files of its runs alone: `python -m eanet.sweep_report DIR`.
+"""Writes the report of a sweep, from the files of its runs alone.
 
-Writes into the sweep's directory `sweep.csv` (one row a run), `sweep.md` (one row a setting),
+Into the sweep's directory go `sweep.csv` (one row a run), `sweep.md` (one row a setting),
 pictures, and `report.html` with all of it in one file. Works in the middle of a sweep.
 """
 
-import argparse
 import base64
 import csv
 import html
 import io
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +16,8 @@ from typing import Any
 
 from eanet import config as config_lib
 from eanet import files
+from eanet.cli import Parser, say
 from eanet.display.progress import human
-from eanet.errors import UserError
 from eanet.files import read_record
 from eanet.sweeps import records
 from eanet.sweeps.latency import model_key
@@ -263,21 +261,9 @@ def _or_empty(value: Any) -> Any:
     return "" if missing else value
 
 
-def main(arguments: list[str]) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eanet.sweep_report", description="Write the report of a sweep anew."
-    )
+def main(arguments: list[str], prog: str) -> None:
+    """The command `report`."""
+    parser = Parser(prog, __doc__)
     parser.add_argument("directory", type=Path, help="of the sweep")
-    options = parser.parse_args(arguments)
-    try:
-        for path in write_report(options.directory):
-            print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    for path in write_report(parser.parse_args(arguments).directory):
+        say(path)

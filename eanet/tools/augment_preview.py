@@ -77,8 +77,9 @@ def draw(
     from matplotlib.figure import Figure
 
     mean, std = statistics
-    original = jnp.asarray((images - mean) / std, jnp.float32), jax.nn.one_hot(
-        labels, len(class_names)
+    original = (
+        jnp.asarray((images - mean) / std, jnp.float32),
+        jax.nn.one_hot(labels, len(class_names)),
     )
     augment = jax.jit(partial(pipeline.augment, **augmentation))
     keys = jax.random.split(jax.random.key(seed), DRAWS)
@@ -95,7 +96,7 @@ def draw(
             axis.spines[:].set_visible(False)
             if row == 0 or mixed:
                 axis.set_title(_caption(target, class_names), fontsize=6, pad=2)
-    on = [f"{name} {value:g}" for name, value in augmentation.items() if value]
+    on = [n if value is True else f"{n} {value:g}" for n, value in augmentation.items() if value]
     figure.suptitle(f"top: original; below: {', '.join(on) or 'nothing is on'}", fontsize=9)
     figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.3, rect=(0, 0, 1, 0.985))
     return figure

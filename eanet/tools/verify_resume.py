@@ -1,20 +1,12 @@
 """Proves that a run which is stopped and started again ends as one that was not.
 
-python -m eanet.verify_resume --config=configs/eanet_digits.py [--kills=K] [--config.KEY=VALUE ...]
-
 One run is left alone; another is stopped at random moments, most often by SIGKILL, a quarter of the
-time while it saves, and started again; where it comes to its end before it was stopped K times,
-one more follows. Then the digests of all parameters, optimizer state and averages, and of the
-metrics but for the speed, are compared. Exit code 0: the same bytes.
+time while it saves, and started again; where it comes to its end before it was stopped often
+enough, one more follows. Then the digests of all parameters, optimizer state and averages, and of
+the metrics but for the speed, are compared. Exit code 0: the same bytes; 1: not.
 """
 
-from eanet import host
-
-if __name__ == "__main__":
-    host.set_up()  # as main.py does, so that the record names its devices
-
 import collections
-import functools
 import hashlib
 import json
 import random
@@ -27,16 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from eanet import config_flags
+from eanet import files
 from eanet.checkpoints.manager import Checkpoints
+from eanet.cli import in_checkout, say
+from eanet.config_flags import ConfigParser
 from eanet.environment import environment
 from eanet.errors import UserError
-from eanet.files import strict_json, write_atomically
+from eanet.training import config_schema
 from eanet.workdir.log import read
-
-MAIN = Path(__file__).parents[1] / "main.py"
 
 # What a clock has measured is not the same twice.
 _TIMED = ("images_per_second",)
@@ -47,13 +37,37 @@ _MOMENTS = ("while starting", "while training", "while training", "while saving"
 _SAVING_SECONDS = 0.05
 
 
+def main(arguments: list[str], prog: str) -> int:
+    """The command `verify-resume`."""
+    parser = ConfigParser(prog, __doc__)
+    parser.add_argument("--kills", type=int, default=5, metavar="K", help="how often to stop")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
+    parser.add_argument("--out", metavar="FILE", help="write stops and digests as JSON")
+    options, config, given = parser.parse(arguments)
+    if options.kills < 1:
+        parser.error(f"--kills={options.kills} must be at least 1")
+    config_schema.check(config)
+    command = [sys.executable, str(in_checkout("main.py", "run this command there")), *given]
+    with tempfile.TemporaryDirectory() as directory:
+        found = verify(command, Path(directory), kills=options.kills, seed=options.seed, log=say)
+    same = all(end == found["left_alone"] for end in found["stopped"])
+    for part, digest in found["left_alone"].items():
+        verdict = all(end.get(part) == digest for end in found["stopped"])
+        say(f"{part:<10} {digest[:16]}  {'the same' if verdict else 'DIFFERENT'}")
+    say(", ".join(f"{count} {kind}" for kind, count in found["stops"].items()))
+    if options.out:
+        record = {"arguments": given, "seed": options.seed, "same": same, **found}
+        files.write_json(options.out, record | environment())
+    return 0 if same else 1
+
+
 def verify(
-    arguments: Sequence[str], directory: Path, *, kills: int, seed: int, log: Callable[[str], Any]
+    command: Sequence[str], directory: Path, *, kills: int, seed: int, log: Callable[[str], Any]
 ) -> dict[str, Any]:
-    """Runs `main.py` with these arguments left alone and stopped, and takes digests of the ends.
+    """Runs a training left alone and stopped, and takes digests of the ends.
 
     Args:
-      arguments: of `main.py`, without the workdir.
+      command: of `main.py`, without the workdir.
       directory: an empty one, for the two workdirs and what the processes say.
       kills: how often to stop in all.
       seed: of the moments and signals.
@@ -66,7 +80,7 @@ def verify(
     Raises:
       UserError: a run ended otherwise than it should.
     """
-    left_alone = _Run(arguments, directory / "left_alone")
+    left_alone = _Run(command, directory / "left_alone")
     left_alone.start()
     left_alone.wait_until_training()
     began = time.monotonic()
@@ -79,7 +93,7 @@ def verify(
     stops: collections.Counter[str] = collections.Counter()
     while stops["in all"] < kills:
         before = stops["in all"]
-        disturbed = _Run(arguments, directory / f"stopped_{len(ends) + 1}")
+        disturbed = _Run(command, directory / f"stopped_{len(ends) + 1}")
         disturbed.start()
         while stops["in all"] < kills:
             number, moment = draw.choice(_SIGNALS), draw.choice(_MOMENTS)
@@ -116,9 +130,9 @@ def digests(workdir: Path) -> dict[str, str]:
 class _Run:
     """`main.py` in a process of its own, again and again on one workdir."""
 
-    def __init__(self, arguments: Sequence[str], workdir: Path):
+    def __init__(self, command: Sequence[str], workdir: Path):
         self.workdir = workdir
-        self._command = [sys.executable, str(MAIN), *arguments, f"--workdir={workdir}"]
+        self._command = [*command, f"--workdir={workdir}"]
         self._said = workdir.with_suffix(".txt")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -165,38 +179,3 @@ class _Run:
         if code not in codes:
             last = self._said.read_text(errors="replace").strip().splitlines()[-1:]
             raise UserError(f"main.py ended with code {code}: {' '.join(last)}")
-
-
-def main(arguments: Sequence[str]) -> None:
-    """The command of the module's docstring."""
-    del arguments
-    own = ("--kills", "--seed", "--out")
-    given = [argument for argument in sys.argv[1:] if not argument.startswith(own)]
-    out = flags.FLAGS.out
-    if flags.FLAGS.config is None:
-        raise UserError("--config=FILE is missing, for example configs/eanet_digits.py")
-    with tempfile.TemporaryDirectory() as directory:
-        found = verify(
-            given,
-            Path(directory),
-            kills=flags.FLAGS.kills,
-            seed=flags.FLAGS.seed,
-            log=functools.partial(print, flush=True),
-        )
-    same = all(end == found["left_alone"] for end in found["stopped"])
-    for part, digest in found["left_alone"].items():
-        verdict = all(end.get(part) == digest for end in found["stopped"])
-        print(f"{part:<10} {digest[:16]}  {'the same' if verdict else 'DIFFERENT'}")
-    print(", ".join(f"{count} {kind}" for kind, count in found["stops"].items()))
-    if out:
-        record = {"arguments": given, "seed": flags.FLAGS.seed, "same": same, **found}
-        write_atomically(out, strict_json(record | environment(), indent=1))
-    sys.exit(0 if same else 1)
-
-
-if __name__ == "__main__":
-    config_flags.DEFINE_config()
-    flags.DEFINE_integer("kills", 5, "How often to stop.", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "Of the moments and signals.")
-    flags.DEFINE_string("out", None, "Write stops and digests to this file, as JSON.")
-    config_flags.run(main)

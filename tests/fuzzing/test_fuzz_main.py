@@ -65,7 +65,7 @@ def trained(run, images, tmp_path_factory):
 
 def test_a_folder_with_names_that_are_no_text(run, images, trained):
     assert "accuracy" in json.loads((trained / "results_test.json").read_text())
-    assert tried("main.py", lambda: run("-m", "eanet.data.load", f"folder:{images}"))
+    assert tried("main.py", lambda: run("-m", "eanet", "prepare", f"folder:{images}"))
 
 
 def test_a_damaged_image_among_them(run, images, tmp_path):

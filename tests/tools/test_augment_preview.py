@@ -5,25 +5,33 @@ from eanet.errors import UserError
 from eanet.tools import augment_preview
 
 
-@pytest.mark.parametrize(("channels", "switches"), [(1, {"flip": True}), (3, {"cutmix": 1.0})])
-def test_picture_is_written_whole(tmp_path, channels, switches):
+@pytest.mark.parametrize(
+    ("channels", "augmentation", "title"),
+    [(1, {"flip": True, "zoom": 0.0}, "flip"), (3, {"cutmix": 1.0}, "cutmix 1")],
+)
+def test_originals_above_what_becomes_of_them(channels, augmentation, title):
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, channels))
-    figure = augment_preview.draw_batch(
-        images,
-        np.arange(2),
-        ["apple", "bear"],
-        np.full(channels, 120.0),
-        np.full(channels, 60.0),
-        switches,
-        seed=0,
+    statistics = np.full(channels, 120.0), np.full(channels, 60.0)
+    figure = augment_preview.draw(
+        images, np.arange(2), ("apple", "bear"), statistics, augmentation, seed=0
     )
     assert len(figure.axes) == 2 * (augment_preview.DRAWS + 1)
     drawn = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(np.squeeze(images[0]), drawn, atol=1.01)
-    path = tmp_path / "augment.png"
-    augment_preview.save(figure, path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert figure.get_suptitle() == f"top: original; below: {title}"
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["apple", "bear"]
+
+
+def test_the_command_writes_a_picture(tmp_path, capsys):
+    arguments = ["--config=configs/testing.py", "--config.augment.rotation=0.1"]
+    augment_preview.main([*arguments, f"--out={tmp_path / 'augment.png'}"], "preview")
+    assert (tmp_path / "augment.png").read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["augment.png"]
-    for wrong in (tmp_path / "missing" / "a.png", tmp_path / "a.pkl"):
-        with pytest.raises(UserError, match="--out"):
-            augment_preview.save(figure, wrong)
+    assert "16 images of digits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["missing/a.png", "a.pkl"])
+def test_a_place_that_cannot_be_written_is_refused(tmp_path, out):
+    with pytest.raises(UserError, match=out):
+        augment_preview.main(["--config=configs/testing.py", f"--out={tmp_path / out}"], "preview")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,60 @@
+"""The tools beside training, by name: `python -m eanet` lists them.
+
+A tool is a module with `main(arguments, prog) -> exit code or None`, imported when it is called.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from eanet import cli, host
+from eanet.errors import UserError
+
+TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
+    "prepare": ("eanet.tools.prepare", "download, prepare and cache a data set"),
+    "preview": ("eanet.tools.augment_preview", "draw images before and after augmentation"),
+    "import-keras": ("eanet.convert.keras_import", "make a run of weights of the Keras example"),
+    "export-keras": ("eanet.convert.keras_export", "write weights of a run as Keras reads them"),
+    "verify-keras": ("eanet.convert.keras_verify", "compare the model with Keras, block by block"),
+    "verify-resume": ("eanet.tools.verify_resume", "prove that a stopped run ends as any other"),
+    "report": ("eanet.sweeps.report", "write the report of a sweep anew"),
+    "latency": ("eanet.sweeps.latency", "measure the models of a sweep, one image at a time"),
+}
+
+
+def main() -> NoReturn:
+    """Runs the tool that the command line names, and exits as `eanet.cli.run` does."""
+    cli.run(lambda: call(sys.argv[1:]))
+
+
+def call(arguments: Sequence[str]) -> int | None:
+    """Calls a tool, or lists them; returns the exit code.
+
+    Raises:
+      UserError: there is no such tool, or what the tool refuses.
+    """
+    program = "eanet" if os.path.basename(sys.argv[0]) == "eanet" else "python -m eanet"
+    name, *rest = arguments or ["--help"]
+    if name in ("--help", "-h"):
+        print(_listing(program))
+        return 0
+    if name not in TOOLS:
+        near = difflib.get_close_matches(name, TOOLS, 1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(TOOLS)}"
+        raise UserError(f"{program} has no tool {name!r}; {hint}")
+    host.set_up()  # before JAX is imported
+    module = importlib.import_module(TOOLS[name][0])
+    return module.main(rest, f"{program} {name}")
+
+
+def _listing(program: str) -> str:
+    width = max(map(len, TOOLS))
+    lines = (f"  {name:<{width}}  {summary}" for name, (_, summary) in TOOLS.items())
+    return "\n".join([f"Tools; `{program} NAME --help` explains one:", "", *lines])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Downloads, prepares and caches a data set, and prints its sizes."""
+
+from eanet.cli import Parser, say
+from eanet.data.load import load_dataset
+
+
+def main(arguments: list[str], prog: str) -> None:
+    """The command `prepare`."""
+    parser = Parser(prog, __doc__)
+    parser.add_argument("name", help="digits, folder:PATH or a TFDS name such as cifar100")
+    parser.add_argument("--data_dir", metavar="DIR", help="where TFDS data sets are prepared")
+    options = parser.parse_args(arguments)
+    say(load_dataset(options.name, data_dir=options.data_dir, log=say))

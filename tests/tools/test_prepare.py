@@ -1,0 +1,12 @@
+from eanet.tools import prepare
+from tests.helpers.data_fixtures import write_folder
+
+
+def test_sizes_are_printed_and_odd_names_escaped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "\x1b[31m"
+    write_folder(folder, {"train/a": 5, "train/b": 5, "test/a": 2, "test/b": 2}, (8, 8, 1))
+    prepare.main([f"folder:{folder}"], "prepare")
+    said = capsys.readouterr().out
+    assert "8 train, 2 val, 4 test images of 8x8x1, 2 classes" in said
+    assert "\\x1b[31m" in said and "\x1b" not in said
