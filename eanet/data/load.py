@@ -92,6 +92,7 @@ def load_dataset(
     val_fraction: float = 0.2,
     val_split: str = "last",
     seed: int = 0,
+    place: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     log: Callable[[str], object] = print,
 ) -> Dataset:
@@ -108,13 +109,15 @@ def load_dataset(
         val_fraction: share of train that is held out for validation, `0 <= val_fraction < 1`.
         val_split: `"last"` (the unshuffled tail) or `"random"` (by `seed`, stratified).
         seed: of the random validation split; nothing else depends on it.
+        place: where the dataset was when it was loaded before (`Dataset.place`); while there is
+            such a directory, it is read in place of what `name` and `data_dir` say.
         cache_dir: of decoded arrays; default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
         log: called with a line of text where something takes long or needs to be known.
 
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
-    decoded = _decoded(name, data_dir, cache_dir, log)
+    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log)
     splits = decoded.splits
     if "val" in splits:
         train, val = splits["train"], splits["val"]
@@ -142,6 +145,7 @@ def load_part(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
     data_dir: str | os.PathLike[str] | None = None,
+    place: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     log: Callable[[str], object] = print,
 ) -> Part:
@@ -153,13 +157,15 @@ def load_part(
         class_names: of the model; those of the dataset are mapped to them by their names.
         image_shape: of the model.
         data_dir: as for `load_dataset`.
+        place: likewise.
         cache_dir: likewise.
         log: likewise.
 
     Raises:
         UserError: the part cannot be had or read, or its images or classes are not the model's.
     """
-    decoded = _decoded(name, data_dir, cache_dir, log, part, image_shape[2])
+    located = _located(name, data_dir, place)
+    decoded = _decoded(*located, cache_dir, log, part, image_shape[2])
     if part not in decoded.splits:
         raise UserError(f"{name} has no {part} split of its own")
     split = decoded.splits[part]
@@ -177,6 +183,14 @@ def load_part(
             f"{few}"
         )
     return Part(Split(split.images, labels), decoded.fingerprints[part], decoded.place)
+
+
+def _located(
+    name: str, data_dir: str | os.PathLike[str] | None, place: str | None
+) -> tuple[str, str | os.PathLike[str] | None]:
+    if not place or not os.path.isdir(place):
+        return name, data_dir
+    return (f"folder:{place}", data_dir) if name.startswith("folder:") else (name, place)
 
 
 def _decoded(

@@ -105,7 +105,7 @@ def prepared_source(request: Request, root: Path, only: str | None = None) -> So
     # One without a version in its request is the same source when a newer one appears.
     return Source(
         str(request),
-        f"tfds:{root}:{request}" + (f":{only}" if only else ""),
+        f"tfds:{folder.parent}:{request}" + (f":{only}" if only else ""),
         fingerprint(files) + folder.name,
         lambda: _read(folder, only),
         str(folder.absolute()),
