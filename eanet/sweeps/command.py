@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eanet import host
-from eanet.config import flatten
+from eanet.config import flatten, lasting
 from eanet.display.console import Console
 from eanet.errors import Interrupted, UserError
 from eanet.signals import stop_request
@@ -123,7 +123,7 @@ def run_search(
         console.note(f"{trials} runs, each with values that are suggested when it starts")
         return
     names = search.names(trials)
-    digest = plan_lib.digest(ConfigDict({"base": base.to_dict(), "space": repr(space)}))
+    digest = plan_lib.digest({"base": lasting(base), "space": repr(space)})
     queue = _open(directory, options, dict.fromkeys(names, digest))
     records_lib.write_sweep(directory, list(space), [{"name": each} for each in names])
     _work(console, directory, options, queue, Search(queue, space, base, method))
@@ -156,7 +156,7 @@ def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) ->
     known: dict[str, RunSize] = {}
     sizes = {}
     for run in runs:
-        key = plan_lib.digest(plan_lib.override(run.config, {"seed": 0}))
+        key = plan_lib.digest(lasting(plan_lib.override(run.config, {"seed": 0})))
         try:
             known[key] = sizes[run.name] = known.get(key) or size(run.config)
         except UserError as error:

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from eanet import config as config_lib
 from eanet import files
 from eanet.cli import Parser, say
@@ -52,7 +54,8 @@ def measure(directory: Path) -> dict[str, Any]:
 def model_key(config: dict[str, Any]) -> str:
     """What the time depends on: the model and the kind of image."""
     speechless = {"dropout_rate"}  # has no part in a prediction
-    model = {name: value for name, value in config["model"].items() if name not in speechless}
+    values = config_lib.lasting(ConfigDict(config))["model"]
+    model = {name: value for name, value in values.items() if name not in speechless}
     return json.dumps({"dataset": config["dataset"]["name"], **model}, sort_keys=True)
 
 

@@ -37,7 +37,7 @@ class PlannedRun:
     @property
     def digest(self) -> str:
         """What the run is: equal for equal configs alone."""
-        return digest(self.config)
+        return digest(config_lib.lasting(self.config))
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class SweepPlan:
     warnings: tuple[str, ...]
 
 
-def digest(config: ConfigDict) -> str:
-    """Eight hexadecimal digits that differ between configs."""
-    text = json.dumps(config.to_dict(), sort_keys=True)
+def digest(values: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that differ between values of configs."""
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
