@@ -14,12 +14,11 @@ from eanet.display.console import Console
 from eanet.display.curves import plot_curves
 from eanet.display.model_card import write_model_card
 from eanet.environment import device
-from eanet.errors import TrainingDiverged, UserError
+from eanet.errors import Interrupted, TrainingDiverged, UserError
 from eanet.models import costs
-from eanet.signals import stop_request
+from eanet.signals import save_request, stop_request
 from eanet.sweeps.estimate import RunSize
-from eanet.training import black_box, config_schema
-from eanet.training.examine import first_not_finite
+from eanet.training import config_schema, diagnostics
 from eanet.training.loop import Training
 from eanet.training.run import Run, set_up
 from eanet.workdir.claim import claimed
@@ -46,7 +45,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     console = Console()
     config = config or config_schema.read(workdir / "config.json")
     run = set_up(config, console.note)
-    with claimed(workdir, config, console.warn):
+    with claimed(workdir, config, console.warn) as lock, save_request() as save:
         describe(run, console)
         with open_checkpoints(workdir, console, config) as checkpoints:
             like = run.abstract_state()
@@ -64,8 +63,11 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
                     total_steps=run.plan.total_steps,
                     steps_per_epoch=run.plan.steps_per_epoch,
                 )
-                with RunLog(workdir, step=step, say=console.note) as log, stop_request() as stop:
-                    training = Training(run, workdir, checkpoints, log, console, stop)
+                with (
+                    RunLog(workdir, step=step, history=history, say=console.note) as log,
+                    stop_request() as stop,
+                ):
+                    training = Training(run, workdir, lock, checkpoints, log, console, stop, save)
                     training.go_on(state, step, train_steps)
         results = evaluate(workdir, run=run, console=console)
     console.next_steps(workdir)
@@ -81,9 +83,9 @@ def replay(workdir: Path) -> None:
       TrainingDiverged: if it fails again.
     """
     console = Console()
-    record = black_box.read(workdir)
-    run, step = set_up(config_schema.read(workdir / "config.json"), console.note), record["step"]
-    if run.batch_indices(step).tolist() != record["indices"]:
+    step, indices = diagnostics.read_black_box(workdir)
+    run = set_up(config_schema.read(workdir / "config.json"), console.note)
+    if run.batch_indices(step).tolist() != indices:
         raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
     with open_checkpoints(workdir, console, run.config) as checkpoints:
         _, state = checkpoints.restore(step, like=run.abstract_state())
@@ -92,7 +94,7 @@ def replay(workdir: Path) -> None:
     start = run.plan.offset_in_epoch(step)
     _, _, reached = run.make_train_steps()(state, *run.placed(step), run.seed, step, start, 1)
     if int(reached) == step:
-        where = first_not_finite(layers) or "only in the compiled step"
+        where = diagnostics.first_not_finite(layers)
         raise TrainingDiverged(f"step {step + 1} fails again (first: {where})")
     console.note(f"step {step + 1} is finite here")
 
@@ -129,7 +131,11 @@ def evaluate(
     with open_checkpoints(workdir, console, run.config) as checkpoints:
         step, state = checkpoints.restore(checkpoint, like=run.abstract_state())
     start = time.perf_counter()
-    metrics = run.evaluate(state.eval_params, examples) or {}
+    with stop_request() as stop:
+        metrics = run.evaluate(state.eval_params, examples, lambda: bool(stop))
+    if metrics is None:
+        assert stop.signal is not None
+        raise Interrupted(stop.signal, "interrupted: the same command evaluates again")
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
     results = {
         **metrics,

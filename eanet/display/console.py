@@ -142,7 +142,7 @@ class Console:
         self.titled("Model", table)
 
     def layers_table(self, layers: Mapping[str, Mapping[str, float]]) -> None:
-        """Shows what `eanet.training.examine` finds in a step."""
+        """Shows what `eanet.training.diagnostics` finds in a step."""
         columns = ("activation_rms", "activation_max", "gradient_norm")
         rows = [
             (name, *(f"{values[c]:.4g}" if c in values else "" for c in columns))

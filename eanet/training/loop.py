@@ -1,6 +1,8 @@
 """The training loop of a run: takes steps; reports, validates and saves where the plan says so."""
 
 import dataclasses
+import shlex
+import signal
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,35 +13,40 @@ from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.errors import Interrupted, TrainingDiverged
 from eanet.signals import Request
-from eanet.training import black_box, metrics
+from eanet.training import diagnostics, metrics
 from eanet.training.dispatch import Pace, take_steps
-from eanet.training.examine import first_not_finite
 from eanet.training.run import Run
 from eanet.training.step import TrainState
+from eanet.workdir.lock import RunLock
 from eanet.workdir.log import RunLog
 
 
+@dataclasses.dataclass
 class Training:
-    """The loop: takes steps, and reports, validates and saves where the plan says so."""
+    """A run in training, and what it writes to."""
 
-    def __init__(
-        self,
-        run: Run,
-        workdir: Path,
-        checkpoints: Checkpoints,
-        log: RunLog,
-        console: Console,
-        stop: Request,
-    ):
-        self.run, self.workdir, self.checkpoints = run, workdir, checkpoints
-        self.log, self.console, self.stop = log, console, stop
-        self.pace = Pace()
-        self.saved_at = time.monotonic()
+    run: Run
+    workdir: Path
+    lock: RunLock  # on the workdir
+    checkpoints: Checkpoints
+    log: RunLog
+    console: Console
+    stop: Request
+    save: Request
+    pace: Pace = dataclasses.field(default_factory=Pace)
+    saved_at: float = dataclasses.field(default_factory=time.monotonic)
 
     def go_on(self, state: TrainState, step: int, train_steps: Future[Any]) -> None:
-        """Trains from `step` to the end of the plan, or until a signal."""
-        run, plan = self.run, self.run.plan
-        if step == plan.total_steps and self._is_reported(step):
+        """Trains from `step` to the end of the plan, or until a signal.
+
+        Raises:
+          Interrupted: by a signal; the state is saved.
+          TrainingDiverged: loss or gradient are no longer finite.
+          UserError: another process has taken the workdir, or it cannot be written.
+        """
+        run, plan, start = self.run, self.run.plan, step
+        self._mark_lost_lines(step)
+        if self._is_complete(step):
             return
         examples = run.dataset.train.images, run.dataset.train.labels
         images, labels = devices.replicate(examples, run.mesh)
@@ -48,8 +55,8 @@ class Training:
         ) as progress:
 
             def dispatch(state, step, count):
-                start = plan.offset_in_epoch(step)
-                arguments = images, labels, order, run.seed, step, start, count
+                offset = plan.offset_in_epoch(step)
+                arguments = images, labels, order, run.seed, step, offset, count
                 return train_steps.result()(state, *arguments)
 
             def show(step, sums):
@@ -57,17 +64,16 @@ class Training:
                 progress.update(step, images_per_second=speed, **metrics.means(sums))
 
             while True:
+                self.lock.confirm()
                 val = None
                 if plan.reports_at(step):
                     if not self._is_reported(step):
-                        val = self._report(state, step, progress)
+                        val = self._report(state, step, progress, has_trained=step > start)
                         self.pace.restart()
                     zeros = devices.replicate(metrics.zero_sums(), run.mesh)
                     state = dataclasses.replace(state, sums=zeros)
-                if val or self.stop or plan.saves_at(step) or self._save_is_due():
-                    accuracy = val["accuracy"] if val else None
-                    self.checkpoints.save(step, state, val_accuracy=accuracy)
-                    self.saved_at = time.monotonic()
+                if val or self.stop or self._saves_at(step):
+                    self._save(state, step, val)
                 if self.stop or step == plan.total_steps:
                     break
                 order = devices.replicate(run.order(step), run.mesh)
@@ -83,9 +89,7 @@ class Training:
                 if failed:
                     self._diverged(state, step)
         self.checkpoints.wait()
-        if self.stop.signal is not None and not (
-            step == plan.total_steps and self._is_reported(step)
-        ):
+        if self.stop.signal is not None and not self._is_complete(step):
             raise Interrupted(
                 self.stop.signal,
                 f"interrupted after step {step}, state saved: the same command goes on",
@@ -94,43 +98,81 @@ class Training:
     def _images_per_second(self) -> float:
         return self.pace.steps_per_second() * self.run.config.batch_size
 
+    def _saves_at(self, step: int) -> bool:
+        return self.run.plan.saves_at(step) or self._save_is_due()
+
     def _save_is_due(self) -> bool:
         minutes = self.run.config.checkpoint_every_minutes
-        return minutes > 0 and time.monotonic() - self.saved_at >= 60 * minutes
+        return bool(self.save) or 0 < 60 * minutes <= time.monotonic() - self.saved_at
+
+    def _save(self, state: TrainState, step: int, val: dict[str, float] | None) -> None:
+        accuracy = val["accuracy"] if val else None
+        self.checkpoints.save(step, state, val_accuracy=accuracy, history=self.log.text())
+        self.saved_at = time.monotonic()
+        if self.save.signal is not None:
+            self.checkpoints.wait()
+            name = signal.Signals(self.save.signal).name
+            self.save.clear()
+            self.console.note(f"{name}: the state after step {step} is saved; training goes on")
+
+    def _is_complete(self, step: int) -> bool:
+        return step == self.run.plan.total_steps and self._is_reported(step)
 
     def _validates_at(self, step: int) -> bool:
         return self.run.plan.validates_at(step) and len(self.run.dataset.val) > 0
 
     def _is_reported(self, step: int) -> bool:
-        last = "val" if self._validates_at(step) else "train"
-        return self.log.has(step, last)
+        if self._validates_at(step):
+            return self.log.has(step, "val")
+        return self.log.has(step, "train") or self.log.has(step, "lost")
 
-    def _report(self, state: TrainState, step: int, progress: Any) -> dict[str, float] | None:
+    def _mark_lost_lines(self, step: int) -> None:
+        """Marks the epochs up to `step` whose lines the log lacks: they were measured, once."""
+        plan, log = self.run.plan, self.log
+        ends = {plan.steps(epoch): epoch for epoch in range(1, int(plan.epochs(step)) + 1)}
+        known = ("train", "lost")
+        lost = [e for e in ends if e <= step and not any(log.has(e, split) for split in known)]
+        if lost:
+            self.console.warn(
+                f"{log.path} lacks the lines of {len(lost)} epochs, and no checkpoint has them; "
+                '"lost" stands there instead'
+            )
+        for end in lost:
+            log.write(end, ends[end], "lost")
+
+    def _report(
+        self, state: TrainState, step: int, progress: Any, *, has_trained: bool
+    ) -> dict[str, float] | None:
         """Logs the training metrics and, where it is time for it, those of validation.
 
         Returns:
           The latter; None also where a signal cut validation short: the next start repeats it.
         """
         run, epoch = self.run, self.run.plan.epochs(step)
-        if not self.log.has(step, "train"):
-            self._log_training(state, step, epoch)
+        means = metrics.means(state.sums)
+        if not self.log.has(step, "train") and (means or has_trained):
+            self._log_training(state, step, epoch, means)
         val = None
         if self._validates_at(step):
             val = run.evaluate(state.eval_params, run.dataset.val, lambda: bool(self.stop))
             if val is None:
                 return None
             self.log.write(step, epoch, "val", **val)
-        progress.epoch_done(epoch, train=self.log.last("train"), val=val)
+        progress.epoch_done(epoch, train=self.log.get(step, "train"), val=val)
         return val
 
-    def _log_training(self, state: TrainState, step: int, epoch: float) -> None:
-        means = metrics.means(state.sums)
-        means["learning_rate"] = float(self.run.learning_rate(step - 1))
-        means["images_per_second"] = self._images_per_second()
+    def _log_training(
+        self, state: TrainState, step: int, epoch: float, means: dict[str, float]
+    ) -> None:
+        learning_rate, speed = float(self.run.learning_rate(step - 1)), self._images_per_second()
+        line = means | {"learning_rate": learning_rate, "images_per_second": speed}
         if skipped := int(state.skipped):
-            means["skipped_steps"] = skipped
-            self.console.warn(f"{skipped} steps skipped: their loss or gradient was not finite")
-        self.log.write(step, epoch, "train", **means)
+            line["skipped_steps"] = skipped
+            self.console.warn(
+                f"{skipped} steps skipped so far, of nonfinite_limit="
+                f"{self.run.config.nonfinite_limit}: their loss or gradient was not finite"
+            )
+        self.log.write(step, epoch, "train", **line)
         if self.run.config.layer_statistics:
             layers = self.run.examine(state, step)
             named = {f"{name}/{key}": layers[name][key] for name in layers for key in layers[name]}
@@ -143,12 +185,12 @@ class Training:
           TrainingDiverged: always.
         """
         run, config = self.run, self.run.config
-        self.checkpoints.save(step, state)
+        self.checkpoints.save(step, state, history=self.log.text())
         self.checkpoints.wait()
         layers = run.examine(state, step)
-        where = first_not_finite(layers) or "only in the compiled step"
-        replay = f"python main.py --mode=replay --workdir={self.workdir}"
-        path = black_box.write(
+        where, skipped = diagnostics.first_not_finite(layers), int(state.skipped)
+        replay = f"python main.py --mode=replay --workdir={shlex.quote(str(self.workdir))}"
+        path = diagnostics.write_black_box(
             self.workdir,
             {
                 "step": step,
@@ -156,14 +198,15 @@ class Training:
                 "indices": run.batch_indices(step).tolist(),
                 "seed": config.seed,
                 "random_bits": config.random_bits,
-                "skipped_steps": int(state.skipped),
+                "skipped_steps": skipped,
                 "where": where,
                 "layers": layers,
                 "replay": replay,
             },
         )
+        before = f", after {skipped} skipped steps, which is nonfinite_limit" if skipped else ""
         raise TrainingDiverged(
-            f"loss or gradient are not finite in step {step + 1} (first: {where}). The state "
-            f"before it is checkpoint {step}, the record {path}; {replay} repeats it. To train on, "
-            "lower optimizer.learning_rate or set optimizer.clip_norm, in another workdir"
+            f"loss or gradient are not finite in step {step + 1} (first: {where}){before}. The "
+            f"state before it is checkpoint {step}, the record {path}; {replay} repeats it. To "
+            "train on, lower optimizer.learning_rate or set optimizer.clip_norm, in another workdir"
         )

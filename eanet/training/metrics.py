@@ -49,10 +49,11 @@ def zero_sums() -> dict[str, Float[Array, ""]]:
 
 
 def means(sums: Mapping[str, Any]) -> dict[str, float]:
-    """Averages over steps (grad_norm) and examples (all others) from their sums."""
+    """Averages over steps (grad_norm) and examples (all others); none where nothing was summed."""
     host = {name: float(value) for name, value in jax.device_get(dict(sums)).items()}
     examples, steps = host.pop("examples"), host.pop("steps", 0.0)
+    if not examples:
+        return {}
     return {
-        name: value / max(steps if name == "grad_norm" else examples, 1.0)
-        for name, value in host.items()
+        name: value / (steps if name == "grad_norm" else examples) for name, value in host.items()
     }

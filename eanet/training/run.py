@@ -4,6 +4,7 @@ The only place that knows the whole config.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,14 +22,16 @@ from eanet.models.functional import SplitModel, split_model
 from eanet.prng import lowest_word
 from eanet.training import config_schema
 from eanet.training import loss as loss_lib
+from eanet.training import plan as plan_lib
 from eanet.training import step as step_lib
 from eanet.training.batches import Prepare, epoch_order, make_prepare, normalizer
+from eanet.training.diagnostics import Layers, make_examine
 from eanet.training.evaluation import make_evaluate
-from eanet.training.examine import make_examine
 from eanet.training.loss import Loss, make_loss
-from eanet.training.optimizer import make_optimizer, make_schedule
+from eanet.training.optimizer import OptimizerOptions, make_optimizer, make_schedule
 from eanet.training.plan import Plan
 from eanet.training.step import TrainState
+from eanet.workdir.model_record import ModelRecord
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,46 +114,72 @@ class Run:
         ]
         return self.make_train_steps().lower(like, *placed, self.seed, 0, 0, 1)
 
-    def examine(self, state: TrainState, step: int) -> dict[str, dict[str, float]]:
-        """Activations and gradients by layer in the step after `step`, see `examine`."""
-        examine_step = make_examine(
-            self.model, self.loss, self.prepare, batch_size=self.config.batch_size
-        )
-        index = self.batch_indices(step)
-        train_split = self.dataset.train
-        return examine_step(state, self.seed, train_split.images[index], train_split.labels[index])
+    def examine(self, state: TrainState, step: int) -> Layers:
+        """Activations and gradients by layer in the step after `step`, see `make_examine`."""
+        index, examples = self.batch_indices(step), self.dataset.train
+        return self._examine(state, self.seed, examples.images[index], examples.labels[index])
+
+    @functools.cached_property
+    def _examine(self) -> Callable[..., Layers]:
+        return make_examine(self.model, self.loss, self.prepare, self.config.batch_size)
 
     def _initial_state(self, seed: Any) -> TrainState:
         ema = self.config.optimizer.ema_decay > 0
         return step_lib.init_state(self.model.init(seed), self.optimizer, ema=ema)
 
 
-def set_up(config: ConfigDict, log: Callable[[str], None], dataset: Dataset | None = None) -> Run:
+def build_model(
+    config: ConfigDict, num_classes: int, image_shape: tuple[int, int, int]
+) -> SplitModel:
+    """The model that the config describes; nothing is computed."""
+    return split_model(lambda rngs: EANet(num_classes, image_shape, rngs=rngs, **config.model))
+
+
+def build_evaluate(
+    config: ConfigDict, model: SplitModel, mean: np.ndarray, std: np.ndarray
+) -> Callable[..., dict[str, float] | None]:
+    """`evaluate(params, examples)` of such a model for images of these statistics."""
+    return make_evaluate(
+        model.apply,
+        make_loss(**{key: config[key] for key in loss_lib.RULES}),
+        devices.make_mesh(config.batch_size),
+        normalize=normalizer(mean, std),
+        images_in_cache=costs.images_in_cache(model.abstract, training=False),
+    )
+
+
+def build_plan(config: ConfigDict, num_examples: int) -> Plan:
+    """The plan of training on so many examples."""
+    return Plan(num_examples, **{key: config[key] for key in plan_lib.RULES})
+
+
+def set_up(
+    config: ConfigDict,
+    log: Callable[[str], object],
+    dataset: Dataset | None = None,
+    known: ModelRecord | None = None,
+) -> Run:
     """Loads the data and builds everything that the config describes.
 
     Args:
       config: as `configs/eanet_cifar100.py` describes it.
       log: called with a line of text where loading takes long or needs to be known.
       dataset: takes the place of the one that the config names.
+      known: what is recorded of the run, where it has begun before.
 
     Raises:
       UserError: for what the user can mend in config or data.
     """
     config_schema.check(config)
-    dataset = dataset or load_dataset(seed=config.seed, log=log, **config.dataset)
+    place = known.data.place if known and known.data else None
+    dataset = dataset or load_dataset(seed=config.seed, place=place, log=log, **config.dataset)
+    if known:
+        mean, std = known.statistics
+        dataset = dataclasses.replace(dataset, mean=mean, std=std)
     pipeline.check(dataset.image_shape, **config.augment)
-    plan = Plan(
-        num_examples=len(dataset.train),
-        batch_size=config.batch_size,
-        num_epochs=config.num_epochs,
-        eval_every_epochs=config.eval_every_epochs,
-        checkpoint_every_epochs=config.checkpoint_every_epochs,
-        checkpoint_every_steps=config.checkpoint_every_steps,
-    )
+    plan = build_plan(config, len(dataset.train))
     mesh = devices.make_mesh(config.batch_size)
-    model = split_model(
-        lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config.model)
-    )
+    model = build_model(config, dataset.num_classes, dataset.image_shape)
     microbatch = devices.microbatch(
         mesh,
         config.batch_size,
@@ -158,39 +187,23 @@ def set_up(config: ConfigDict, log: Callable[[str], None], dataset: Dataset | No
         costs.images_in_cache(model.abstract, training=True),
     )
     devices.check_memory(costs.least_bytes(model.abstract, microbatch), mesh)
-    options = config.optimizer.to_dict()
-    del options["ema_decay"]
-    learning_rate = make_schedule(
-        options.pop("schedule"),
-        learning_rate=options.pop("learning_rate"),
-        total_steps=plan.total_steps,
-        warmup_steps=plan.steps(options.pop("warmup_epochs")),
-    )
-    loss = make_loss(**{key: config[key] for key in loss_lib.RULES})
-    normalize = normalizer(dataset.mean, dataset.std)
+    options = OptimizerOptions(**config.optimizer)
+    learning_rate = make_schedule(options, plan.total_steps, plan.steps(options.warmup_epochs))
     return Run(
         config=config,
         dataset=dataset,
         model=model,
-        loss=loss,
-        optimizer=make_optimizer(
-            options.pop("name"), learning_rate, matrices=model.kernels, **options
-        ),
+        loss=make_loss(**{key: config[key] for key in loss_lib.RULES}),
+        optimizer=make_optimizer(options, learning_rate, model.kernels),
         learning_rate=learning_rate,
         plan=plan,
         mesh=mesh,
         prepare=make_prepare(
             num_classes=dataset.num_classes,
-            normalize=normalize,
+            normalize=normalizer(dataset.mean, dataset.std),
             augmentation=config.augment.to_dict(),
             random_bits=config.random_bits,
         ),
-        evaluate=make_evaluate(
-            model.apply,
-            loss,
-            mesh,
-            normalize=normalize,
-            images_in_cache=costs.images_in_cache(model.abstract, training=False),
-        ),
+        evaluate=build_evaluate(config, model, dataset.mean, dataset.std),
         microbatch=microbatch,
     )

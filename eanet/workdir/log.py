@@ -9,15 +9,25 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from eanet.errors import UserError
-from eanet.files import cannot_write, free_name, strict_json, sync, write_atomically
+from eanet.files import (
+    cannot_write,
+    free_name,
+    open_regular,
+    read_bytes,
+    strict_json,
+    sync,
+    write_atomically,
+)
 from eanet.workdir.tensorboard import EventFile
+
+Records = dict[tuple[int, str], dict[str, Any]]  # by step and split, in the order of the lines
 
 _MOST = 2**31
 
@@ -32,26 +42,31 @@ class RunLog:
       workdir: Directory of the run; created where missing.
       step: Where training stands, 0 for a fresh start. Lines of later steps are removed,
         as those steps will be taken again.
-      say: Told, one line each, what was removed from the file and why.
+      history: `text()` at that step; lines of it that are missing or changed come back.
+      say: Told, one line each, what was removed from the file or restored, and why.
 
     Raises:
       UserError: The file cannot be read or written.
     """
 
     def __init__(
-        self, workdir: str | Path, *, step: int, say: Callable[[str], None] = logging.info
+        self,
+        workdir: str | Path,
+        *,
+        step: int,
+        history: str = "",
+        say: Callable[[str], None] = logging.info,
     ):
         workdir = Path(workdir)
         self.path = workdir / "metrics.jsonl"
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            kept = _bring_back(self.path, step, say)
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            self._records = _bring_back(self.path, step, _parse(history.encode()), say)
+            descriptor = open_regular(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            self._file = open(descriptor, "ab", buffering=0)  # noqa: SIM115 - closed by close()
             sync(workdir)
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        self._written = {(record["step"], record["split"]) for record in kept}
-        self._last = {record["split"]: record for record in kept}
         self._events = EventFile(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, epoch: float, split: str, **metrics: Any) -> None:
@@ -61,7 +76,7 @@ class RunLog:
 
         Args:
           step: Optimizer steps taken.
-          epoch: The same in passes over the training set.
+          epoch: The same in epochs.
           split: "train" or "val".
           **metrics: Scalars (Python, NumPy or JAX): loss, accuracy, top5_accuracy, …
 
@@ -69,25 +84,28 @@ class RunLog:
           UserError: Disk full, or the file is no longer writable; no part of the line stays.
         """
         step = int(step)
-        if (step, split) in self._written:
+        if self.has(step, split):
             return
         scalars = {name: _plain(value) for name, value in metrics.items()}
         record = {"step": step, "epoch": float(epoch), "split": split, **scalars}
         try:
             _append(self._file, strict_json(record))
-            self._written.add((step, split))
-            self._last[split] = record
+            self._records[step, split] = record
             self._events.write(step, {f"{split}/{name}": value for name, value in scalars.items()})
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
     def has(self, step: int, split: str) -> bool:
         """Whether the metrics of a split at a step are recorded."""
-        return (step, split) in self._written
+        return (step, split) in self._records
 
-    def last(self, split: str) -> dict[str, Any]:
-        """The newest record of a split; empty where there is none."""
-        return self._last.get(split, {})
+    def get(self, step: int, split: str) -> dict[str, Any]:
+        """That record; empty where there is none."""
+        return self._records.get((step, split), {})
+
+    def text(self) -> str:
+        """All lines by now, also where somebody has removed the file."""
+        return _as_written(self._records).decode()
 
     def close(self) -> None:
         """Closes the files; writing afterwards is an error."""
@@ -110,53 +128,64 @@ def read(path: str | Path) -> list[dict[str, Any]]:
       UserError: The file is missing or cannot be read.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; is --workdir that of a started run?"
         ) from error
-    return _parse(data)
+    return list(_parse(data).values())
 
 
-def _bring_back(path: Path, step: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Removes from the file what is not a record of a step up to `step`; returns the records."""
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    records = _parse(data)
-    kept = [record for record in records if record["step"] <= step]
+def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], None]) -> Records:
+    """Makes the file hold the history, and what else it has of steps up to `step`; returns that."""
+    data = b""
+    if os.path.lexists(path):
+        with os.fdopen(open_regular(path), "rb") as file:
+            data = file.read()
+    found = _parse(data)
+    kept = history | {
+        key: record
+        for key, record in found.items()
+        if key not in history and record["step"] <= step
+    }
     text = _as_written(kept)
     if text == data:
         return kept
     whole = data[: data.rfind(b"\n") + 1]
-    if whole != _as_written(_parse(whole)):
+    changed = [key for key in history if key in found and _differ(history[key], found[key])]
+    if changed or whole != _as_written(_parse(whole)):
         aside = free_name(path.with_name(path.name + ".damaged"))
         write_atomically(aside, data)
         say(f"{path}: lines that were not written by a run removed; the file as it was: {aside}")
-    elif data != whole and len(records) == len(_parse(whole)):
+    elif data != whole and len(found) == len(_parse(whole)):
         number = whole.count(b"\n") + 1
         say(f"{path}: last line (line {number}) was incomplete, removed")
-    if len(kept) < len(records):
-        redone = len(records) - len(kept)
+    if restored := len(changed) + len(history.keys() - found.keys()):
+        say(f"{path}: {restored} lines restored from the checkpoint of step {step:,}")
+    if redone := len(found.keys() - kept.keys()):
         say(f"{path}: lines after step {step:,} removed, to be written again: {redone}")
     write_atomically(path, text)
     return kept
 
 
-def _as_written(records: list[dict[str, Any]]) -> bytes:
-    return b"".join(map(strict_json, records))
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return strict_json(one) != strict_json(other)  # where NaN equals NaN
 
 
-def _parse(data: bytes) -> list[dict[str, Any]]:
+def _as_written(records: Records) -> bytes:
+    return b"".join(map(strict_json, records.values()))
+
+
+def _parse(data: bytes) -> Records:
     """The distinct records; lines that are none are left out."""
-    records: dict[tuple[int, str], dict[str, Any]] = {}
+    records: Records = {}
     for line in data.split(b"\n"):
         try:
             record = _as_record(json.loads(line))
         except (ValueError, OverflowError, RecursionError):
             continue
         records.setdefault((record["step"], record["split"]), record)
-    return list(records.values())
+    return records
 
 
 def _as_record(value: Any) -> dict[str, Any]:

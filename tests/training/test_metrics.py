@@ -23,4 +23,4 @@ def test_a_label_whose_logit_is_no_number_is_not_among_them():
 def test_means_divide_sums_by_examples_and_steps():
     sums = {"loss": 6.0, "accuracy": 3.0, "grad_norm": 8.0, "examples": 12.0, "steps": 4.0}
     assert means(sums) == {"loss": 0.5, "accuracy": 0.25, "grad_norm": 2.0}
-    assert set(means(zero_sums()).values()) == {0.0}
+    assert means(zero_sums()) == {}, "nothing was measured"
