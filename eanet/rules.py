@@ -2,7 +2,7 @@
 
 import numbers
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,32 +49,25 @@ class Number:
         return f"{kind} {least} {_plain(self.least)} {most} {_plain(self.most)}"
 
 
-class Choice:
+class NameIn:
+    """One of some names, such as those in a table that may grow after the rule was made."""
+
+    def __init__(self, names: Collection[str]):
+        self.names = names
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is one of the names."""
+        return isinstance(value, str) and value in self.names
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.names)}"
+
+
+class Choice(NameIn):
     """One of a few words."""
 
     def __init__(self, *words: str):
-        self.words = words
-
-    def allows(self, value: Any) -> bool:
-        """Whether it is one of the words."""
-        return isinstance(value, str) and value in self.words
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(self.words)}"
-
-
-class NameIn:
-    """A name in a table, which may grow after the rule was made."""
-
-    def __init__(self, table: Mapping[str, Any]):
-        self.table = table
-
-    def allows(self, value: Any) -> bool:
-        """Whether the table has it."""
-        return isinstance(value, str) and value in self.table
-
-    def __str__(self) -> str:
-        return f"one of {', '.join(self.table)}"
+        super().__init__(words)
 
 
 class Switch:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from eanet import config as config_lib
 from eanet import config_flags
-from eanet.rules import Choice, Number, Switch
+from eanet.rules import NameIn, Number, Switch
 from eanet.training import config_schema
 from eanet.training import run as run_lib
 from eanet.workdir.claim import LOCK, claimed
@@ -55,8 +55,8 @@ def possible(rule):
         return st.floats(
             rule.least, rule.most, exclude_min=rule.above, exclude_max=rule.below
         ) | st.sampled_from([rule.least + 0.1, rule.least + 0.5])
-    if isinstance(rule, Choice):
-        return st.sampled_from(rule.words)
+    if isinstance(rule, NameIn):
+        return st.sampled_from(list(rule.names))
     if isinstance(rule, Switch):
         return st.booleans()
     return st.sampled_from(["digits", ""])
