@@ -1,124 +1,88 @@
-"""Schedules, which parameters decay, and the optax chain."""
+"""Learning-rate schedules and optimizers by name: the two tables that new ones are added to."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
-from eanet import rules
 from eanet.errors import UserError
-from eanet.rules import Choice, Number
+from eanet.rules import Choice, NameIn, Number, Rule
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "lion", "muon")
-SCHEDULES = ("constant", "cosine", "one_cycle")
-DECAYS = ("matrices", "all")
+Build = Callable[["OptimizerOptions", optax.Schedule, Any], optax.GradientTransformation]
 
-_DECAY_OF_MOMENT = Number(0, 1, below=True)
-RULES: dict[str, rules.Rule] = {
-    "name": Choice(*OPTIMIZERS),
-    "learning_rate": Number(0, 1e30),
-    "schedule": Choice(*SCHEDULES),
-    "warmup_epochs": Number(0, 1_000_000),
-    "weight_decay": Number(0, 1e30),
-    "decay": Choice(*DECAYS),
-    "clip_norm": Number(0, 1e30),
-    "b1": _DECAY_OF_MOMENT,
-    "b2": _DECAY_OF_MOMENT,
-    "epsilon": Number(1e-30, 1),  # zero would divide zero by zero
-    "momentum": _DECAY_OF_MOMENT,
-    "ema_decay": _DECAY_OF_MOMENT,
+
+def _constant(peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    del total_steps
+    return _after_warmup(optax.constant_schedule(peak), peak, warmup_steps)
+
+
+def _cosine(peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Falls to zero at the end."""
+    fall = optax.cosine_decay_schedule(peak, max(1, total_steps - warmup_steps))
+    return _after_warmup(fall, peak, warmup_steps)
+
+
+def _one_cycle(peak: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Rises over the warm-up, or 30 % of the steps without (Smith and Topin, arXiv 1708.07120)."""
+    rise = warmup_steps / total_steps if warmup_steps else 0.3
+    return optax.cosine_onecycle_schedule(total_steps, peak, pct_start=rise)
+
+
+def _after_warmup(schedule: optax.Schedule, peak: float, warmup_steps: int) -> optax.Schedule:
+    if not warmup_steps:
+        return schedule
+    rise = optax.linear_schedule(0.0, peak, warmup_steps)
+    return optax.join_schedules([rise, schedule], [warmup_steps])
+
+
+# By `optimizer.schedule`: of peak, total steps and steps of warm-up.
+SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "one_cycle": _one_cycle,
 }
 
 
-def make_schedule(
-    name: str, *, learning_rate: float, total_steps: int, warmup_steps: int = 0
-) -> optax.Schedule:
-    """The learning rate as a function of the step.
-
-    Args:
-      name: "constant"; "cosine", which falls to zero at the end; or "one_cycle" (Smith and Topin,
-        arXiv 1708.07120), which rises to the peak over the warm-up, or 30 % of the steps without.
-      learning_rate: the peak.
-      total_steps: of the whole training.
-      warmup_steps: of a linear rise from zero.
-    """
-    rules.check(RULES, {"schedule": name, "learning_rate": learning_rate}, "optimizer.")
-    if warmup_steps >= total_steps > 0:
-        raise UserError(
-            f"optimizer.warmup_epochs is {warmup_steps} steps, but the whole training has only "
-            f"{total_steps}: make it shorter or num_epochs longer"
-        )
-    if name == "one_cycle":
-        rise = warmup_steps / total_steps if warmup_steps else 0.3
-        return optax.cosine_onecycle_schedule(total_steps, learning_rate, pct_start=rise)
-    if name == "cosine":
-        after = optax.cosine_decay_schedule(learning_rate, max(1, total_steps - warmup_steps))
-    else:
-        after = optax.constant_schedule(learning_rate)
-    warmup = optax.linear_schedule(0.0, learning_rate, max(1, warmup_steps))
-    return optax.join_schedules([warmup, after], [warmup_steps]) if warmup_steps else after
+def _adamw(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
+    return optax.adamw(
+        learning_rate,
+        options.b1,
+        options.b2,
+        options.epsilon,
+        weight_decay=options.weight_decay,
+        mask=options.decay_mask(kernels),
+    )
 
 
-def make_optimizer(
-    name: str,
-    schedule: optax.Schedule,
-    *,
-    matrices: Any,
-    weight_decay: float = 0.0,
-    decay: str = "matrices",
-    clip_norm: float = 0.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    epsilon: float = 1e-8,
-    momentum: float = 0.9,
-) -> optax.GradientTransformation:
-    """The chain from gradients to updates.
-
-    Args:
-      name: one of `OPTIMIZERS`.
-      schedule: the learning rate of a step.
-      matrices: a tree like the parameters, see `eanet.models.functional.SplitModel.kernels`.
-      weight_decay: decoupled: `learning_rate · weight_decay · w` is subtracted in every step.
-      decay: "matrices" decays kernels only, "all" every parameter.
-      clip_norm: gradients are scaled down to this global norm; 0 does not clip.
-      b1: decay of the first moment (adamw, adam, lion).
-      b2: decay of the second moment (adamw, adam, lion).
-      epsilon: added to the root of the second moment (adamw, adam, muon).
-      momentum: of sgd and muon.
-    """
-    options = {"name": name, "weight_decay": weight_decay, "decay": decay, "clip_norm": clip_norm}
-    options |= {"b1": b1, "b2": b2, "epsilon": epsilon, "momentum": momentum}
-    rules.check(RULES, options, "optimizer.")
-    if name == "adam" and weight_decay:
+def _adam(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
+    del kernels
+    if options.weight_decay:
         raise UserError("optimizer.name=adam has no weight decay: use adamw, or weight_decay=0")
-    mask = jax.tree.map(bool, matrices) if decay == "matrices" else None
-    if name == "adamw":
-        update = optax.adamw(schedule, b1, b2, epsilon, weight_decay=weight_decay, mask=mask)
-    elif name == "adam":
-        update = optax.adam(schedule, b1, b2, epsilon)
-    elif name == "lion":
-        update = optax.lion(schedule, b1, b2, weight_decay=weight_decay, mask=mask)
-    elif name == "sgd":
-        update = optax.chain(
-            optax.add_decayed_weights(weight_decay, mask),
-            optax.sgd(schedule, momentum=momentum, nesterov=True),
-        )
-    else:
-        update = muon(
-            schedule,
-            beta=momentum,
-            eps=epsilon,
-            weight_decay=weight_decay,
-            weight_decay_mask=mask,
-            adam_weight_decay=weight_decay if decay == "all" else 0.0,
-            muon_weight_dimension_numbers=lambda params: _muon_axes(params, matrices),
-        )
-    return optax.chain(optax.clip_by_global_norm(clip_norm), update) if clip_norm else update
+    return optax.adam(learning_rate, options.b1, options.b2, options.epsilon)
 
 
-def _muon_axes(params: Any, matrices: Any) -> Any:
-    """Muon orthogonalises the kernels as matrices and leaves the rest to Adam."""
+def _sgd(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
+    return optax.chain(
+        optax.add_decayed_weights(options.weight_decay, options.decay_mask(kernels)),
+        optax.sgd(learning_rate, momentum=options.momentum, nesterov=True),
+    )
+
+
+def _lion(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
+    return optax.lion(
+        learning_rate,
+        options.b1,
+        options.b2,
+        weight_decay=options.weight_decay,
+        mask=options.decay_mask(kernels),
+    )
+
+
+def _muon(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
+    """Orthogonalises the kernels as matrices and leaves the rest to Adam."""
 
     def axes(kernel: str, param: jax.Array) -> MuonDimensionNumbers | None:
         if not kernel:
@@ -130,5 +94,105 @@ def _muon_axes(params: Any, matrices: Any) -> Any:
         )
         return MuonDimensionNumbers(inputs, outputs)
 
-    # Optax also asks with a node without leaves in the place of every other parameter.
-    return jax.tree.map(axes, matrices, params)
+    return muon(
+        learning_rate,
+        beta=options.momentum,
+        eps=options.epsilon,
+        weight_decay=options.weight_decay,
+        weight_decay_mask=options.decay_mask(kernels),
+        adam_weight_decay=options.weight_decay if options.decay == "all" else 0.0,
+        # Optax also asks with a node without leaves in the place of every other parameter.
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(axes, kernels, params),
+    )
+
+
+# By `optimizer.name`: of the options, the learning rate by step, and `SplitModel.kernels`.
+OPTIMIZERS: dict[str, Build] = {
+    "adamw": _adamw,
+    "adam": _adam,
+    "sgd": _sgd,
+    "lion": _lion,
+    "muon": _muon,
+}
+
+
+def _option(default: Any, rule: Rule) -> Any:
+    return field(default=default, metadata={"rule": rule})
+
+
+_MOMENT_DECAY = Number(0, 1, below=True)
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """The section `optimizer` of a config, each key with its rule.
+
+    Attributes:
+      name: of `OPTIMIZERS`.
+      learning_rate: the peak.
+      schedule: of `SCHEDULES`.
+      warmup_epochs: of a linear rise from zero.
+      weight_decay: decoupled: `learning_rate · weight_decay · w` is subtracted in every step.
+      decay: "matrices" decays kernels only, "all" every parameter.
+      clip_norm: gradients are scaled down to this global norm; 0 does not clip.
+      b1: decay of the first moment (adamw, adam, lion).
+      b2: decay of the second moment (adamw, adam, lion).
+      epsilon: added to the root of the second moment (adamw, adam, muon).
+      momentum: of sgd and muon.
+      ema_decay: of the moving average of the weights to evaluate; 0 keeps none.
+    """
+
+    name: str = _option("adamw", NameIn(OPTIMIZERS))
+    learning_rate: float = _option(1e-3, Number(0, 1e30))
+    schedule: str = _option("constant", NameIn(SCHEDULES))
+    warmup_epochs: float = _option(0.0, Number(0, 1_000_000))
+    weight_decay: float = _option(0.0, Number(0, 1e30))
+    decay: str = _option("matrices", Choice("matrices", "all"))
+    clip_norm: float = _option(0.0, Number(0, 1e30))
+    b1: float = _option(0.9, _MOMENT_DECAY)
+    b2: float = _option(0.999, _MOMENT_DECAY)
+    epsilon: float = _option(1e-8, Number(1e-30, 1))  # zero would divide zero by zero
+    momentum: float = _option(0.9, _MOMENT_DECAY)
+    ema_decay: float = _option(0.0, _MOMENT_DECAY)
+
+    def decay_mask(self, kernels: Any) -> Any:
+        """A tree like the parameters, true where they decay; None where all do."""
+        return jax.tree.map(bool, kernels) if self.decay == "matrices" else None
+
+
+RULES: dict[str, Rule] = {key.name: key.metadata["rule"] for key in fields(OptimizerOptions)}
+
+
+def make_schedule(
+    options: OptimizerOptions, total_steps: int, warmup_steps: int = 0
+) -> optax.Schedule:
+    """The learning rate as a function of the step, from 0.
+
+    Raises:
+      UserError: the warm-up is as long as the whole training.
+    """
+    if warmup_steps >= total_steps:
+        raise UserError(
+            f"optimizer.warmup_epochs is {warmup_steps} steps, but the whole training has only "
+            f"{total_steps}: make it shorter or num_epochs longer"
+        )
+    return SCHEDULES[options.schedule](options.learning_rate, total_steps, warmup_steps)
+
+
+def make_optimizer(
+    options: OptimizerOptions, learning_rate: optax.Schedule, kernels: Any
+) -> optax.GradientTransformation:
+    """The chain from gradients to updates; the schedule does not change the form of its state.
+
+    Args:
+      options: which one, and what it is given.
+      learning_rate: of a step.
+      kernels: a tree like the parameters, see `eanet.models.functional.SplitModel.kernels`.
+
+    Raises:
+      UserError: the options contradict one another.
+    """
+    update = OPTIMIZERS[options.name](options, learning_rate, kernels)
+    if not options.clip_norm:
+        return update
+    return optax.chain(optax.clip_by_global_norm(options.clip_norm), update)

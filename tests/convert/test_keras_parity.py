@@ -13,7 +13,7 @@ from eanet.convert.keras_weights import KerasWeights, Tensor, to_params
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
 from eanet.training.loss import make_loss
-from eanet.training.optimizer import make_optimizer
+from eanet.training.optimizer import OptimizerOptions, make_optimizer
 from tests.helpers.keras_cases import EXAMPLE, EXTERNAL, SELF, SMALL, build, imported, keras
 
 QUICK = {"external: not square", "self: key_dim d/heads"}
@@ -149,12 +149,13 @@ def keras_losses(model, images, targets, style):
 
 def our_losses(ours, params, images, targets, style):
     optimizer = make_optimizer(
-        "adamw",
+        OptimizerOptions(
+            weight_decay=DECAY if style == "keras3" else DECAY / LEARNING_RATE,
+            decay="all",
+            epsilon=1e-7,
+        ),
         optax.constant_schedule(LEARNING_RATE),
-        matrices=ours.kernels,
-        weight_decay=DECAY if style == "keras3" else DECAY / LEARNING_RATE,
-        decay="all",
-        epsilon=1e-7,
+        ours.kernels,
     )
 
     cross_entropy = make_loss(label_smoothing=0.1)

@@ -13,7 +13,7 @@ from eanet.models.dropout import dropout
 from eanet.training import step as step_lib
 from eanet.training.batches import epoch_order, make_prepare, normalizer
 from eanet.training.loss import make_loss
-from eanet.training.optimizer import make_optimizer
+from eanet.training.optimizer import OptimizerOptions, make_optimizer
 from tests.helpers import reference
 
 CLASSES, BATCH, COUNT = 7, 8, 21
@@ -79,7 +79,7 @@ class Training:
         self.model, self.mesh = model, mesh_of(num_devices)
         # Not Adam, which makes much of the rounding errors in gradients that should be zero.
         self.optimizer = optimizer or make_optimizer(
-            "sgd", lambda step: 0.1, matrices=model.kernels, weight_decay=0.1
+            OptimizerOptions("sgd", weight_decay=0.1), lambda step: 0.1, model.kernels
         )
         self.ema = ema_decay > 0
         self.prepare = make_prepare(

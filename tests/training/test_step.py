@@ -12,7 +12,7 @@ from eanet.models.eanet import EANet
 from eanet.models.functional import split_model
 from eanet.training import batches
 from eanet.training.metrics import means, zero_sums
-from eanet.training.optimizer import make_optimizer
+from eanet.training.optimizer import OptimizerOptions, make_optimizer
 from tests.helpers import reference
 from tests.helpers.training_cases import (
     BATCH,
@@ -154,12 +154,9 @@ def test_a_step_is_that_of_optax_on_the_gradient_of_the_formula(decay, clip_norm
     model = Linear()
     rate, weight_decay = 0.05, 0.3
     optimizer = make_optimizer(
-        "adamw",
+        OptimizerOptions(weight_decay=weight_decay, decay=decay, clip_norm=clip_norm),
         lambda step: rate,
-        matrices=model.kernels,
-        weight_decay=weight_decay,
-        decay=decay,
-        clip_norm=clip_norm,
+        model.kernels,
     )
     training = Training(model, optimizer)
     state, sums = training.train([2])
