@@ -292,13 +292,17 @@ def _take_numbers(section: ConfigDict) -> None:
         value = _value(field)
         if isinstance(value, ConfigDict):
             _take_numbers(value)
-        elif isinstance(value, np.generic):
-            number = value.item()
-            if isinstance(field, FieldReference):
-                number = field.to_float() if isinstance(number, float) else field.to_int()
-            with section.unlocked():
-                del section[key]
-                section[key] = number
+        if not isinstance(value, np.generic):
+            continue
+        number = value.item()
+        if isinstance(field, FieldReference):
+            if field._value is value and not field._ops:
+                field.set(number, type_safe=False)  # in place, for those that refer to it
+                continue
+            number = field.to_float() if isinstance(number, float) else field.to_int()
+        with section.unlocked():
+            del section[key]
+            section[key] = number
 
 
 def _failed(path: Path, error: Exception) -> UserError:

@@ -1,11 +1,19 @@
-import pytest
-from absl import flags
+import json
+from pathlib import Path
 
-from configs import eanet_digits
+import numpy as np
+import pytest
+from ml_collections import ConfigDict, FieldReference, FrozenConfigDict, config_dict
+
+from configs import eanet_digits, testing
 from eanet import config as config_lib
-from eanet import config_flags
+from eanet.config_history import ADDED, FIRST
 from eanet.errors import UserError
 from eanet.training import config_schema
+from eanet.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+OLDEST = ROOT / "docs/cifar100_10epochs/config.json"
 
 HEADER = "from ml_collections import ConfigDict\ndef get_config(*words):\n"
 
@@ -30,16 +38,6 @@ def test_a_config_file_that_fails_is_one_line(tmp_path, body, parts):
     assert all(part in str(refusal.value) for part in parts), refusal.value
 
 
-def test_an_unknown_key_in_a_file_of_flags_is_named(tmp_path):
-    (tmp_path / "flags").write_text("--config.model.dept=2\n")
-    values = flags.FlagValues()
-    config_flags.DEFINE_config(flag_values=values)
-    with pytest.raises(UserError, match=r"'model\.dept'; did you mean model\.depth"):
-        config_flags.parse(
-            ["main.py", "--config=configs/testing.py", f"--flagfile={tmp_path}/flags"], values
-        )
-
-
 def test_an_error_is_one_line_of_printable_text():
     error = UserError("two\nlines,  \x1b[31mred\x1b[0m, \udcff and " + 5000 * "x" + " the end")
     message = str(error)
@@ -53,3 +51,221 @@ def test_an_empty_section_is_an_unknown_key(section):
     (config[section] if section else config).new = {}
     with pytest.raises(UserError, match=r"unknown config key '(model\.)?new'"):
         config_schema.check(config)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.inf, np.nan])
+@pytest.mark.parametrize("key", ["num_epochs", "eval_every_epochs", "checkpoint_every_epochs"])
+def test_impossible_durations(key, value):
+    config = testing.get_config()
+    config[key] = value
+    with pytest.raises(UserError, match=f"{key}={value} must be a number above 0"):
+        config_schema.check(config)
+
+
+# Configs that are older than the program.
+
+
+def added():
+    return {key: value for keys in ADDED.values() for key, value in keys.items()}
+
+
+def test_every_key_is_of_the_oldest_run_or_says_what_was_before_it():
+    oldest = {key for key, _ in config_lib.flatten(ConfigDict(json.loads(OLDEST.read_bytes())))}
+    assert oldest == FIRST
+    keys = {key for key, _ in config_lib.flatten(testing.get_config())}
+    assert keys == FIRST | added().keys(), "write a new key into eanet/config_history.py"
+    assert not FIRST & added().keys()
+
+
+@pytest.mark.parametrize("name", ["cifar100_10epochs", "cifar100_clip"])
+def test_a_run_of_the_first_version_is_read_with_what_was_before_its_keys(name):
+    config = config_schema.read(ROOT / "docs" / name / "config.json")
+    flat = dict(config_lib.flatten(config))
+    assert {key: flat[key] for key in added()} == added()
+    assert config.num_epochs == {"cifar100_10epochs": 10.0, "cifar100_clip": 3.0}[name]
+
+
+@pytest.mark.parametrize("key", ["seed", "augment.flip", "optimizer.ema_decay"])
+def test_a_key_that_was_always_there_is_missed(tmp_path, key):
+    values = ConfigDict(json.loads(OLDEST.read_bytes()))
+    del values[key]
+    path = tmp_path / "config.json"
+    path.write_bytes(config_lib.to_json(values))
+    with pytest.raises(UserError, match=rf"\(written by version before .* has no {key}, which"):
+        config_schema.read(path)
+
+
+def test_an_unknown_key_says_which_version_wrote_it(tmp_path, monkeypatch):
+    newer = testing.get_config()
+    newer.model.unheard_of = 3
+    monkeypatch.setattr(config_lib, "__version__", "9.8.7")
+    config_lib.write(tmp_path, newer)
+    monkeypatch.undo()
+    with pytest.raises(UserError) as refusal:
+        config_schema.read(tmp_path / "config.json")
+    for part in ("config.json", "version 9.8.7", f"this is {__version__}", "model.unheard_of"):
+        assert part in str(refusal.value)
+
+
+def test_a_users_file_that_is_older_than_a_key_is_filled_too(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"{HEADER}    return ConfigDict({json.loads(OLDEST.read_bytes())!r}).lock()")
+    config = config_lib.load(str(path))
+    config_schema.check(config)
+    changed = config_lib.override(config, {"model.implementation": "plain"})
+    assert (config.model.implementation, changed.model.implementation) == ("fast", "plain")
+
+
+def test_what_is_computed_of_a_config_lasts_when_keys_are_added(monkeypatch):
+    config = testing.get_config()
+    before = config_lib.lasting(config)
+    monkeypatch.setitem(ADDED, "9.0.0", {"model.new": 5, "atlas.size": 3})
+    assert config_lib.filled(config).atlas.size == 3
+    with_keys = config_lib.filled(config)
+    assert config_lib.lasting(with_keys) == config_lib.lasting(config)
+    assert json.dumps(config_lib.lasting(config)["model"]) == json.dumps(before["model"])
+    with_keys.model.new = 6
+    assert config_lib.lasting(with_keys)["model"]["new"] == 6
+
+
+# A run's `config.json`.
+
+
+def test_a_config_is_read_as_it_was_written(tmp_path):
+    config = testing.get_config()
+    config_lib.write(tmp_path, config)
+    assert config_lib.from_json(tmp_path / "config.json").to_dict() == config.to_dict()
+    assert json.loads((tmp_path / "config.json").read_text()) == config.to_dict()
+
+
+def test_a_flipped_bit_is_noticed_and_a_change_is_a_deliberate_act(tmp_path):
+    config_lib.write(tmp_path, testing.get_config())
+    path = tmp_path / "config.json"
+    text = path.read_bytes()
+    assert b'"seed": 0' in text
+    path.write_bytes(text.replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(
+        UserError, match=r"config\.json is not what was written.* remove .*run\.json"
+    ):
+        config_lib.from_json(path)
+    (tmp_path / "run.json").unlink()
+    assert config_lib.from_json(path).seed == 1
+
+
+def test_a_damaged_record_beside_it_is_one_line(tmp_path):
+    config_lib.write(tmp_path, testing.get_config())
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"cannot read .*run\.json.* remove it if config\.json"):
+        config_lib.from_json(tmp_path / "config.json")
+
+
+# Overrides.
+
+
+@pytest.fixture
+def derived():
+    """The config for tests, whose MLP is twice as wide as a token."""
+    config = testing.get_config()
+    with config.ignore_type():
+        config.model.mlp_dim = config.model.get_ref("embed_dim") * 2
+        config.model.head_dim = config.model.get_ref("embed_dim")
+    return config
+
+
+def test_a_reference_follows_what_it_refers_to(derived):
+    changed = config_lib.override(derived, {"model.embed_dim": 24})
+    assert (changed.model.embed_dim, changed.model.mlp_dim, changed.model.head_dim) == (24, 48, 24)
+    again = config_lib.override(changed, {"model.embed_dim": 8})
+    assert (again.model.mlp_dim, changed.model.mlp_dim, derived.model.mlp_dim) == (16, 48, 32)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_derived_value_can_be_replaced(derived, order):
+    overrides = dict([("model.embed_dim", 24), ("model.mlp_dim", 7)][::order])
+    changed = config_lib.override(derived, overrides)
+    assert (changed.model.embed_dim, changed.model.mlp_dim) == (24, 7)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ({"model.dept": 3}, r"unknown config key 'model\.dept'; did you mean model\.depth"),
+        ({"model": 3}, "unknown config key 'model'"),
+        ({"model.depth": 3.0}, r"model\.depth must be a whole number, not 3\.0"),
+        ({"model.depth": True}, r"model\.depth must be a whole number, not True"),
+        ({"augment.flip": 1}, r"augment\.flip must be true or false, not 1"),
+        ({"model.norm": 1}, r"model\.norm must be a text, not 1"),
+        ({"num_epochs": None}, "num_epochs must be a number, not None"),
+    ],
+)
+def test_an_override_that_does_not_fit_is_refused(overrides, told):
+    with pytest.raises(UserError, match=told):
+        config_lib.override(testing.get_config(), overrides)
+
+
+def test_numbers_of_numpy_are_taken_as_the_numbers_that_they_are():
+    overrides = {
+        "optimizer.learning_rate": np.float32(0.5),
+        "num_epochs": np.int64(3),
+        "model.depth": np.int32(4),
+        "augment.flip": np.bool_(False),
+    }
+    changed = config_lib.override(testing.get_config(), overrides)
+    taken = [changed[key] for key in overrides]
+    assert taken == [0.5, 3.0, 4, False]
+    assert [type(value) for value in taken] == [float, float, int, bool]
+
+
+# What a config file may give.
+
+
+def load(tmp_path, monkeypatch, config):
+    path = tmp_path / "mine.py"
+    path.write_text("import given\ndef get_config():\n    return given.config")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "given.py").write_text("")
+    import given
+
+    monkeypatch.setattr(given, "config", config, raising=False)
+    return config_lib.load(str(path))
+
+
+def test_a_config_file_may_hold_numbers_of_numpy(tmp_path, monkeypatch):
+    config = testing.get_config()
+    width = FieldReference(np.int64(16))
+    with config.ignore_type():
+        config.optimizer.learning_rate = np.float32(0.5)
+        config.seed = np.int64(7)
+        config.augment.flip = np.bool_(True)
+        config.model.embed_dim = width
+        config.model.mlp_dim = width * 2
+        config.model.memory_size = width * np.int64(2)
+    loaded = load(tmp_path, monkeypatch, config.lock())
+    config_schema.check(loaded)
+    assert json.loads(config_lib.to_json(loaded))["optimizer"]["learning_rate"] == 0.5
+    assert type(loaded.seed) is int and loaded.augment.flip is True
+    changed = config_lib.override(loaded, {"seed": 8, "model.embed_dim": 24})
+    assert changed.seed == 8
+    for key, value in {"embed_dim": 24, "mlp_dim": 48, "memory_size": 48}.items():
+        assert (changed.model[key], type(changed.model[key])) == (value, int), key
+
+
+def test_a_frozen_config_can_be_overridden(tmp_path, monkeypatch):
+    loaded = load(tmp_path, monkeypatch, FrozenConfigDict(testing.get_config()))
+    assert config_lib.override(loaded, {"model.depth": 3}).model.depth == 3
+
+
+def test_a_placeholder_is_filled_or_named(tmp_path, monkeypatch):
+    config = testing.get_config()
+    with config.ignore_type():
+        del config.seed, config.num_epochs
+        config.seed = config_dict.required_placeholder(int)
+        config.num_epochs = config_dict.placeholder(float)
+    loaded = load(tmp_path, monkeypatch, config)
+    with pytest.raises(UserError, match=r"leaves open .*seed.*--config\.\w+=VALUE"):
+        config_lib.override(loaded, {"num_epochs": 1.0})
+    filled = config_lib.override(loaded, {"seed": 4})
+    with pytest.raises(UserError, match="num_epochs=None must be a number"):
+        config_schema.check(filled)
+    assert config_lib.parse_value(loaded, "num_epochs", "3") == 3.0
+    config_schema.check(config_lib.override(loaded, {"seed": 4, "num_epochs": 3}))

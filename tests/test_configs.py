@@ -78,6 +78,12 @@ def test_the_number_of_parameters(key):
     assert costs.totals(costs.summarize(model))[0] == PARAMETERS[key]
 
 
+def test_the_config_of_the_oldest_run_builds_its_model():
+    path = CONFIGS.parent / "docs/cifar100_10epochs/config.json"
+    config = config_schema.read(path).unlock()
+    assert costs.count_parameters(set_up(config).model.abstract) == 361_380
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("key", PARAMETERS, ids="".join)
 def test_one_training_step(key):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+import eanet
+from eanet import config as config_lib
 from eanet.errors import UserError
 from eanet.workdir.claim import LOCK, claimed
 
@@ -101,6 +103,30 @@ def test_another_config_is_refused_with_its_keys_and_changes_nothing(tmp_path):
     ):
         pass
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_is_older_than_a_key_is_no_run_of_another_config(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+    today = config_lib.filled(CONFIG)
+    assert "implementation" in today.model
+    for config in (today, CONFIG):
+        with claimed(tmp_path, config, fail):
+            pass
+    assert not (tmp_path / "run.json").exists()  # it is not known who wrote it
+    other = config_lib.override(today, {"model.implementation": "plain"})
+    told = r"written by version before .*model\.implementation is 'fast' there, 'plain' here"
+    with pytest.raises(UserError, match=told), claimed(tmp_path, other, fail):
+        pass
+
+
+def test_a_claim_records_which_version_it_was(tmp_path):
+    with claimed(tmp_path, CONFIG, fail):
+        record = json.loads((tmp_path / "run.json").read_text())
+    assert record["version"] == eanet.__version__
+    (tmp_path / "config.json").write_text('{"model": {"depth": 4}}')
+    told = r"config\.json is not what was written"
+    with pytest.raises(UserError, match=told), claimed(tmp_path, CONFIG, fail):
+        pass
 
 
 def test_checkpoints_without_a_config_are_left_alone(tmp_path):
