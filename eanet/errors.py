@@ -3,10 +3,14 @@
 _LONGEST = 1000
 
 
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal would obey: a file's name may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def as_line(text: str) -> str:
-    """One line of printable text: names of files and words of other programs may hold anything."""
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    """One line of printable text, shortened in the middle where it is very long."""
+    line = printable(" ".join(text.split()))
     if len(line) <= _LONGEST:
         return line
     half = _LONGEST // 2

@@ -13,6 +13,7 @@ from typing import Any
 from eanet.errors import UserError
 
 _MAKE_ROOM = "make room or mend its directory"
+_DIGEST = "sha256"
 
 
 def write(path: str | Path, data: bytes, advice: str = _MAKE_ROOM) -> Path:
@@ -36,6 +37,12 @@ def write(path: str | Path, data: bytes, advice: str = _MAKE_ROOM) -> Path:
 def write_json(path: str | Path, value: Any, advice: str = _MAKE_ROOM) -> Path:
     """Replaces a file by a value as `strict_json`, indented; raises as `write` does."""
     return write(path, strict_json(value, indent=2), advice)
+
+
+def write_record(path: str | Path, record: Mapping[str, Any], advice: str = _MAKE_ROOM) -> Path:
+    """Replaces a file by a JSON object that `read_record` finds damage in; raises as `write`."""
+    record = json.loads(strict_json(record))
+    return write_json(path, {**record, _DIGEST: digest(record)}, advice)
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -98,15 +105,23 @@ def cannot_write(path: str | Path, error: OSError, advice: str = _MAKE_ROOM) -> 
     return UserError(f"cannot write {path}: {error.strerror or error}; {advice}")
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Whether an error of `write` means that nothing may be written there, and not a full disk."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def read_record(path: Path, advice: str = "remove it and evaluate again") -> dict[str, Any] | None:
-    """Reads a JSON object that a run has written, or None where there is no such file.
+    """Reads a JSON object that was written, or None where there is no such file.
+
+    One of `write_record` is compared with its digest, which older versions did not write.
 
     Args:
       path: of the file.
       advice: what a user can do where it is damaged.
 
     Raises:
-      UserError: the file is there and holds no JSON object.
+      UserError: the file is there and holds no JSON object, or not the one that was written.
     """
     try:
         record = json.loads(read_bytes(path))
@@ -116,6 +131,9 @@ def read_record(path: Path, advice: str = "remove it and evaluate again") -> dic
         raise UserError(f"cannot read {path}: {error}; {advice}") from error
     if not isinstance(record, dict):
         raise UserError(f"cannot read {path}: no JSON object; {advice}")
+    written = record.pop(_DIGEST, None)
+    if written not in (None, digest(record)):
+        raise UserError(f"{path} is not what was written, it was damaged or changed; {advice}")
     return record
 
 

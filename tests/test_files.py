@@ -1,5 +1,6 @@
 """Whatever stands in the place of a file of ours: it is used as a file, or refused at once."""
 
+import math
 import os
 import socket
 
@@ -92,3 +93,14 @@ def test_a_temporary_file_that_is_a_link_is_not_followed(tmp_path):
     link(tmp_path / f".file.{os.getpid()}.tmp", target)
     files.write(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"new" and target.read_bytes() == b"precious"
+
+
+def test_a_record_tells_of_damage_and_older_ones_are_read(tmp_path):
+    path = tmp_path / "record.json"
+    files.write_record(path, {"step": 24, "accuracy": 0.5, "loss": math.nan, "name": "ü\ud800"})
+    assert files.read_record(path) == {"step": 24, "accuracy": 0.5, "loss": None, "name": "ü\ud800"}
+    path.write_text(path.read_text().replace("24", "42"))
+    with pytest.raises(UserError, match=r"not what was written.*remove it"):
+        files.read_record(path)
+    path.write_text('{"step": 24}')
+    assert files.read_record(path) == {"step": 24}
