@@ -59,6 +59,19 @@ class Source:
     place: str | None = None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a source beyond its name; it may give more.
+
+    Attributes:
+        part: the one part that is needed, whose own classes then suffice; None for all.
+        channels: of the images, 1 or 3; None where the images decide.
+    """
+
+    part: str | None = None
+    channels: int | None = None
+
+
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
     """A digest over the names of files, their sizes, and when and where they were last written.
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from eanet.data.base import Decoded, Source, Split
+from eanet.data.base import Decoded, Source, Split, Wanted
 from eanet.data.splits import stratified_choice
 
 
-def digits_source() -> Source:
+def digits_source(_: str, wanted: Wanted) -> Source:
     """The digits; every fifth of each class, by a fixed draw, is the test split."""
+    del wanted
     return Source("digits", "digits", "scikit-learn digits, test draw 1", _read)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.data.base import Decoded, Source, Split, empty_images, fingerprint
+from eanet.data.base import Decoded, Source, Split, Wanted, empty_images, fingerprint
 from eanet.errors import UserError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -41,13 +41,8 @@ class _Header:
     greyscale: bool
 
 
-def folder_source(path: str, only: str | None = None, channels: int | None = None) -> Source:
+def folder_source(path: str, wanted: Wanted) -> Source:
     """Lists the folder; the images are only opened by `Source.read`.
-
-    Args:
-        path: of the folder.
-        only: the one part to read, whose own folders are then its classes; None for all.
-        channels: 1 or 3; None where the images decide.
 
     Raises:
         UserError: no such folder, or not the layout above.
@@ -55,8 +50,8 @@ def folder_source(path: str, only: str | None = None, channels: int | None = Non
     root = Path(os.path.realpath(os.path.expanduser(path)))
     if not path or not os.path.isdir(root):
         raise UserError(f"folder:{path}: there is no such folder; write folder:PATH")
-    parts = _parts(root, only)
-    class_names = tuple(entry.name for entry in _entries(parts[only or "train"]))
+    parts = _parts(root, wanted.part)
+    class_names = tuple(entry.name for entry in _entries(parts[wanted.part or "train"]))
     files: dict[str, list[Path]] = {}
     stats: list[tuple[str, os.stat_result]] = []
     for part, folder in parts.items():
@@ -74,9 +69,9 @@ def folder_source(path: str, only: str | None = None, channels: int | None = Non
         files[part].sort(key=lambda path: _shuffling_key(path, root))
     return Source(
         f"folder:{root.name}",
-        f"folder:{root}" + (f":{only}:{channels}" if only else ""),
+        f"folder:{root}" + (f":{wanted.part}:{wanted.channels}" if wanted.part else ""),
         fingerprint(stats),
-        lambda: _read_quietly(root, files, class_names, channels),
+        lambda: _read_quietly(root, files, class_names, wanted.channels),
         str(root),
     )
 

@@ -1,7 +1,6 @@
 """A dataset name becomes uint8 arrays, labels and class names.
 
-Names are `digits`, `folder:PATH` (see `eanet.data.folder`) and those of TFDS, also as
-`name/config` and `name:version`.
+Names are those of `SOURCES`, and those of TFDS, also as `name/config` and `name:version`.
 """
 
 import os
@@ -14,14 +13,12 @@ import numpy as np
 from eanet import rules
 from eanet.data import cifar, tfds
 from eanet.data import splits as splits_lib
-from eanet.data.base import Decoded, Split
+from eanet.data.base import Decoded, Source, Split, Wanted
 from eanet.data.cache import cached, default_cache_dir
 from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
 from eanet.data.splits import channel_statistics, split_validation
 from eanet.errors import UserError
-
-__all__ = ["RULES", "Dataset", "Split", "load_dataset"]
 
 RULES: dict[str, rules.Rule] = {
     "name": rules.Text(),
@@ -29,6 +26,12 @@ RULES: dict[str, rules.Rule] = {
     **splits_lib.RULES,
 }
 
+# By the name of a dataset: of what is wanted, see `Wanted`. Where the name ends in a colon, an
+# argument follows it, which comes first. All other names are those of TFDS.
+SOURCES: dict[str, Callable[[str, Wanted], Source]] = {
+    "digits": digits_source,
+    "folder:": folder_source,
+}
 
 _FEW = 8  # class names in a message
 
@@ -103,7 +106,7 @@ def load_dataset(
     from train, see `eanet.data.splits.split_validation`.
 
     Args:
-        name: `digits`, `folder:PATH`, or a TFDS name.
+        name: of `SOURCES`, as in `folder:PATH`, or a TFDS name.
         data_dir: where TFDS datasets are prepared; default TFDS_DATA_DIR, then
             `~/tensorflow_datasets`.
         val_fraction: share of train that is held out for validation, `0 <= val_fraction < 1`.
@@ -117,7 +120,7 @@ def load_dataset(
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
-    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log)
+    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log, Wanted())
     splits = decoded.splits
     if "val" in splits:
         train, val = splits["train"], splits["val"]
@@ -164,15 +167,15 @@ def load_part(
     Raises:
         UserError: the part cannot be had or read, or its images or classes are not the model's.
     """
-    located = _located(name, data_dir, place)
-    decoded = _decoded(*located, cache_dir, log, part, image_shape[2])
+    wanted = Wanted(part, image_shape[2])
+    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log, wanted)
     if part not in decoded.splits:
         raise UserError(f"{name} has no {part} split of its own")
     split = decoded.splits[part]
     shape = split.images.shape[1:]
     if shape != image_shape:
-        there, wanted = ("x".join(map(str, sizes)) for sizes in (shape, image_shape))
-        raise UserError(f"{name} has images of {there}, but the model takes {wanted}")
+        there, here = ("x".join(map(str, sizes)) for sizes in (shape, image_shape))
+        raise UserError(f"{name} has images of {there}, but the model takes {here}")
     known = {class_name: index for index, class_name in enumerate(class_names)}
     labels = np.array([known.get(name, -1) for name in decoded.class_names], np.int32)[split.labels]
     if (labels < 0).any():
@@ -190,7 +193,10 @@ def _located(
 ) -> tuple[str, str | os.PathLike[str] | None]:
     if not place or not os.path.isdir(place):
         return name, data_dir
-    return (f"folder:{place}", data_dir) if name.startswith("folder:") else (name, place)
+    kind, colon, _ = name.partition(":")
+    if kind + colon in SOURCES:
+        return kind + colon + (place if colon else ""), data_dir
+    return name, place
 
 
 def _decoded(
@@ -198,17 +204,14 @@ def _decoded(
     data_dir: str | os.PathLike[str] | None,
     cache_dir: str | os.PathLike[str] | None,
     log: Callable[[str], object],
-    only: str | None = None,
-    channels: int | None = None,
+    wanted: Wanted,
 ) -> Decoded:
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
-    if name == "digits":
-        decoded = cached(digits_source(), cache, log)
-    elif name.startswith("folder:"):
-        source = folder_source(name.removeprefix("folder:"), only, channels)
-        decoded = cached(source, cache, log)
+    kind, colon, argument = name.partition(":")
+    if source := SOURCES.get(kind + colon):
+        decoded = cached(source(argument, wanted), cache, log)
     else:
-        decoded = _load_tfds(name, data_dir, cache, log, only)
+        decoded = _load_tfds(name, data_dir, cache, log, wanted)
     _check_labels(name, decoded)
     return decoded
 
@@ -218,12 +221,18 @@ def _load_tfds(
     data_dir: str | os.PathLike[str] | None,
     cache: Path,
     log: Callable[[str], object],
-    only: str | None,
+    wanted: Wanted,
 ) -> Decoded:
     """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
     request = tfds.Request.parse(name)
+    if request is None:
+        names = ", ".join(f"{known}…" if known[-1] == ":" else known for known in SOURCES)
+        raise UserError(
+            f"dataset.name={name!r} is no dataset: write {names} or a TFDS name such as "
+            "cifar100, name/config or name:1.2.3"
+        )
     root = tfds.tfds_dir(data_dir)
-    if source := tfds.prepared_source(request, root, only):
+    if source := tfds.prepared_source(request, root, wanted):
         return cached(source, cache, log)
     reasons = [f"{request} is not prepared in {root}"]
     if str(request) in cifar.ARCHIVES:
@@ -233,9 +242,9 @@ def _load_tfds(
             log(str(error))
             reasons.append(str(error))
     else:
-        tfds.check_known(request, root)
+        tfds.check_known(request, root, SOURCES)
     failure = tfds.prepare(request, root, log)
-    if failure is None and (source := tfds.prepared_source(request, root, only)):
+    if failure is None and (source := tfds.prepared_source(request, root, wanted)):
         return cached(source, cache, log)
     reasons.append(failure or "TensorFlow prepared something else")
     raise UserError(

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from eanet.data.base import Decoded, Source, Split, empty_images, fingerprint
+from eanet.data.base import Decoded, Source, Split, Wanted, empty_images, fingerprint
 from eanet.errors import UserError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -56,15 +56,10 @@ class Request:
     version: str
 
     @classmethod
-    def parse(cls, text: str) -> "Request":
-        """Raises UserError where `text` is not of that form."""
+    def parse(cls, text: str) -> "Request | None":
+        """None where `text` is not of that form."""
         match = _REQUEST.fullmatch(text)
-        if not match:
-            raise UserError(
-                f"dataset.name={text!r} is no dataset: write digits, folder:PATH or a TFDS name "
-                "such as cifar100, name/config or name:1.2.3"
-            )
-        return cls(match["name"], match["config"], match["version"] or "*")
+        return match and cls(match["name"], match["config"], match["version"] or "*")
 
     def __str__(self) -> str:
         config = f"/{self.config}" if self.config else ""
@@ -89,11 +84,10 @@ def tfds_dir(data_dir: str | os.PathLike[str] | None) -> Path:
     return Path.home() / "tensorflow_datasets"
 
 
-def prepared_source(request: Request, root: Path, only: str | None = None) -> Source | None:
+def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | None:
     """The newest prepared version of a dataset under `root`; None where there is none.
 
-    `root` may also be the dataset's own directory, or that of one version; `only` is the one part
-    to read, None for all.
+    `root` may also be the dataset's own directory, or that of one version.
 
     Raises:
         UserError: several configs are prepared and the request names none.
@@ -105,9 +99,9 @@ def prepared_source(request: Request, root: Path, only: str | None = None) -> So
     # One without a version in its request is the same source when a newer one appears.
     return Source(
         str(request),
-        f"tfds:{folder.parent}:{request}" + (f":{only}" if only else ""),
+        f"tfds:{folder.parent}:{request}" + (f":{wanted.part}" if wanted.part else ""),
         fingerprint(files) + folder.name,
-        lambda: _read(folder, only),
+        lambda: _read(folder, wanted.part),
         str(folder.absolute()),
     )
 
@@ -153,14 +147,14 @@ def _info(folder: Path) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-def check_known(request: Request, root: Path) -> None:
+def check_known(request: Request, root: Path, others: Iterable[str]) -> None:
     """Raises UserError, naming the nearest name, where TFDS has no dataset of this name."""
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)
     if request.name not in known:
         prepared = [path.name for path in root.iterdir()] if root.is_dir() else []
-        near = difflib.get_close_matches(request.name.lower(), [*known, *prepared, "digits"], n=1)
+        near = difflib.get_close_matches(request.name.lower(), [*known, *prepared, *others], n=1)
         hint = f"did you mean {near[0]!r}?" if near else "see tensorflow.org/datasets/catalog"
         raise UserError(
             f"dataset.name={request.name!r} is neither prepared in {root} nor a TFDS name; {hint}"

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from eanet.data import base
+from eanet.data.base import Wanted
 from eanet.data.folder import folder_source
 from eanet.errors import UserError
 from tests.helpers.data_fixtures import write_folder
@@ -14,7 +15,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 
 
 def read(root):
-    return folder_source(str(root)).read()
+    return folder_source(str(root), Wanted()).read()
 
 
 def test_every_pixel_and_label_arrives(tmp_path):
@@ -231,7 +232,7 @@ def test_fingerprint_follows_the_files(tmp_path):
     path = tmp_path / "train" / "a" / "0.png"
 
     def fingerprint():
-        return folder_source(str(tmp_path)).fingerprint
+        return folder_source(str(tmp_path), Wanted()).fingerprint
 
     seen = [fingerprint()]
     assert fingerprint() == seen[0]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eanet.data import load
-from eanet.data.base import Split
+from eanet.data.base import Decoded, Source, Split
 from eanet.data.load import load_dataset
 from eanet.data.splits import channel_statistics, split_validation, stratified_choice
 from eanet.errors import UserError
@@ -181,9 +181,30 @@ sys.exit(", ".join(heavy & set(sys.modules)) or 0)
     assert result.returncode == 0, result.stderr
 
 
-def test_command_line(capsys):
-    assert load.main(["digits"]) == 0
-    assert "digits: 1150 train, 288 val, 359 test images of 8x8x1" in capsys.readouterr().out
-    assert load.main(["folder:/nowhere/at/all"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: folder:/nowhere/at/all: ") and error.count("\n") == 1
+def bands(argument, wanted):
+    """A source from outside: brighter images in one class than in the other."""
+
+    def read():
+        labels = np.arange(8, dtype=np.int32) % 2
+        images = np.full((8, 4, 4, 1), 50, np.uint8) + 100 * labels[:, None, None, None]
+        split = Split(images.astype(np.uint8), labels)
+        return Decoded({"train": split, "test": split}, ("dark", "bright"))
+
+    assert wanted.part in (None, "test")
+    return Source("bands", f"bands:{argument}", "first", read, place=argument or None)
+
+
+def test_a_source_of_ones_own_is_an_entry_of_the_table(monkeypatch, tmp_path):
+    for name in ("bands", "bands:"):
+        monkeypatch.setitem(load.SOURCES, name, bands)
+    assert len(load_dataset("bands", log=quiet).train) == 6
+    elsewhere = load_dataset("bands:/old", val_fraction=0, place=str(tmp_path), log=quiet)
+    assert elsewhere.place == str(tmp_path) and elsewhere.class_names == ("dark", "bright")
+    part = load.load_part(
+        "bands:x", "test", class_names=("bright", "dark"), image_shape=(4, 4, 1), log=quiet
+    )
+    assert part.split.labels.tolist() == [1, 0] * 4
+    with pytest.raises(UserError, match=r"write digits, folder:…, bands, bands:… or a TFDS name"):
+        load_dataset("no name", log=quiet)
+    with pytest.raises(UserError, match="did you mean 'bands'"):
+        load_dataset("band", data_dir=tmp_path, log=quiet)
