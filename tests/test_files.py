@@ -104,3 +104,17 @@ def test_a_record_tells_of_damage_and_older_ones_are_read(tmp_path):
         files.read_record(path)
     path.write_text('{"step": 24}')
     assert files.read_record(path) == {"step": 24}
+
+
+def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*_):
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no"):
+        files.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eanet.errors import UserError
-from eanet.files import write_atomically
 from eanet.workdir.log import RunLog, read
 
 STEPS = (10, 20, 30)
@@ -208,15 +207,55 @@ def test_a_workdir_that_is_a_file_and_a_missing_log_are_one_clear_line(tmp_path)
         read(tmp_path / "metrics.jsonl")
 
 
-def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
+def test_the_history_of_a_checkpoint_comes_back_and_later_lines_go(tmp_path):
+    whole = uninterrupted(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    with RunLog(tmp_path, step=30) as log:
+        assert log.text().encode() == whole
+    first = b"".join(whole.splitlines(keepends=True)[:4])  # up to step 20
+    for content in (b"", first[:100], whole, first.replace(b"0.1", b"0.2"), b"words\n" + whole):
+        said = []
+        path.write_bytes(content)
+        RunLog(tmp_path, step=20, history=first.decode(), say=said.append).close()
+        assert path.read_bytes() == first and len(said) >= 1
+        restored = [line for line in said if "restored from the checkpoint of step 20" in line]
+        assert len(restored) == (not content.endswith(whole))
+    copies = {copy.read_bytes() for copy in tmp_path.glob("metrics.jsonl.damaged*")}
+    assert copies == {first.replace(b"0.1", b"0.2"), b"words\n" + whole}
 
-    def fail(*_):
-        raise OSError("no")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
+def test_a_line_that_came_after_the_history_stays(tmp_path):
+    with RunLog(tmp_path, step=0) as log:
+        log.write(10, 1.0, "train", loss=math.nan)
+        history = log.text()
+        log.write(10, 1.0, "val", loss=1.0)
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    RunLog(tmp_path, step=10, history=history, say=pytest.fail).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+
+
+def test_a_log_removed_under_a_run_is_whole_in_its_history(tmp_path):
+    with RunLog(tmp_path, step=0) as log:
+        write_steps(log, STEPS[:1])
+        (tmp_path / "metrics.jsonl").unlink()
+        write_steps(log, STEPS[1:])
+        history = log.text()
+    RunLog(tmp_path, step=30, history=history, say=lambda line: None).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == uninterrupted(tmp_path / "whole")
+
+
+def test_what_a_linked_log_leads_to_stays_as_it_is(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    for make in (
+        lambda path: path.symlink_to(tmp_path / "thesis.txt"),
+        lambda path: path.symlink_to(tmp_path / "nothing"),
+        os.mkfifo,
+    ):
+        path = tmp_path / "run" / "metrics.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        make(path)
+        with pytest.raises(UserError, match=r"cannot write .*: not a regular file"):
+            RunLog(path.parent, step=0, say=lambda line: None)
+        path.unlink()
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+    assert not (tmp_path / "nothing").exists()
