@@ -11,6 +11,8 @@ from eanet.errors import UserError
 
 VALUES = {
     "config": "configs/testing.py",
+    "dataset": "digits",
+    "data_dir": "data",
     "checkpoint": "latest",
     "split": "val",
     "sweep": "seed=0..2",
