@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eanet import host
-from eanet.config import flatten, lasting
+from eanet.config import flatten, lasting, override
 from eanet.display.console import Console
 from eanet.errors import Interrupted, UserError
 from eanet.signals import stop_request
@@ -156,7 +156,7 @@ def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) ->
     known: dict[str, RunSize] = {}
     sizes = {}
     for run in runs:
-        key = plan_lib.digest(lasting(plan_lib.override(run.config, {"seed": 0})))
+        key = plan_lib.digest(lasting(override(run.config, {"seed": 0})))
         try:
             known[key] = sizes[run.name] = known.get(key) or size(run.config)
         except UserError as error:

@@ -113,13 +113,6 @@ def search_space(name: str, module: ModuleType, base: ConfigDict) -> Space:
     return dict(space)
 
 
-def override(config: ConfigDict, overrides: Overrides) -> ConfigDict:
-    """A copy of a config with some values replaced."""
-    copy = ConfigDict(config.to_dict())
-    copy.update_from_flattened_dict(overrides)
-    return copy.lock()
-
-
 def short_names(keys: Iterable[str]) -> dict[str, str]:
     """For each key its last part, or all of it where two keys end alike."""
     keys = list(keys)
@@ -214,7 +207,7 @@ def _named(
         PlannedRun(
             ",".join(f"{shown[key]}={_shown(value)}" for key, value in run.items()) or "base",
             run,
-            override(base, run),
+            config_lib.override(base, run),
         )
         for run in runs
     ]

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from optuna.pruners import MedianPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
+from eanet.config import override
 from eanet.sweeps import records as records_lib
-from eanet.sweeps.plan import override
 from eanet.sweeps.queue import Claim, Queue
 from eanet.sweeps.spec import Between, Space
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from eanet import config as config_lib
 from eanet.errors import UserError
-from eanet.sweeps import plan, records, report
+from eanet.sweeps import records, report
 from eanet.sweeps.latency import model_key
 from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
 
@@ -33,7 +33,7 @@ def make(directory, overrides, accuracies, keys=KEYS):
     directory.mkdir(exist_ok=True)
     planned = []
     for number, (values, accuracy) in enumerate(zip(overrides, accuracies, strict=True)):
-        name, config = f"run{number}", plan.override(base(), values)
+        name, config = f"run{number}", config_lib.override(base(), values)
         planned.append({"name": name, "settings": values, "parameters": 10 * (number + 1),
                         "multiply_adds": 1000 * (number + 1)})  # fmt: skip
         if accuracy is None:
@@ -144,14 +144,14 @@ def test_a_report_is_written_anew_when_there_is_more(tmp_path):
 def test_latencies_are_taken_up(tmp_path):
     overrides = grid(memory=(4, 8), width=(32,), seeds=(0,))
     make(tmp_path, overrides, [0.5, 0.6])
-    keys = [model_key(plan.override(base(), each).to_dict()) for each in overrides]
+    keys = [model_key(config_lib.override(base(), each).to_dict()) for each in overrides]
     latency = {"device": "1 × abacus", "models": {keys[0]: 1.25}}
     (tmp_path / "latency.json").write_text(json.dumps(latency))
     report.write_report(tmp_path)
     assert [row["latency_ms"] for row in rows(tmp_path)] == ["1.25", ""]
     assert "1 × abacus" in (tmp_path / "sweep.md").read_text()
     assert model_key(base().to_dict()) == model_key(
-        plan.override(base(), {"seed": 9, "model.dropout_rate": 0.5}).to_dict()
+        config_lib.override(base(), {"seed": 9, "model.dropout_rate": 0.5}).to_dict()
     )
 
 
