@@ -77,6 +77,16 @@ class ExternalAttention(Attention):
         "memory_size": rules.Number(1, 65_536, whole=True),
         "norm": rules.NameIn(NORMS),
     }
+    about = """\
+Its blocks mix tokens by *external attention*
+([Guo et al., 2021](https://arxiv.org/abs/2105.02358)): instead of comparing every token with every
+other one, each head compares its tokens with a small memory that is learned and shared by all
+images. With token features `U`, a memory of keys `M_k` and one of values `M_v`,
+
+    attention = normalise(U · M_kᵀ),    output = attention · M_v
+
+where `normalise` is, in the form of the paper, a softmax over the tokens followed by division by
+the sum over the memory. The cost is linear in the number of tokens."""
 
     def __init__(
         self,

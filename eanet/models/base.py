@@ -23,10 +23,12 @@ class Attention(nnx.Module):
 
     Attributes:
       RULES: of the options that only this attention has, by name.
+      about: what it computes, in Markdown, for the model card; where empty, the card names it.
       columns: whether `__call__` and `weights` take `[d, B, N]`; else rows, `[B, N, d]`.
     """
 
     RULES: ClassVar[Mapping[str, Rule]] = {}
+    about: ClassVar[str] = ""
     columns: ClassVar[bool] = False
 
     def __call__(

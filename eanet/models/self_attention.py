@@ -31,6 +31,12 @@ class SelfAttention(Attention):
       rngs: source of the initial parameters.
     """
 
+    about = """\
+Its blocks mix tokens by standard multi-head self-attention, the baseline that external attention
+([Guo et al., 2021](https://arxiv.org/abs/2105.02358)) is compared with. With queries, keys and
+values `Q`, `K`, `V` of the tokens and heads of width `h`,
+
+    output = softmax(Q · Kᵀ / √h) · V"""
     columns = True
 
     def __init__(
