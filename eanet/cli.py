@@ -11,11 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from eanet import streams
 from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Calls `main`, says in one line what went wrong, and exits with its code."""
+    """Calls `main`, says in one line what went wrong, and exits with its code.
+
+    Standard output may be lost meanwhile; what is done goes on without it.
+    """
+    streams.tolerate_loss()
     message = ""
     try:
         code = main() or 0
@@ -27,6 +32,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code, message = 128 + error.signal, str(error)
     except KeyboardInterrupt:
         code, message = 128 + signal.SIGINT, "interrupted"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to interrupt
     sys.stdout.flush()
     if message:
         print(as_line(message), file=sys.stderr, flush=True)
