@@ -138,7 +138,25 @@ def test_a_config_is_read_as_it_was_written(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text()) == config.to_dict()
 
 
-def test_a_flipped_bit_is_noticed_and_a_change_is_a_deliberate_act(tmp_path):
+def test_no_flipped_bit_gives_another_config(tmp_path):
+    config = testing.get_config()
+    config_lib.write(tmp_path, config)
+    path = tmp_path / "config.json"
+    text = path.read_bytes()
+    refused = 0
+    bits = range(0, 8 * len(text), 29)  # every one of a byte somewhere
+    for bit in bits:
+        flipped = bytearray(text)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert config_lib.from_json(path).to_dict() == config.to_dict()
+        except UserError:
+            refused += 1
+    assert refused > 0.8 * len(bits)
+
+
+def test_a_change_of_it_is_a_deliberate_act(tmp_path):
     config_lib.write(tmp_path, testing.get_config())
     path = tmp_path / "config.json"
     text = path.read_bytes()

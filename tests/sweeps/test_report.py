@@ -178,9 +178,9 @@ def test_other_sweeps_are_drawn_too(tmp_path, overrides, keys):
     assert {"accuracy.png", "pareto.png", "curves.png"} <= names
 
 
-def test_no_directory_of_a_sweep_is_one_clear_line(tmp_path, capsys):
-    assert report.main([str(tmp_path)]) == 2
-    assert re.fullmatch(r"error: there is no sweep.json in .*\n", capsys.readouterr().err)
+def test_no_directory_of_a_sweep_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match=r"there is no sweep\.json in "):
+        report.main([str(tmp_path)], "eanet report")
     (tmp_path / "sweep.json").write_text('{"keys": 3}')
     with pytest.raises(UserError, match="is damaged"):
         report.write_report(tmp_path)
