@@ -29,7 +29,7 @@ from benchmarks import contest, record
 from benchmarks.contestant import repeat, seconds_of
 from eanet import config_flags, devices
 from eanet.display.console import Console
-from eanet.display.progress import human
+from eanet.display.numbers import human
 from eanet.models.attention_fast import FastExternalAttention
 from eanet.models.base import Attention
 from eanet.models.self_attention import SelfAttention

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eanet import rules
 from eanet.errors import UserError
 
 _MAKE_ROOM = "make room or mend its directory"
@@ -111,7 +112,11 @@ def is_read_only(error: BaseException) -> bool:
     return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def read_record(path: Path, advice: str = "remove it and evaluate again") -> dict[str, Any] | None:
+def read_record(
+    path: Path,
+    advice: str = "remove it and evaluate again",
+    known: Mapping[str, rules.Rule] | None = None,
+) -> dict[str, Any] | None:
     """Reads a JSON object that was written, or None where there is no such file.
 
     One of `write_record` is compared with its digest, which older versions did not write.
@@ -119,9 +124,11 @@ def read_record(path: Path, advice: str = "remove it and evaluate again") -> dic
     Args:
       path: of the file.
       advice: what a user can do where it is damaged.
+      known: the rules of its values, by key; one that is missing is None.
 
     Raises:
-      UserError: the file is there and holds no JSON object, or not the one that was written.
+      UserError: the file is there and holds no JSON object, not the one that was written, or a
+        value that its rule does not allow.
     """
     try:
         record = json.loads(read_bytes(path))
@@ -134,6 +141,10 @@ def read_record(path: Path, advice: str = "remove it and evaluate again") -> dic
     written = record.pop(_DIGEST, None)
     if written not in (None, digest(record)):
         raise UserError(f"{path} is not what was written, it was damaged or changed; {advice}")
+    try:
+        rules.check(known or {}, {key: record.get(key) for key in known or {}})
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}; {advice}") from None
     return record
 
 

@@ -92,6 +92,20 @@ class Text:
         return "a text without null characters"
 
 
+@dataclass(frozen=True)
+class OrNothing:
+    """What a rule allows, or None."""
+
+    rule: Rule
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is None, or the rule allows it."""
+        return value is None or self.rule.allows(value)
+
+    def __str__(self) -> str:
+        return f"{self.rule}, or nothing"
+
+
 def check(rules: Mapping[str, Rule], values: Mapping[str, Any], section: str = "") -> None:
     """Refuses the first value that its rule does not allow.
 

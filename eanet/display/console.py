@@ -1,12 +1,13 @@
 """Everything a run says on the terminal: plain facts first, then progress, then what to do next.
 
 Where standard output is a terminal there are colours and a live bar; elsewhere (a file,
-`| tee`, a batch job) plain lines, one an epoch, each flushed at once.
+`| tee`, a batch job) plain lines, one an epoch, each flushed at once. Whatever a terminal would
+obey is written as an escape, wherever the text comes from.
 """
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from eanet.display.progress import Progress, duration, human, percent
+from eanet.display.numbers import RESULTS, epochs, human
+from eanet.display.progress import Progress
+from eanet.errors import printable
 
 _RUN_FILES = {
     "README.md": "model card",
@@ -28,23 +31,7 @@ _RUN_FILES = {
     "checkpoints": "parameters and optimizer state, latest and best",
     "tensorboard": "the same metrics for TensorBoard",
     "config.json": "the configuration, every override in it",
-}
-
-
-def _thousands(number: int) -> str:
-    return f"{number:,}"
-
-
-# What is recorded of a split, in the order shown: label, and how a value is written.
-_RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "accuracy": ("accuracy", percent),
-    "top5_accuracy": ("top-5 accuracy", percent),
-    "loss": ("loss", "{:.4f}".format),
-    "num_examples": ("examples", _thousands),
-    "step": ("checkpoint of step", _thousands),
-    "parameters": ("parameters", _thousands),
-    "multiply_adds_per_image": ("multiply-adds per image", human),
-    "wall_time_seconds": ("wall time", duration),
+    "model.json": "class names, image shape, mean and deviation",
 }
 
 
@@ -74,69 +61,62 @@ class Console:
 
     def note(self, text: str) -> None:
         """Says something, on a line of its own."""
-        self._line(Text(text))
+        self._line((text, ""))
 
     def warn(self, text: str) -> None:
         """Says something that the user should not overlook."""
-        self._line(Text.assemble(("warning: ", "yellow bold"), text))
+        self._line(("warning: ", "yellow bold"), (text, ""))
 
     def run_header(
-        self,
-        *,
-        workdir: str | Path,
-        device: str,
-        step: int,
-        total_steps: int,
+        self, *, workdir: str | Path, device: str, step: int, total_steps: int,
         steps_per_epoch: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Says on what the run computes, where it goes, and where it stands."""
-        epochs = f"{total_steps / steps_per_epoch:.4g}"
+        end = epochs(total_steps, total_steps / steps_per_epoch)
         if step >= total_steps:
-            state = f"already complete: {total_steps:,} steps, {epochs} epochs"
+            state = f"already complete: {total_steps:,} steps, {end} epochs"
         elif step > 0:
-            epoch = step / steps_per_epoch
-            state = f"resumes at step {step:,} of {total_steps:,} (epoch {epoch:.4g} of {epochs})"
+            epoch = epochs(step, step / steps_per_epoch)
+            state = f"resumes at step {step:,} of {total_steps:,} (epoch {epoch} of {end})"
         else:
-            state = f"starts: {total_steps:,} steps, {epochs} epochs"
+            state = f"starts: {total_steps:,} steps, {end} epochs"
         self._fields({"device": device, "workdir": str(workdir), "training": state})
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Shows rows of text under a title; the first column is text, the others are figures."""
-        table = new_table(*columns)
+        table = Rows(*columns)
         for row in rows:
             table.add_row(*row)
         self.titled(title, table)
 
+    def titled(self, title: str, table: "Rows") -> None:
+        """Shows a table under a title."""
+        self._line()
+        self._line((title, "bold"))
+        self._rich.print(table)
+
     def dataset_table(
-        self,
-        name: str,
-        examples: Mapping[str, int],
-        *,
-        image_shape: Sequence[int],
+        self, name: str, examples: Mapping[str, int], *, image_shape: Sequence[int],
         num_classes: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Shows a data set: examples by split, the shape of an image, the number of classes."""
-        shape = " × ".join(map(str, image_shape))
-        title = f"Data: {name}, {num_classes:,} classes, images {shape}"
+        title = f"Data: {name}, {num_classes:,} classes, images {_product(image_shape)}"
         rows = [(split, f"{count:,}") for split, count in examples.items()]
         self.table(title, ("split", "examples"), rows)
 
     def model_table(
-        self,
-        rows: Iterable[tuple[str, Sequence[int], int, int]],
-        total: tuple[int, int],
+        self, rows: Iterable[tuple[str, Sequence[int], int, int]], total: tuple[int, int]
     ) -> None:
         """Shows a model by parts.
 
         Args:
           rows: For each part its name, the shape of its output for one image, its number of
-            parameters, and its multiply-adds for one image.
-          total: Parameters and multiply-adds of the whole.
+            parameters, and its MACs for one image.
+          total: Parameters and MACs of the whole.
         """
-        table = new_table("part", "output shape", "parameters", "multiply-adds")
-        for part, shape, parameters, multiply_adds in rows:
-            sizes = " × ".join(map(str, shape))
-            table.add_row(part, sizes, f"{parameters:,}", human(multiply_adds))
+        table = Rows("part", "output shape", "parameters", "MACs")
+        for part, shape, parameters, macs in rows:
+            table.add_row(part, _product(shape), f"{parameters:,}", human(macs))
         table.add_section()
         table.add_row("total", "", f"{total[0]:,}", human(total[1]), style="bold")
         self.titled("Model", table)
@@ -152,8 +132,8 @@ class Console:
 
     def results_table(self, results: Mapping[str, Any]) -> None:
         """Shows what `eanet.workdir.results.write_results` records of one split."""
-        table = new_table("", "")
-        for name, (label, shown) in _RESULTS.items():
+        table = Rows("", "")
+        for name, (label, shown) in RESULTS.items():
             if results.get(name) is not None:
                 style = "bold" if name == "accuracy" else None
                 table.add_row(label, shown(results[name]), style=style)
@@ -162,18 +142,19 @@ class Console:
     def next_steps(self, workdir: str | Path) -> None:
         """Lists the files that stand in the workdir, and the commands one may want next."""
         workdir = Path(workdir)
-        self._line(Text(f"\nIn {workdir}", style="bold"))
+        self._line()
+        self._line((f"In {workdir}", "bold"))
         there = {name: what for name, what in _RUN_FILES.items() if (workdir / name).exists()}
         self._fields(there, indent="  ")
-        place = shlex.quote(str(workdir))
-        self._line(Text("\nNext", style="bold"))
-        self._line(Text(f"  python main.py --mode=eval --workdir={place}"))
-        self._line(Text(f"  tensorboard --logdir={shlex.quote(str(workdir / 'tensorboard'))}"))
+        self._line()
+        self._line(("Next", "bold"))
+        self.note(f"  python main.py --mode=eval --workdir={shlex.quote(str(workdir))}")
+        self.note(f"  tensorboard --logdir={shlex.quote(str(workdir / 'tensorboard'))}")
 
     @contextmanager
     def progress(
         self, total_steps: int, start_step: int, steps_per_epoch: float, num_epochs: float
-    ) -> Iterator["Progress"]:
+    ) -> Iterator[Progress]:
         """Shows training from `start_step` to `total_steps` while the context lasts."""
         progress = Progress(
             total_steps,
@@ -183,7 +164,7 @@ class Console:
             say=self.note,
             width=lambda: self._rich.width if self.interactive else None,
         )
-        self._line(Text())
+        self._line()
         with self.live(progress):
             yield progress
 
@@ -197,26 +178,31 @@ class Console:
             self._rich.show_cursor(True)  # so that a kill does not leave the terminal without
             yield
 
-    def _line(self, text: Text) -> None:
-        # Unwrapped: a path or a command stays one piece to copy.
+    def _line(self, *parts: tuple[str, str]) -> None:
+        """Writes texts with their styles, unwrapped: a path or a command is one piece to copy."""
+        text = Text.assemble(*((printable(part), style) for part, style in parts))
         self._rich.print(text, soft_wrap=True)
-
-    def titled(self, title: str, table: Table) -> None:
-        """Shows a table under a title."""
-        self._line(Text(f"\n{title}", style="bold"))
-        self._rich.print(table)
 
     def _fields(self, fields: Mapping[str, str], indent: str = "") -> None:
         width = max(map(len, fields), default=0)
         for name, value in fields.items():
-            self._line(Text.assemble((f"{indent}{name:<{width}}  ", "dim"), value))
+            self._line((f"{indent}{name:<{width}}  ", "dim"), (value, ""))
 
 
-def new_table(*columns: str) -> Table:
+class Rows(Table):
     """A table whose first column is text and whose others are figures."""
-    table = Table(
-        box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns)
-    )
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    return table
+
+    def __init__(self, *columns: str):
+        super().__init__(
+            box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns)
+        )
+        for index, column in enumerate(columns):
+            self.add_column(printable(column), justify="right" if index else "left", no_wrap=True)
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """Adds a row of texts; `style` as of `rich`."""
+        super().add_row(*map(printable, cells), **options)
+
+
+def _product(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))

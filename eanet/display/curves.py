@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from eanet import files
+from eanet.display.numbers import epochs
 from eanet.display.plot_style import FAINT, FONT_SIZE, INK, label, new_figure, png, spread, style
-from eanet.files import read_record
 from eanet.workdir import log
+from eanet.workdir.results import read_results
 
 # Okabe and Ito's blue and vermilion: distinct for colour-blind readers, and in grey.
 _COLOURS = {"train": "#0072B2", "val": "#D55E00"}
@@ -18,7 +19,7 @@ Record = Mapping[str, Any]
 
 
 def plot_curves(workdir: str | Path) -> Path:
-    """Draws `curves.png` from `metrics.jsonl`, with the test result where there is one.
+    """Draws `curves.png` from `metrics.jsonl`, with the best checkpoint's test result if recorded.
 
     Returns:
       The path of the picture.
@@ -28,8 +29,9 @@ def plot_curves(workdir: str | Path) -> Path:
     """
     workdir = Path(workdir)
     records = log.read(workdir / "metrics.jsonl")
-    test = read_record(workdir / "results_test.json") or {}
-    best = best_validation(records)
+    test = read_results(workdir, "test") or {}
+    test = test if log.is_of_best(test, records) else {}
+    best = log.best_validation(records)
 
     figure = new_figure(10, 4.2, _title(workdir, records))
     loss, accuracy = figure.subplots(1, 2)
@@ -45,16 +47,6 @@ def plot_curves(workdir: str | Path) -> Path:
         spread(axes, texts)
 
     return files.write(workdir / "curves.png", png(figure))
-
-
-def best_validation(records: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The validation record of highest accuracy, the earliest of several; None without any."""
-    validated = [
-        record
-        for record in records
-        if record["split"] == "val" and math.isfinite(_number(record, "accuracy"))
-    ]
-    return max(validated, key=lambda record: record["accuracy"], default=None)
 
 
 def _draw_loss(axes: Any, records: list[dict[str, Any]], best: Record | None) -> list[Any]:
@@ -85,7 +77,7 @@ def _draw_accuracy(
         _ring(axes, best["epoch"], height)
         late = best["epoch"] > axes.get_xlim()[1] / 2
         axes.annotate(
-            f"best validation {_shown(height, 1)}\nepoch {best['epoch']:.4g}",
+            f"best validation {_shown(height, 1)}\nepoch {epochs(best['step'], best['epoch'])}",
             xy=(best["epoch"], height),
             xytext=(-14 if late else 14, -24),
             textcoords="offset points",
@@ -146,7 +138,7 @@ def _title(workdir: Path, records: list[dict[str, Any]]) -> str:
     if not records:
         return f"{name}: nothing recorded yet"
     last = max(records, key=lambda record: record["step"])
-    return f"{name}: epoch {last['epoch']:.4g}, step {last['step']:,}"
+    return f"{name}: epoch {epochs(last['step'], last['epoch'])}, step {last['step']:,}"
 
 
 def _shown(value: float, digits: int) -> str:

@@ -2,16 +2,17 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from eanet import files
-from eanet.display.curves import best_validation
-from eanet.display.progress import duration, human, percent
-from eanet.errors import UserError
+from eanet.display.markdown import escape, table
+from eanet.display.numbers import RESULTS, duration, epochs, human, percent
+from eanet.errors import UserError, printable
 from eanet.files import read_record
 from eanet.workdir import log
+from eanet.workdir.results import read_results
 
 # The data sets' names at Hugging Face, where they differ from those of TFDS.
 _HUB_NAMES = {
@@ -21,34 +22,20 @@ _HUB_NAMES = {
     "fashion_mnist": "zalando-datasets/fashion_mnist",
 }
 _SPLITS = {"test": "test", "val": "validation", "train": "train"}
-_ATTENTION = {
-    "external": """\
-A vision transformer whose blocks mix tokens by *external attention*
-([Guo et al., 2021](https://arxiv.org/abs/2105.02358)): instead of comparing every token with
-every other one, each head compares its tokens with a small memory that is learned and shared by
-all images. With token features `U`, a memory of keys `M_k` and one of values `M_v`,
-
-    attention = normalise(U · M_kᵀ),    output = attention · M_v
-
-where `normalise` is, in the form of the paper, a softmax over the tokens followed by division
-by the sum over the memory. The cost is linear in the number of tokens.
-""",
-    "self": """\
-A vision transformer with standard multi-head self-attention: the baseline that external
-attention ([Guo et al., 2021](https://arxiv.org/abs/2105.02358)) is compared with. With queries,
-keys and values `Q`, `K`, `V` of the tokens and heads of width `h`,
-
-    output = softmax(Q · Kᵀ / √h) · V
-""",
-}
+_PAPER = "[Guo et al., 2021](https://arxiv.org/abs/2105.02358)"
+_COLUMNS = ("accuracy", "top5_accuracy", "loss", "num_examples", "step")
 
 Record = Mapping[str, Any]
 
 
-def write_model_card(workdir: str | Path) -> Path:
+def write_model_card(workdir: str | Path, attention: str = "") -> Path:
     """Writes the model card of a run, from config.json, metrics.jsonl and results_*.json alone.
 
-    What has not been recorded is left out.
+    What has not been recorded is left out, and results of another checkpoint than the best.
+
+    Args:
+      workdir: of the run.
+      attention: what the run's attention computes, in Markdown, see `eanet.models.base.Attention`.
 
     Returns:
       The path of `README.md`.
@@ -62,14 +49,17 @@ def write_model_card(workdir: str | Path) -> Path:
         raise UserError(
             f"no config.json in {workdir}: give the directory of a run that was started"
         )
-    found = {split: read_record(workdir / f"results_{split}.json") for split in _SPLITS}
-    results = {split: record for split, record in found.items() if record is not None}
     metrics = workdir / "metrics.jsonl"
     records = log.read(metrics) if metrics.exists() else []
-
+    found = {split: read_results(workdir, split) for split in _SPLITS}
+    results = {
+        split: record
+        for split, record in found.items()
+        if record is not None and log.is_of_best(record, records)
+    }
     sections = [
         _front_matter(workdir, config, results),
-        _description(workdir, config, results),
+        _description(workdir, config, results, attention),
         _results(workdir, results),
         _training(config, records),
         _evaluation(workdir),
@@ -112,23 +102,28 @@ def _front_matter(workdir: Path, config: Record, results: Mapping[str, Record]) 
 
 
 def _metrics(record: Record) -> list[dict[str, Any]]:
-    names = {"accuracy": "Top-1 accuracy", "top5_accuracy": "Top-5 accuracy", "loss": "Loss"}
     return [
         # The Hub knows the metric "accuracy"; the name tells the two apart.
-        {"type": "loss" if key == "loss" else "accuracy", "name": name, "value": record[key]}
-        for key, name in names.items()
-        if _is_number(record.get(key))
+        {"type": key.removeprefix("top5_"), "name": RESULTS[key][0].capitalize(), "value": value}
+        for key in ("accuracy", "top5_accuracy", "loss")
+        if (value := record.get(key)) is not None
     ]
 
 
-def _description(workdir: Path, config: Record, results: Mapping[str, Record]) -> str:
-    text = f"# {_name(workdir)}\n\n{_ATTENTION.get(_attention(config), '')}"
+def _description(
+    workdir: Path, config: Record, results: Mapping[str, Record], attention: str
+) -> str:
+    about = attention.strip() or (
+        f"Its blocks mix tokens by the attention *{escape(_attention(config))}*; the project is "
+        f"about *external attention* ({_PAPER})."
+    )
+    text = f"# {escape(_name(workdir))}\n\nA vision transformer. {about}\n"
     sizes = next(iter(results.values()), {})
-    if _is_number(sizes.get("parameters")) and _is_number(sizes.get("multiply_adds_per_image")):
+    parameters, macs = sizes.get("parameters"), sizes.get("multiply_adds_per_image")
+    if parameters is not None and macs is not None:
         text += (
-            f"\nThis model has {sizes['parameters']:,} parameters and needs "
-            f"{human(sizes['multiply_adds_per_image'])} multiply-adds for an image. It classifies "
-            f"images as those of {_dataset(config)[1]}.\n"
+            f"\nThis model has {parameters:,} parameters and needs {human(macs)} multiply-adds for "
+            f"an image. It classifies images as those of {escape(_dataset(config)[1])}.\n"
         )
     return text
 
@@ -137,40 +132,32 @@ def _results(workdir: Path, results: Mapping[str, Record]) -> str:
     if not results:
         return "## Results\n\nNot evaluated yet.\n"
     rows = [
-        (
-            _SPLITS[split],
-            _shown(record, "accuracy", percent),
-            _shown(record, "top5_accuracy", percent),
-            _shown(record, "loss", "{:.4f}".format),
-            _shown(record, "num_examples", "{:,}".format),
-            _shown(record, "step", "{:,}".format),
-        )
+        (_SPLITS[split], *(_shown(record, key) for key in _COLUMNS))
         for split, record in results.items()
     ]
-    heading = ("split", "top-1 accuracy", "top-5 accuracy", "loss", "images", "checkpoint of step")
-    text = f"## Results\n\n{_table(heading, rows)}"
+    text = f"## Results\n\n{table(('split', *(RESULTS[key][0] for key in _COLUMNS)), rows)}"
     if (workdir / "curves.png").exists():
         text += "\n![Loss and accuracy over epochs](curves.png)\n"
     return text
 
 
 def _training(config: Record, records: list[dict[str, Any]]) -> str:
-    text = f"## Data and training\n\nTrained on {_dataset(config)[1]}"
+    text = f"## Data and training\n\nTrained on {escape(_dataset(config)[1])}"
     if records:
         last = max(records, key=lambda record: record["step"])
-        text += f" up to step {last['step']:,}, epoch {last['epoch']:.4g}"
+        text += f" up to step {last['step']:,}, epoch {epochs(last['step'], last['epoch'])}"
     text += ".\n"
-    if best := best_validation(records):
-        accuracy = percent(best["accuracy"])
-        text += f"Best validation accuracy: {accuracy}, after epoch {best['epoch']:.4g}.\n"
+    if best := log.best_validation(records):
+        accuracy, epoch = percent(best["accuracy"]), epochs(best["step"], best["epoch"])
+        text += f"Best validation accuracy: {accuracy}, after epoch {epoch}.\n"
     # Where the data lay is no property of the model, and says who trained it.
     settings = [(key, value) for key, value in _flat(config) if key != "dataset.data_dir"]
-    rows = [(f"`{key}`", _setting(key, value, config)) for key, value in settings]
-    return f"{text}\n{_table(('setting', 'value'), rows)}"
+    rows = [(escape(key), escape(_setting(key, value, config))) for key, value in settings]
+    return f"{text}\n{table(('setting', 'value'), rows)}"
 
 
 def _evaluation(workdir: Path) -> str:
-    place = shlex.quote(_shown_path(workdir))
+    place = printable(shlex.quote(_shown_path(workdir)))
     return f"""\
 ## Evaluate
 
@@ -186,23 +173,24 @@ def _environment(results: Mapping[str, Record]) -> str:
         return ""
     lines = []
     if record.get("device"):
-        lines.append(f"- device: {record['device']}")
+        lines.append(f"device: {record['device']}")
     versions = record.get("versions")
     if isinstance(versions, Mapping):
-        lines.append("- " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+        lines.append(", ".join(f"{name} {version}" for name, version in versions.items()))
     if record.get("git_commit"):
         changed = ", with local changes" if record.get("git_dirty") else ""
-        lines.append(f"- code: commit {record['git_commit']}{changed}")
-    if _is_number(record.get("wall_time_seconds")):
-        lines.append(f"- wall time: {duration(record['wall_time_seconds'])}")
-    return "## Environment\n\n" + "\n".join(lines) + "\n" if lines else ""
+        lines.append(f"code: commit {record['git_commit']}{changed}")
+    if (seconds := record.get("evaluation_seconds")) is not None:
+        lines.append(f"this evaluation took {duration(seconds)}")
+    return "\n".join(["## Environment", "", *(f"- {escape(line)}" for line in lines), ""])
 
 
 def _limitations(config: Record) -> str:
+    data = escape(_dataset(config)[1])
     return f"""\
 ## Limitations
 
-- Trained on one data set, {_dataset(config)[1]}, and meant for images like its own: the same size,
+- Trained on one data set, {data}, and meant for images like its own: the same size,
   the same kinds of things. Whatever it is shown, it answers with one of that set's classes.
 - The results are of a single run with one seed; another seed gives slightly different ones.
 - Its probabilities have not been calibrated, and it has not been examined for bias.
@@ -230,7 +218,7 @@ def _section(config: Record, name: str) -> Record:
 def _setting(key: str, value: Any, config: Record) -> str:
     if key == "dataset.name":
         return _dataset(config)[1]
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return str(value)
 
 
 def _flat(config: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -241,23 +229,14 @@ def _flat(config: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _shown(record: Record, key: str, show: Any) -> str:
-    return show(record[key]) if _is_number(record.get(key)) else "–"
+def _shown(record: Record, key: str) -> str:
+    return RESULTS[key][1](record[key]) if record.get(key) is not None else "–"
 
 
 def _shown_path(workdir: Path) -> str:
     """The directory as seen from here, or its name alone: no path of this machine."""
     relative = os.path.relpath(workdir)
     return _name(workdir) if relative.startswith("..") else relative
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e30  # and so finite
 
 
 def _name(workdir: Path) -> str:

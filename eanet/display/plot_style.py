@@ -5,6 +5,8 @@ import math
 from itertools import pairwise
 from typing import Any
 
+from eanet.errors import printable
+
 INK = "#333333"
 FAINT = "#999999"
 FONT_SIZE = 9
@@ -22,7 +24,7 @@ def new_figure(width: float, height: float, title: str) -> Any:
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.04)
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", size=12, color=INK, parse_math=False)
+    figure.suptitle(printable(title), x=0.01, ha="left", size=12, color=INK, parse_math=False)
     return figure
 
 

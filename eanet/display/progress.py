@@ -1,5 +1,6 @@
-"""The progress of training, as a live bar or as one line an epoch, and numbers for people."""
+"""The progress of training, as a live bar or as one line an epoch."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,31 +10,33 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from eanet.display.numbers import duration, epochs
+
 Metrics = Mapping[str, float]
 
 
+@dataclasses.dataclass
 class Progress:
-    """Where training stands; drawn live on a terminal, told once an epoch elsewhere."""
+    """Where training stands; drawn live on a terminal, told once an epoch elsewhere.
 
-    def __init__(
-        self,
-        total_steps: int,
-        start_step: int,
-        steps_per_epoch: float,
-        num_epochs: float,
-        *,
-        say: Callable[[str], None],
-        width: Callable[[], int | None],
-    ):
-        self._say = say
-        self._width = width
-        self._total_steps = total_steps
-        self._step = start_step
-        self._steps_per_epoch = steps_per_epoch
-        self._num_epochs = num_epochs
-        self._train: Metrics = {}
-        self._val: Metrics = {}
-        self._timed_from: tuple[int, float] | None = None
+    Attributes:
+      total_steps: of the whole training.
+      step: where it stands; at first, where it starts.
+      steps_per_epoch: may be fractional.
+      num_epochs: of the whole training.
+      say: takes the line of an epoch.
+      width: of the terminal; None elsewhere.
+    """
+
+    total_steps: int
+    step: int
+    steps_per_epoch: float
+    num_epochs: float
+    say: Callable[[str], None]
+    width: Callable[[], int | None]
+    _train: Metrics = dataclasses.field(default_factory=dict)
+    _val: Metrics = dataclasses.field(default_factory=dict)
+    _timed_from: tuple[int, float] | None = None
 
     def update(self, step: int, **metrics: float) -> None:
         """Takes where training stands.
@@ -44,7 +47,7 @@ class Progress:
         """
         if self._timed_from is None:  # from here on, so that compilation is not counted
             self._timed_from = step, time.monotonic()
-        self._step = step
+        self.step = step
         self._train = metrics
 
     def epoch_done(self, epoch: float, train: Metrics, val: Metrics | None = None) -> None:
@@ -56,45 +59,46 @@ class Progress:
           val: loss, accuracy, top5_accuracy; None where the epoch was not validated.
         """
         self._val = val or self._val
-        self._say(self._epoch_line(epoch, train, val))
+        self.say(self._epoch_line(epoch, train, val))
 
     def _epoch_line(self, epoch: float, train: Metrics, val: Metrics | None) -> str:
-        end = f"{self._num_epochs:g}"
-        parts = [(0, f"epoch {f'{epoch:.4g}':>{len(end)}}/{end}"), (0, "train " + _figures(train))]
+        end = f"{self.num_epochs:g}"
+        shown = epochs(round(epoch * self.steps_per_epoch), epoch)
+        parts = [(0, f"epoch {shown:>{len(end)}}/{end}"), (0, "train " + _figures(train))]
         if val:
             parts.append((0, "val " + _figures(val)))
             if "top5_accuracy" in val:
                 parts.append((2, f"top-5 {100 * val['top5_accuracy']:.1f}%"))
         if "images_per_second" in train:
             parts.append((1, f"{_rate(train['images_per_second'])} images/s"))
-        width = self._width()
+        width = self.width()
         left = self._seconds_left() if width is None else None  # a terminal has it in the bar
         if left:
             parts.append((0, _time_left(left)))
         return _fit(parts, width)
 
     def _seconds_left(self) -> float | None:
-        if self._timed_from is None or self._step == self._timed_from[0]:
+        if self._timed_from is None or self.step == self._timed_from[0]:
             return None
         since_step, since = self._timed_from
         # Over the whole run, not the last seconds: validation and saving take their share.
-        seconds_per_step = (time.monotonic() - since) / (self._step - since_step)
-        return (self._total_steps - self._step) * seconds_per_step
+        seconds_per_step = (time.monotonic() - since) / (self.step - since_step)
+        return (self.total_steps - self.step) * seconds_per_step
 
     def __rich_console__(
         self, console: rich.console.Console, options: rich.console.ConsoleOptions
     ) -> Iterator[Table | Text]:
         width = options.max_width
-        epoch = min(math.floor(self._step / self._steps_per_epoch) + 1, math.ceil(self._num_epochs))
+        epoch = min(math.floor(self.step / self.steps_per_epoch) + 1, math.ceil(self.num_epochs))
         left = self._seconds_left()
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(no_wrap=True)
         bar.add_column(ratio=1)
         bar.add_column(no_wrap=True, justify="right")
         bar.add_row(
-            Text(f"epoch {epoch}/{self._num_epochs:g}", style="bold"),
-            ProgressBar(total=self._total_steps, completed=self._step),
-            Text(f"{self._step / max(self._total_steps, 1):.0%}  {_time_left(left)}"),
+            Text(f"epoch {epoch}/{self.num_epochs:g}", style="bold"),
+            ProgressBar(total=self.total_steps, completed=self.step),
+            Text(f"{self.step / max(self.total_steps, 1):.0%}  {_time_left(left)}"),
         )
         yield bar
         parts = [(0, "train " + (_figures(self._train) or "compiling the first step"))]
@@ -103,29 +107,6 @@ class Progress:
         if "images_per_second" in self._train:
             parts.append((1, f"{_rate(self._train['images_per_second'])} images/s"))
         yield Text(_fit(parts, width), no_wrap=True, overflow="ellipsis", style="cyan")
-
-
-def human(number: float) -> str:
-    """A number in units a person compares: 361380 is "361.4 k", 100700000 is "100.7 M"."""
-    for factor, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor * 0.99995:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number:g}"
-
-
-def percent(fraction: float) -> str:
-    """A fraction as per cent: 0.4391 is "43.91%"."""
-    return f"{100 * fraction:.2f}%"
-
-
-def duration(seconds: float) -> str:
-    """A time as h:mm:ss, or with a tenth of a second below one minute."""
-    if not math.isfinite(seconds):
-        return "?"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _figures(metrics: Metrics) -> str:

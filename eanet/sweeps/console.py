@@ -9,8 +9,8 @@ from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderResult
 from rich.text import Text
 
-from eanet.display.console import Console, new_table
-from eanet.display.progress import duration, human, percent
+from eanet.display.console import Console, Rows
+from eanet.display.numbers import duration, human, percent
 from eanet.sweeps.estimate import Rate, RunSize
 from eanet.sweeps.queue import Standing, State
 from eanet.sweeps.records import RunRecord, read_run
@@ -26,7 +26,7 @@ def show_plan(
     console: Console, sizes: Mapping[str, RunSize], rate: Rate | None, workers: int
 ) -> None:  # fmt: skip
     """Lists the runs of a sweep with what they cost."""
-    table = new_table("run", "parameters", "multiply-adds", "estimated time")
+    table = Rows("run", "parameters", "multiply-adds", "estimated time")
     for name, size in sizes.items():
         seconds = duration(rate.seconds(size)) if rate else "?"
         table.add_row(name, f"{size.parameters:,}", human(size.multiply_adds), seconds)
@@ -81,7 +81,7 @@ class SweepDisplay:
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         rows = self._rows
         shown = _most_telling(rows, max(3, (options.height or console.height) - 5))
-        table = new_table("run", "state", "epoch", "validation", "time left")
+        table = Rows("run", "state", "epoch", "validation", "time left")
         for state, cells in shown:
             table.add_row(*cells, style=_STYLES.get(state))
         yield table

@@ -9,7 +9,6 @@ from typing import Any
 
 from eanet import config as config_lib
 from eanet import files
-from eanet.display.curves import best_validation
 from eanet.errors import UserError
 from eanet.files import read_record
 from eanet.workdir import log
@@ -59,7 +58,7 @@ class RunRecord:
     @property
     def best(self) -> Record | None:
         """The validation record of highest accuracy."""
-        return best_validation(self.records)
+        return log.best_validation(self.records)
 
     @property
     def val_accuracy(self) -> float:

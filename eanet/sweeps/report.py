@@ -17,7 +17,7 @@ from typing import Any
 from eanet import config as config_lib
 from eanet import files
 from eanet.cli import Parser, say
-from eanet.display.progress import human
+from eanet.display.numbers import human
 from eanet.files import read_record
 from eanet.sweeps import records
 from eanet.sweeps.latency import model_key

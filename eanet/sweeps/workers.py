@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from eanet import host
 from eanet.config import flatten
-from eanet.display.progress import percent
+from eanet.display.numbers import percent
 from eanet.errors import UserError
 from eanet.signals import Request
 from eanet.sweeps import records

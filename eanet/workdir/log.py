@@ -9,7 +9,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,28 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"cannot read {path}: {error.strerror or error}; is --workdir that of a started run?"
         ) from error
     return list(_parse(data).values())
+
+
+def best_validation(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The record of highest accuracy on validation, the earliest of several; None without any."""
+    validated = [
+        dict(record)
+        for record in records
+        if record["split"] == "val" and 0 <= record.get("accuracy", math.nan) <= 1
+    ]
+    return max(validated, key=lambda record: record["accuracy"], default=None)
+
+
+def is_of_best(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether results are of a checkpoint that was best on validation, as far as that is recorded.
+
+    Args:
+      results: of a `results_SPLIT.json`.
+      records: of the run's `metrics.jsonl`.
+    """
+    best = best_validation(records)
+    own = best_validation(record for record in records if record["step"] == results.get("step"))
+    return best is None or (own is not None and own["accuracy"] == best["accuracy"])
 
 
 def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], None]) -> Records:

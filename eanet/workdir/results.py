@@ -1,28 +1,100 @@
 """What is recorded of an evaluation."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eanet import files
 from eanet.environment import environment
+from eanet.errors import UserError
+from eanet.rules import Number, OrNothing, Rule
+
+_COUNT = OrNothing(Number(0, 2**63 - 1, whole=True))
+_FRACTION = OrNothing(Number(0, 1))
+RULES: dict[str, Rule] = {
+    "accuracy": _FRACTION,
+    "top5_accuracy": _FRACTION,
+    "loss": OrNothing(Number(-1e30, 1e30)),
+    "num_examples": _COUNT,
+    "step": _COUNT,
+    "parameters": _COUNT,
+    "multiply_adds_per_image": _COUNT,
+    "evaluation_seconds": OrNothing(Number(0, 1e30)),
+}
+
+_MOST = 60  # letters of a data set's name in that of a file
 
 
-def write_results(workdir: str | Path, split: str, results: Mapping[str, Any]) -> Path:
-    """Writes `results_SPLIT.json` and returns its path.
+def results_name(split: str, checkpoint: str = "best", other: str | None = None) -> str:
+    """The name of the file with the results of an evaluation.
+
+    Only `results_SPLIT.json` is what reports and the model card read: of the best checkpoint, on
+    the data of the run.
 
     Args:
-      workdir: Directory of the run.
+      split: "test", "val" or "train".
+      checkpoint: "best", "latest" or a step, as it was asked for.
+      other: name of other data than the run's.
+    """
+    name = f"results_{split}"
+    if checkpoint != "best":
+        name += f"_{checkpoint}" if checkpoint == "latest" else f"_step_{checkpoint}"
+    if other is not None:
+        last = re.split(r"[/\\:]", other.rstrip("/\\"))[-1]
+        name += f"_on_{re.sub(r'[^A-Za-z0-9.-]+', '-', last)[:_MOST]}"
+    return f"{name}.json"
+
+
+def write_results(
+    workdir: str | Path,
+    split: str,
+    results: Mapping[str, Any],
+    *,
+    checkpoint: str = "best",
+    other: str | None = None,
+    final: bool = True,
+) -> Path | None:
+    """Writes the results of an evaluation and returns the path, see `results_name`.
+
+    Args:
+      workdir: directory of the run.
       split: "test", "val" or "train".
       results: loss, accuracy and top5_accuracy (fractions), num_examples, step (of the
-        checkpoint), parameters, multiply_adds_per_image, wall_time_seconds. What
-        `environment` tells is added.
+        checkpoint), parameters, multiply_adds_per_image, evaluation_seconds. What `environment`
+        tells is added.
+      checkpoint: as it was asked for.
+      other: name of other data than the run's.
+      final: whether these results count, whatever is recorded; otherwise those of a later step
+        on the same data are left as they are, since training may have ended in the meantime.
+
+    Returns:
+      None where later ones are there.
 
     Raises:
-      UserError: The file cannot be written; an older one is untouched.
+      UserError: the file cannot be written; an older one is untouched.
     """
-    return files.write_json(
-        Path(workdir) / f"results_{split}.json",
-        {"split": split, **results, **environment()},
-        "make room or mend its directory, then evaluate again",
-    )
+    path = Path(workdir) / results_name(split, checkpoint, other)
+    which = {"split": split, "checkpoint": checkpoint} | ({"dataset": other} if other else {})
+    record = {**which, **results, **environment()}
+    if not final and _is_later(path, record):
+        return None
+    return files.write_record(path, record, "make room or mend its directory, then evaluate again")
+
+
+def read_results(workdir: Path, split: str) -> dict[str, Any] | None:
+    """Reads `results_SPLIT.json`; None where the run has none.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    return files.read_record(workdir / results_name(split), known=RULES)
+
+
+def _is_later(path: Path, record: Mapping[str, Any]) -> bool:
+    try:
+        there = files.read_record(path) or {}
+    except UserError:
+        return False  # damaged
+    same = all(there.get(key) == record.get(key) for key in ("checkpoint", "fingerprint"))
+    return same and isinstance(there.get("step"), int) and there["step"] > record["step"]

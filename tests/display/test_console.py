@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from eanet.display.console import Console
-from eanet.display.progress import duration, human, percent
+from eanet.display.numbers import duration, epochs, human, percent
 
 FIGURES = {"loss": 2.4454, "accuracy": 0.4846, "top5_accuracy": 0.7958}
 RESULTS = {
@@ -18,7 +20,7 @@ RESULTS = {
     "step": 15_650,
     "parameters": 361_380,
     "multiply_adds_per_image": 100_700_000,
-    "wall_time_seconds": 33.2,
+    "evaluation_seconds": 33.2,
 }
 
 
@@ -189,6 +191,48 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+HOSTILE = "a\x1b]0;title\x07\x1b[2Jb\r\nc\u202e\x9b31m"
+
+
+@pytest.mark.parametrize("interactive", [True, False])
+def test_what_a_terminal_would_obey_is_escaped(capsys, tmp_path, interactive):
+    console = Console(interactive)
+    workdir = tmp_path / HOSTILE
+    workdir.mkdir()
+    (workdir / "curves.png").touch()
+    console.note(HOSTILE)
+    console.warn(HOSTILE)
+    console.run_header(workdir=workdir, device=HOSTILE, step=0, total_steps=1, steps_per_epoch=1)
+    console.dataset_table(HOSTILE, {HOSTILE: 1}, image_shape=(1,), num_classes=1)
+    console.model_table([(HOSTILE, (1,), 1, 1)], (1, 1))
+    console.layers_table({HOSTILE: {}})
+    console.results_table({"split": HOSTILE, "accuracy": 0.5})
+    console.table(HOSTILE, (HOSTILE, ""), [(HOSTILE, HOSTILE)])
+    console.next_steps(workdir)
+    written = plain(capsys.readouterr().out)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", written)
+    assert r"a\x1b]0;title\x07\x1b[2Jb\r\nc\u202e\x9b31m" in written
+
+
+def test_epochs_are_those_that_a_person_asked_for():
+    # 0.1 epochs of 312.5 steps are 32 steps, 0.1024 epochs; 40 epochs of 10.1 steps 404.
+    assert [epochs(32, 32 / 312.5), epochs(404, 404 / 10.1), epochs(405, 40.0990)] == [
+        *("0.1", "40", "40"),
+    ]
+    assert [epochs(0, 0.0), epochs(1, 0.25), epochs(12_500, 12.5), epochs(313, 1.0)] == [
+        *("0", "0.2", "12.5", "1"),
+    ]
+
+
+@given(st.integers(1, 100_000), st.integers(1, 5_000), st.sampled_from([1, 10, 100]))
+def test_the_epochs_shown_are_complete_at_this_step_and_not_at_the_one_before(asked, batch, parts):
+    epoch_length = 50_000 / batch  # steps
+    step = math.ceil(asked / parts * epoch_length - 1e-6)
+    shown = float(epochs(step, step / epoch_length))
+    assert (step - 1) / epoch_length - 1e-5 <= shown <= step / epoch_length + 1e-5
+    assert len(f"{shown:g}") <= len(f"{asked / parts:g}")
 
 
 def test_numbers_for_people():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eanet.display.curves import best_validation, plot_curves
+from eanet.display.curves import plot_curves
 from eanet.errors import UserError
 
 BLUE, VERMILION = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
@@ -83,18 +83,14 @@ def test_a_single_point_and_a_point_between_gaps_are_visible(tmp_path):
 def test_the_test_result_is_drawn_once_it_is_there(tmp_path):
     lines = records("val", loss=[3, 2], accuracy=[0.1, 0.2])
     before = draw(tmp_path, lines)
-    (tmp_path / "results_test.json").write_text('{"accuracy": 0.15, "top5_accuracy": null}')
+    results = '{"accuracy": 0.15, "top5_accuracy": null, "step": %d}'
+    (tmp_path / "results_test.json").write_text(results % 10)  # of another checkpoint
+    assert (draw(tmp_path, lines) == before).all()
+    (tmp_path / "results_test.json").write_text(results % 20)
     after = draw(tmp_path, lines)
     different = (before != after).any(axis=(0, 2)).nonzero()[0]
     assert different.min() > 700  # in the panel of accuracy alone
     assert {900, 1000} <= set(different)  # as a line across it
-
-
-def test_best_validation_is_the_first_highest_accuracy():
-    train = records("train", accuracy=[0.9] * 4)
-    val = records("val", accuracy=[0.1, 0.3, 0.3, math.nan])
-    assert best_validation(train + val) == val[1]
-    assert best_validation(train) is None
 
 
 def test_without_a_log_one_clear_line(tmp_path):

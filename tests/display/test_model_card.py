@@ -21,7 +21,7 @@ RESULTS = {
     "step": 14_398,
     "parameters": 361_380,
     "multiply_adds_per_image": 100_700_000,
-    "wall_time_seconds": 33.2,
+    "evaluation_seconds": 33.2,
     "device": "1 × cpu",
     "versions": {"jax": "0.10.1"},
     "git_commit": "abc123",
@@ -59,11 +59,11 @@ def test_the_text_states_what_was_recorded(tmp_path):
     record = {"step": 626, "epoch": 2.0, "split": "val", "accuracy": 0.1829}
     (workdir / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     (workdir / "curves.png").touch()
-    _, body = card(workdir, test=RESULTS)
+    _, body = card(workdir, test={**RESULTS, "step": 626})
     for text in (
-        "| test | 43.91% | 74.71% | 2.7571 | 10,000 | 14,398 |",
-        *("361,380 parameters", "100.7 M multiply-adds", "2105.02358", "U · M_kᵀ"),
-        *("step 626, epoch 2", "18.29%, after epoch 2", "| `model.memory_size` | 16 |"),
+        "| test | 43.91% | 74.71% | 2.7571 | 10,000 | 626 |",
+        *("361,380 parameters", "100.7 M multiply-adds", "2105.02358"),
+        *("step 626, epoch 2", "18.29%, after epoch 2", "| model.memory_size | 16 |"),
         *("python main.py --mode=eval --workdir=", "jax 0.10.1", "abc123, with local changes"),
         "(curves.png)",
     ):
@@ -91,16 +91,50 @@ def test_no_directory_of_the_machine_is_told(tmp_path):
         assert "/home" not in told and tmp_path.name not in told
 
 
-def test_self_attention_is_described_as_such(tmp_path):
-    header, body = card(tmp_path / "run", config={"model": {"attention": "self"}})
-    assert "self-attention" in header["tags"] and "softmax(Q" in body
+def test_results_of_another_checkpoint_than_the_best_are_left_out(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    lines = [
+        {"step": step, "epoch": step / 10, "split": "val", "accuracy": accuracy}
+        for step, accuracy in ((10, 0.2), (20, 0.4), (30, 0.3))
+    ]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    header, body = card(workdir, test={**RESULTS, "step": 30}, val={**RESULTS, "step": 20})
+    (entry,) = header["model-index"][0]["results"]
+    assert entry["dataset"]["split"] == "validation" and "| test |" not in body
+    assert "40.00%, after epoch 2." in body
+
+
+def test_any_attention_is_described_by_its_own_words_or_named(tmp_path):
+    header, body = card(tmp_path / "run", config={"model": {"attention": "my|own"}})
+    assert "my|own-attention" in header["tags"] and r"the attention *my\|own*" in body
+    path = write_model_card(tmp_path / "run", "It looks at `every second` token.")
+    assert "A vision transformer. It looks at `every second` token." in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"accuracy": "high"}, {"accuracy": 43.91}, {"step": 1.5}, {"parameters": [1]},
+              {"loss": {}}, {"evaluation_seconds": True}],
+)  # fmt: skip
+def test_a_number_that_cannot_be_is_one_clear_line(tmp_path, wrong):
+    with pytest.raises(UserError, match=rf"results_test.json is damaged: {next(iter(wrong))}="):
+        card(tmp_path / "run", test={**RESULTS, **wrong})
+
+
+def test_what_comes_from_outside_stands_as_text(tmp_path):
+    hostile = "<script>alert(1)</script> [x](javascript:y) | `a`\x1b[2J\n# b"
+    config = {hostile: hostile, "dataset": {"name": hostile}, "model": {"attention": hostile}}
+    results = {**RESULTS, "device": hostile, "versions": {hostile: hostile}, "git_commit": hostile}
+    _, body = card(tmp_path / "run", config=config, test=results)
+    assert "<script" not in body and "[x](" not in body and "\x1b" not in body
+    assert "\n# b" not in body and body.count(r"\[x\](javascript:y) \| \`a\`\\x1b") >= 7
 
 
 def test_strange_names_keep_the_header_valid(tmp_path):
     workdir = tmp_path / "a: [b] #c 'd' \"e\" ünï |"
     header, body = card(workdir, config={"note": "a|b\nc"}, test=RESULTS)
     assert header["model-index"][0]["name"] == workdir.name
-    assert "| `note` | a\\|b c |" in body
+    assert r"| note | a\|b\\nc |" in body
 
 
 def test_a_directory_without_config_is_one_clear_line(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eanet.errors import UserError
-from eanet.workdir.log import RunLog, read
+from eanet.workdir.log import RunLog, best_validation, is_of_best, read
 
 STEPS = (10, 20, 30)
 
@@ -259,3 +259,16 @@ def test_what_a_linked_log_leads_to_stays_as_it_is(tmp_path):
         path.unlink()
     assert (tmp_path / "thesis.txt").read_text() == "precious"
     assert not (tmp_path / "nothing").exists()
+
+
+def test_best_validation_is_the_first_highest_accuracy_that_can_be():
+    accuracies = [0.1, 0.3, 0.3, math.nan, 7.0]
+    val = [{"step": n, "split": "val", "accuracy": each} for n, each in enumerate(accuracies)]
+    train = [{**record, "split": "train", "accuracy": 0.9} for record in val]
+    assert best_validation(train + val) == val[1]
+    assert best_validation([*train, {"step": 9, "split": "val"}]) is None
+    # Of two that are equally good either may have been kept.
+    assert [is_of_best({"step": step}, train + val) for step in range(4)] == [
+        *(False, True, True, False),
+    ]
+    assert not is_of_best({}, val) and is_of_best({"step": 3}, train)

@@ -33,7 +33,7 @@ def test_results_hold_what_was_measured_and_where(tmp_path):
     assert record["versions"]["python"] == platform.python_version()
     assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint"} < record["versions"].keys()
     assert "cpu" in record["device"].lower()
-    assert read_record(path) == record
+    assert read_record(path) == {k: v for k, v in record.items() if k != "sha256"}
     assert list(tmp_path.iterdir()) == [path]
 
 
