@@ -1,19 +1,21 @@
-"""Reads weight files of Keras without Keras, and runs nothing that is in them.
+"""Reads and writes weight files of Keras without Keras, and runs nothing that is in them.
 
 Forms: `.weights.h5` and `.keras` (Keras 3), `.h5` (Keras 2), and the SavedModel or checkpoint of
 TensorFlow, for which alone TensorFlow is needed.
 """
 
 import io
-import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
+from eanet import files
+from eanet.convert import keras_config
 from eanet.convert.keras_weights import KerasWeights, Tensor, slots
 from eanet.errors import UserError
 
@@ -22,6 +24,8 @@ _MAX_BYTES = 2**31
 _MAX_DEPTH = 12
 
 _NORMALIZATION = re.compile(r"(?:^|/)normalization/vars/([01])$")
+# Where the export puts one: as in the example, in front of the augmentation.
+_EXPORTED_NORMALIZATION = "sequential/layers/normalization/vars"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 # In a checkpoint the variables of one layer have names only; this is their order in the model.
@@ -50,11 +54,40 @@ def read(source: str | Path) -> KerasWeights:
         raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB and is no EANet")
     if start.startswith(b"PK"):
         return _read_archive(path, start)
-    return _read_h5(str(path), start, None)
+    return _read_h5(str(path), start, b"")
+
+
+def write(path: Path, values: Mapping[str, np.ndarray], mean: Any, std: Any) -> None:
+    """Writes a `.weights.h5` file of Keras 3, with a Normalization layer as the example has it.
+
+    Args:
+      path: of the file.
+      values: by the names of the variables inside `layers/`.
+      mean: per channel, on the scale 0..255.
+      std: likewise.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    statistics = {
+        f"{_EXPORTED_NORMALIZATION}/0": np.asarray(mean, np.float32),
+        f"{_EXPORTED_NORMALIZATION}/1": np.square(np.asarray(std, np.float64)).astype(np.float32),
+        f"{_EXPORTED_NORMALIZATION}/2": np.asarray(0, np.int32),
+    }
+    files.write(path, weights_h5({**statistics, **values}))
+
+
+def weights_h5(values: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a `.weights.h5` file with these variables, named inside `layers/`."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for name, value in values.items():
+            file[f"layers/{name}"] = value
+    return content.getvalue()
 
 
 def _read_archive(path: Path, content: bytes) -> KerasWeights:
-    """A `.keras` file; its config is read as JSON for the shape of the images, never built."""
+    """A `.keras` file."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             names = archive.namelist()
@@ -64,7 +97,7 @@ def _read_archive(path: Path, content: bytes) -> KerasWeights:
             config = _member(path, archive, "config.json") if "config.json" in names else b"{}"
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise UserError(f"{path} is damaged or truncated: {error}") from None
-    return _read_h5(f"{path}:model.weights.h5", weights, _image_shape(config))
+    return _read_h5(f"{path}:model.weights.h5", weights, config)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
@@ -74,46 +107,25 @@ def _member(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
         return file.read(_MAX_BYTES)
 
 
-def _image_shape(config: bytes) -> tuple[int, int, int] | None:
-    """The shape of the input layer, where the config of a model states one."""
-    try:
-        layers = json.loads(config)["config"]["layers"]
-        options = next(x["config"] for x in layers if x["class_name"] == "InputLayer")
-        shape = options.get("batch_shape") or options["batch_input_shape"]
-        height, width, channels = shape[1:]
-    except (ValueError, KeyError, TypeError, StopIteration, RecursionError):
-        return None
-    sizes = (height, width, channels)
-    return sizes if all(isinstance(size, int) and size > 0 for size in sizes) else None
-
-
-def _read_h5(source: str, content: bytes, image_shape: Any) -> KerasWeights:
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(f"{source} needs h5py to be read: pip install h5py") from None
+def _read_h5(source: str, content: bytes, config: bytes | str) -> KerasWeights:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             root = _node(source, file, "model_weights") if "model_weights" in file else file
             legacy = "layer_names" in root.attrs
+            config = config or file.attrs.get("model_config", b"")
             tensors = _legacy_tensors if legacy else _keras3_tensors
             named = {
                 name: _value(source, name, dataset, len(content))
                 for name, dataset in tensors(source, root)
             }
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{source} is damaged, truncated or no HDF5 file: {_one_line(error)}"
-        ) from None
-    if legacy:
-        return _in_order(source, list(named.items()))
-    return _keras3(source, named, image_shape)
+        raise UserError(f"{source} is damaged, truncated or no HDF5 file: {error}") from None
+    ordered = list(named.items()) if legacy else _keras3(source, named)
+    return _in_order(source, ordered, keras_config.layers(config))
 
 
 def _node(source: str, root: Any, path: str) -> Any:
     """What stands at a path inside the file; a link, which may lead out of it, is refused."""
-    import h5py
-
     node = root
     for name in path.split("/"):
         if not isinstance(node.get(name, getlink=True), h5py.HardLink):
@@ -124,8 +136,6 @@ def _node(source: str, root: Any, path: str) -> Any:
 
 def _keras3_tensors(source: str, root: Any) -> Iterator[tuple[str, Any]]:
     """The variables of all layers of a Keras 3 file; not those of optimizer and metrics."""
-    import h5py
-
     pending = [name for name in root if name.endswith(("layers", "_layer_checkpoint_dependencies"))]
     if not pending:
         content = ", ".join(list(root)[:3]) or "nothing"
@@ -158,26 +168,22 @@ def _value(source: str, name: str, dataset: Any, file_size: int) -> np.ndarray:
     try:
         return np.asarray(dataset[()])
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{source}: {name} cannot be read: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        raise UserError(f"{source}: {name} cannot be read: {error}") from None
 
 
 def _texts(names: Any) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _keras3(source: str, named: dict[str, np.ndarray], image_shape: Any) -> KerasWeights:
+def _keras3(source: str, named: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
     """Brings the variables, whose names count the layers of each class, into the model's order."""
     plain = {re.sub(r"^[^/]*/", "", name).replace("/_", "/"): name for name in named}
-    statistics: dict[str, Tensor] = {}
+    statistics: dict[str, str] = {}
     rest = []
     for key, name in plain.items():
         match = _NORMALIZATION.search(key)
         if match:
-            statistics[match[1]] = Tensor(name, named[name])
+            statistics[match[1]] = name
         elif _is_weight(named[name]):
             rest.append(key)
     attention = "self" if any("multi_head_attention" in key for key in rest) else "external"
@@ -192,9 +198,8 @@ def _keras3(source: str, named: dict[str, np.ndarray], image_shape: Any) -> Kera
             f"{source}: {plain[key]}, of shape {list(named[plain[key]].shape)}, is no part of the "
             f"Keras example's model with {depth} blocks of {attention} attention"
         )
-    tensors = [(plain[slot.keras], named[plain[slot.keras]]) for slot in expected]
-    front = [(statistics[i].name, statistics[i].value) for i in sorted(statistics)]
-    return _in_order(source, front + tensors, image_shape)
+    names = [statistics[i] for i in sorted(statistics)] + [plain[slot.keras] for slot in expected]
+    return [(name, named[name]) for name in names]
 
 
 def _is_weight(value: np.ndarray) -> bool:
@@ -203,7 +208,7 @@ def _is_weight(value: np.ndarray) -> bool:
 
 
 def _in_order(
-    source: str, named: list[tuple[str, np.ndarray]], image_shape: Any = None
+    source: str, named: list[tuple[str, np.ndarray]], layers: keras_config.Layers
 ) -> KerasWeights:
     """Splits off mean and variance of a Normalization layer, and checks all values."""
     tensors = [Tensor(name, value) for name, value in named if _is_weight(value)]
@@ -216,10 +221,11 @@ def _in_order(
         raise UserError(f"{source} holds no weights")
     # The model itself begins with a matrix, the projection of the patches.
     vectors = next((i for i, t in enumerate(tensors) if t.value.ndim > 1), len(tensors))
+    adapted = None
     if vectors == 2 and tensors[0].value.shape == tensors[1].value.shape:
-        mean, variance = (tensor.value for tensor in tensors[:2])
-        return KerasWeights(source, tensors[2:], mean, variance, image_shape)
-    return KerasWeights(source, tensors, image_shape=image_shape)
+        adapted, tensors = (tensors[0].value, tensors[1].value), tensors[2:]
+    statistics = keras_config.statistics(source, layers, adapted)
+    return KerasWeights(source, tensors, statistics, keras_config.image_shape(layers))
 
 
 def _read_tensorflow(path: Path) -> KerasWeights:
@@ -249,8 +255,8 @@ def _read_tensorflow(path: Path) -> KerasWeights:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path}: {name} is damaged or truncated: {_one_line(error)}") from None
-    return _in_order(str(path), named)
+        raise UserError(f"{path}: {name} is damaged or truncated: {error}") from None
+    return _in_order(str(path), named, [])
 
 
 def _checkpoint_prefix(path: Path) -> Path:

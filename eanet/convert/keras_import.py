@@ -1,7 +1,7 @@
 """Makes a run of weights of the Keras example "Image classification with EANet".
 
-The source is a `.weights.h5`, `.keras` or `.h5` file, or the directory of a TensorFlow SavedModel or
-checkpoint. Afterwards `python main.py --mode=eval --workdir=DIR` evaluates it, and
+The source is a `.weights.h5`, `.keras` or `.h5` file, or the directory of TensorFlow's SavedModel
+or checkpoint. `python main.py --mode=eval --workdir=DIR` then evaluates the run, and
 `python main.py --workdir=DIR` trains it further.
 """
 
@@ -18,13 +18,8 @@ from eanet import config as config_lib
 from eanet import files
 from eanet.cli import Parser, in_checkout, say
 from eanet.convert import keras_files
-from eanet.convert.keras_weights import (
-    Architecture,
-    check_expressible,
-    infer,
-    our_model,
-    to_params,
-)
+from eanet.convert.keras_architecture import Architecture, check_expressible
+from eanet.convert.keras_weights import KerasWeights, infer, to_params
 from eanet.convert.workdir import write_run
 from eanet.data.load import Dataset, load_dataset
 from eanet.errors import UserError
@@ -78,11 +73,14 @@ def import_weights(
     config.model.update(norm="double", final_norm=False, param_dtype="float32")
     check_expressible(config.model)
     dataset = _dataset(weights.source, architecture, config, log)
-    if weights.statistics is not None:
-        mean = weights.statistics[0] if mean is None else mean
-        std = weights.statistics[1] if std is None else std
-    record = _record(weights.source, architecture, dataset, mean, std, log)
-    write_run(workdir, config, record, our_model(architecture), params, log)
+    mean, std = _normalization(weights, dataset, mean, std, architecture.image_shape[2], log)
+    if dataset is None:
+        log("class names are not known, so classes are numbers")
+        class_names = tuple(map(str, range(architecture.num_classes)))
+    else:
+        class_names = dataset.class_names
+    record = ModelRecord(class_names, architecture.image_shape, mean, std)
+    write_run(workdir, config, record, params, log)
     files.write_json(workdir / RECORD, {"source": str(source)})
     return architecture
 
@@ -107,48 +105,47 @@ def _dataset(
     return dataset
 
 
-def _record(
-    source: str,
-    architecture: Architecture,
+def _normalization(
+    weights: KerasWeights,
     dataset: Dataset | None,
-    mean: Numbers | None,
-    std: Numbers | None,
+    asked_mean: Numbers | None,
+    asked_std: Numbers | None,
+    channels: int,
     log: Callable[[str], object],
-) -> ModelRecord:
-    """Class names of the data set, and the normalisation that the weights were trained with."""
-    if dataset is not None:
-        if mean is None or std is None:
-            log(f"{source} does not say how images are normalised: as those of {dataset.name}")
-        mean = dataset.mean if mean is None else mean
-        std = dataset.std if std is None else std
-    if mean is None or std is None:
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel: asked for, of the file, or of the data set."""
+    own: tuple[Any, Any] = weights.statistics or (None, None)
+    if weights.statistics is None and dataset is not None:
+        own = dataset.mean, dataset.std
+        if asked_mean is None or asked_std is None:
+            log(f"{weights.source} has no normalisation: that of {dataset.name} is taken")
+    given = [a if a is not None else b for a, b in zip((asked_mean, asked_std), own, strict=True)]
+    if any(values is None for values in given):
         raise UserError(
-            f"{source} does not say how images are normalised: give --mean and --std, on the scale "
-            "0..255, or a data set that can be loaded"
+            f"{weights.source} has no normalisation: give --mean and --std of the images, from 0 "
+            "to 255, or a data set that can be loaded"
         )
-    channels = architecture.image_shape[2]
-    if not {len(mean), len(std)} <= {1, channels}:
+    if not {len(values) for values in given} <= {1, channels}:
         raise UserError(
-            f"mean and deviation have {len(mean)} and {len(std)} values, but images have "
+            f"mean and deviation have {len(given[0])} and {len(given[1])} values, but images have "
             f"{channels} channels; correct --mean, --std or --channels"
         )
-    mean, std = (np.broadcast_to(np.asarray(x, np.float64), channels) for x in (mean, std))
+    mean, std = (np.broadcast_to(np.asarray(x, np.float64), channels) for x in given)
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise UserError(f"deviations must be above 0 and means finite, not {std} and {mean}")
     log(f"normalisation: mean {_shown(mean)}, deviation {_shown(std)}")
-    if dataset is None:
-        log("class names are not known, so that classes are numbers")
-        names = tuple(map(str, range(architecture.num_classes)))
-    else:
-        names = dataset.class_names
-        offset = np.max(np.abs(mean - dataset.mean) / dataset.std)
-        if max(offset, np.max(np.abs(std / dataset.std - 1.0))) > _SAME_STATISTICS:
-            log(
-                f"warning: images of {dataset.name} have mean {_shown(dataset.mean)}, deviation "
-                f"{_shown(dataset.std)}: the weights were trained on others, or on another scale "
-                "than 0..255 (see --mean and --std)"
-            )
-    return ModelRecord(
-        names, architecture.image_shape, tuple(mean.tolist()), tuple(std.tolist())
-    )
+    if dataset is not None and _differ(mean, std, dataset):
+        log(
+            f"warning: images of {dataset.name} have mean {_shown(dataset.mean)}, deviation "
+            f"{_shown(dataset.std)}: the weights were trained on others, or on another scale than "
+            "0..255 (see --mean and --std)"
+        )
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _differ(mean: np.ndarray, std: np.ndarray, dataset: Dataset) -> bool:
+    offset = np.max(np.abs(mean - dataset.mean) / dataset.std)
+    return bool(max(offset, np.max(np.abs(std / dataset.std - 1))) > _SAME_STATISTICS)
 
 
 def _shown(values: np.ndarray) -> str:

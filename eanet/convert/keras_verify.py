@@ -1,6 +1,7 @@
 """Compares the model with Keras' own, block by block, for the weights of one file.
 
-Keras 3 on its JAX backend is needed for this, and for nothing else in this project.
+The source is as for `import-keras`; images are normally distributed. Keras 3 on its JAX backend is
+needed for this, and for nothing else in this project. Exit code 0: the same function; 1: not.
 """
 
 import os
@@ -13,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eanet.cli import Parser, say
 from eanet.convert import keras_files
-from eanet.convert.keras_export import weights_h5
-from eanet.convert.keras_import import describe
-from eanet.convert.keras_weights import Architecture, infer, our_model, to_keras, to_params
+from eanet.convert.keras_architecture import Architecture, our_model
+from eanet.convert.keras_import import add_source
+from eanet.convert.keras_weights import infer, to_keras, to_params
 from eanet.errors import UserError
 
 # Rounding alone stays well below this, in units of the largest value.
@@ -25,16 +27,23 @@ TOLERANCE = 1e-4
 _IMAGES = 4
 
 
+def main(arguments: list[str], prog: str) -> int:
+    """The command `verify-keras`."""
+    parser = Parser(prog, __doc__)
+    add_source(parser)
+    return 0 if verify(**vars(parser.parse_args(arguments)), log=say) else 1
+
+
 def verify(
     source: str,
     *,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
     log: Callable[[str], object] = print,
-) -> int:
-    """Prints the largest differences after each block; returns 1 where they are not rounding.
+) -> bool:
+    """Says how large the differences after each block are, and whether they are only rounding.
 
-    Absolute, and relative to the largest value in Keras there, on normally distributed images.
+    Absolute, and relative to the largest value in Keras there.
 
     Raises:
       UserError: Keras is not installed, or the file cannot be imported.
@@ -45,7 +54,7 @@ def verify(
     images = np.random.default_rng(0).normal(size=(_IMAGES, *architecture.image_shape))
     images = images.astype(np.float32)
     theirs = keras_outputs(source, architecture, params, images)
-    log(f"{weights.source}: {describe(architecture)}")
+    log(f"{weights.source}: {architecture}")
     log(f"{'after':<16}{'largest value':>15}{'absolute':>12}{'relative':>12}")
     worst = 0.0
     ours = our_outputs(architecture, params, images)
@@ -55,7 +64,7 @@ def verify(
         log(f"{name:<16}{scale:>15.4g}{absolute:>12.2e}{absolute / scale:>12.2e}")
     agree = bool(worst <= TOLERANCE)
     log("the same function" if agree else f"different: relative by {worst:.2e}")
-    return 0 if agree else 1
+    return agree
 
 
 def our_outputs(
@@ -88,7 +97,7 @@ def keras_outputs(
     else:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "converted.weights.h5"
-            path.write_bytes(weights_h5(to_keras(params, architecture)))
+            path.write_bytes(keras_files.weights_h5(to_keras(params, architecture)))
             model.load_weights(path)
     # Every second sum ends a block.
     sums = [layer.output for layer in model.layers if isinstance(layer, keras.layers.Add)][1::2]
@@ -102,5 +111,5 @@ def _import_keras() -> Any:
     try:
         import keras
     except ImportError:
-        raise UserError("--verify compares with Keras: pip install keras==3.15.1 h5py") from None
+        raise UserError("this compares with Keras: pip install keras==3.15.1") from None
     return keras

@@ -15,9 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from eanet.convert.keras_architecture import Architecture, our_model
 from eanet.errors import UserError
-from eanet.models.eanet import EANet
-from eanet.models.functional import SplitModel, split_model
 
 # Variables before the first block, and in a block of either kind of attention.
 _BEFORE_BLOCKS, _PER_BLOCK = 3, 16
@@ -61,38 +60,15 @@ class KerasWeights:
     Attributes:
       source: the file, for messages.
       tensors: all trainable variables in the order of the model.
-      mean: of the file's Normalization layer, `[C]`, or None.
-      variance: likewise.
+      statistics: mean and deviation by which the file's layers normalise pixels from 0 to 255, each
+        `float64[C]` or of one value for all channels; None where the file has no such layer.
       image_shape: height, width and channels where the file states them, or None.
     """
 
     source: str
     tensors: list[Tensor]
-    mean: np.ndarray | None = None
-    variance: np.ndarray | None = None
+    statistics: tuple[np.ndarray, np.ndarray] | None = None
     image_shape: tuple[int, int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The sizes that a model of the example is made of; `memory_size` is 0 for self-attention."""
-
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    patch_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    head_dim: int
-    memory_size: int
-    mlp_dim: int
-    attention: str
-
-    def model_options(self) -> dict[str, Any]:
-        """Those that are keys of `config.model`."""
-        names = ["patch_size", "embed_dim", "depth", "num_heads", "head_dim", "mlp_dim"]
-        names += ["memory_size"] * (self.attention == "external")
-        return {"attention": self.attention} | {name: getattr(self, name) for name in names}
 
 
 def slots(depth: int, attention: str) -> Iterator[Slot]:
@@ -230,10 +206,10 @@ def _match(weights: KerasWeights, expected: Sequence[Slot]) -> dict[str, int]:
 def _patch(weights: KerasWeights, values: int, channels: int | None) -> tuple[int, int]:
     """Side and channels of a patch of so many values."""
     name = weights.tensors[0].name
-    if channels is None and weights.mean is not None:
-        channels = len(weights.mean)
     if channels is None and weights.image_shape is not None:
         channels = weights.image_shape[2]
+    if channels is None and weights.statistics is not None:
+        channels = len(weights.statistics[0])
     given = _CHANNELS if channels is None else (channels,)
     sides = [(math.isqrt(values // count), count) for count in given]
     found = [(side, count) for side, count in sides if side * side * count == values]
@@ -279,18 +255,6 @@ def _image_size(
             "not square: say --image_size=HEIGHTxWIDTH"
         )
     return side * patch_size, side * patch_size
-
-
-def our_model(architecture: Architecture) -> SplitModel:
-    """The model of these sizes, with nothing computed yet."""
-    return split_model(
-        lambda rngs: EANet(
-            architecture.num_classes,
-            architecture.image_shape,
-            rngs=rngs,
-            **architecture.model_options(),
-        )
-    )
 
 
 def to_params(weights: KerasWeights, architecture: Architecture) -> dict:

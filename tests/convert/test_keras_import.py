@@ -6,20 +6,27 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 
+from eanet import cli, config_history
 from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
-from eanet.convert import keras_files
-from eanet.convert.keras_export import export, weights_h5
+from eanet.convert import keras_config, keras_files, keras_import
+from eanet.convert.keras_architecture import architecture_of
+from eanet.convert.keras_export import export
+from eanet.convert.keras_files import weights_h5
 from eanet.convert.keras_import import import_weights
-from eanet.convert.keras_import import main as import_main
 from eanet.convert.keras_weights import infer, to_keras, to_params
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
+from eanet.models import attentions
+from eanet.models.attention_fast import FastExternalAttention
+from eanet.rules import Number
+from eanet.workdir import model_record
 from tests.helpers.keras_fakes import (
     SMALL,
     h5py,
@@ -201,6 +208,8 @@ def test_round_trip_is_exact(tmp_path, digits_config, attention, monkeypatch):
     lines = []
     import_weights(source, tmp_path / "run", digits_config, log=lines.append)
     assert any("normalisation: mean" in line for line in lines)
+    std = np.sqrt(values["sequential/layers/normalization/vars/1"])
+    np.testing.assert_allclose(model_record.read(tmp_path / "run").std, std, rtol=1e-6)
     export(tmp_path / "run", tmp_path / "out.weights.h5")
     with h5py.File(tmp_path / "out.weights.h5") as file:
         for name, value in values.items():
@@ -214,8 +223,8 @@ def test_without_normalization_the_export_has_that_of_the_data(tmp_path, digits_
     export(tmp_path / "run", tmp_path / "out.weights.h5")
     dataset = load_dataset("digits")
     weights = keras_files.read(tmp_path / "out.weights.h5")
-    np.testing.assert_array_equal(weights.mean, dataset.mean)
-    np.testing.assert_allclose(np.sqrt(weights.variance), dataset.std, rtol=1e-6)
+    np.testing.assert_array_equal(weights.statistics[0].astype(np.float32), dataset.mean)
+    np.testing.assert_allclose(weights.statistics[1], dataset.std, rtol=1e-6)
 
 
 def test_a_taken_workdir_and_another_data_set_are_refused(tmp_path, digits_config):
@@ -233,11 +242,140 @@ def test_a_taken_workdir_and_another_data_set_are_refused(tmp_path, digits_confi
     assert Checkpoints(run / "checkpoints").steps() == [0]
 
 
-@pytest.mark.parametrize("arguments", [["missing.h5", "--workdir=w"], [__file__, "--workdir=w"]])
-def test_the_command_answers_in_one_line(arguments, capsys):
-    assert import_main(arguments) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
+HALF = {"mean": [127.5], "variance": [16256.25]}
+LAYERS = {
+    "of constants": ([("Normalization", HALF)], 127.5, 127.5),
+    "to 0..1": ([("Rescaling", {"scale": 1 / 255, "offset": 0.0})], 0.0, 255.0),
+    "to -1..1": ([("Rescaling", {"scale": 1 / 127.5, "offset": -1})], 127.5, 127.5),
+    "one after the other": (
+        [("Rescaling", {"scale": 1 / 255}), ("Normalization", {"mean": 0.5, "variance": 0.25})],
+        127.5,
+        127.5,
+    ),
+    "adapted, after another": ([("Rescaling", {"scale": 0.5}), ("Normalization", {})], 6.0, 4.0),
+    "undone": ([("Normalization", HALF), ("Normalization", HALF | {"invert": True})], 0.0, 1.0),
+}
+
+
+@pytest.mark.parametrize(("layers", "mean", "std"), LAYERS.values(), ids=LAYERS)
+def test_layers_of_a_config_say_how_images_are_normalised(layers, mean, std):
+    inner = [{"class_name": kind, "config": options} for kind, options in layers]
+    outer = [
+        {"class_name": "InputLayer", "config": {"batch_shape": [None, 8, 8, 3]}},
+        {"class_name": "Sequential", "config": {"layers": inner}},
+        {"class_name": "Dense", "config": {}},
+    ]
+    found = keras_config.layers(json.dumps({"config": {"layers": outer}}))
+    adapted = (np.full(3, 3.0), np.full(3, 4.0)) if ("Normalization", {}) in layers else None
+    of_mean, of_std = keras_config.statistics("file", found, adapted)
+    np.testing.assert_allclose(of_mean, [mean] * 3, atol=1e-9)
+    np.testing.assert_allclose(of_std, [std] * 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scale": "1/255"}, {"scale": 0}, {"scale": -1}, {"scale": 10**400}, {"offset": 1}],
+)
+def test_layers_that_normalise_by_no_number_are_refused(options):
+    with pytest.raises(UserError, match="file: its layer"):
+        keras_config.statistics("file", [("Rescaling", options)], None)
+
+
+def test_without_normalization_the_asked_one_is_recorded(tmp_path, digits_config):
+    values = without_normalization(keras3_values("external", image_shape=(8, 8, 1)))
+    source = write(tmp_path / "in.weights.h5", values)
+    asked = {"mean": [4.0], "std": [5.0], "channels": 1, "log": lambda line: None}
+    import_weights(source, tmp_path / "run", digits_config, **asked)
+    record = model_record.read(tmp_path / "run")
+    assert (record.mean, record.std) == ((4.0,), (5.0,))
+    assert record.class_names == load_dataset("digits").class_names
+    for wrong in ({"std": [0.0]}, {"std": [1.0, 2.0]}, {"mean": [np.nan]}):
+        with pytest.raises(UserError, match="eviation"):
+            import_weights(source, tmp_path / "other", digits_config, **asked | wrong)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_data_set_that_cannot_be_loaded_is_needed_for_what_the_file_lacks(
+    tmp_path, digits_config
+):
+    digits_config.dataset.name = f"folder:{tmp_path / 'missing'}"
+    values = keras3_values("external", image_shape=(8, 8, 1))
+    source = write(tmp_path / "without.weights.h5", without_normalization(values))
+    options = {"channels": 1, "log": lambda line: None}
+    with pytest.raises(UserError, match="give --mean and --std"):
+        import_weights(source, tmp_path / "run", digits_config, **options)
+    source = write(tmp_path / "with.weights.h5", values)
+    import_weights(source, tmp_path / "run", digits_config, **options)
+    assert model_record.read(tmp_path / "run").class_names == tuple("0123456789")
+
+
+class Sharper(FastExternalAttention):
+    """A made-up attention, or external attention of tomorrow."""
+
+    RULES: ClassVar[dict] = FastExternalAttention.RULES | {"sharpness": Number(0, 10)}
+
+    def __init__(self, *sizes, sharpness=1.0, **options):
+        super().__init__(*sizes, **options)
+
+
+def imported(tmp_path, config, **model):
+    """A run of digits, with other values in its config afterwards."""
+    values = keras3_values("external", image_shape=(8, 8, 1))
+    source = write(tmp_path / "in.weights.h5", values)
+    import_weights(source, tmp_path / "run", config, log=lambda line: None)
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    saved["model"] |= model
+    (tmp_path / "run/run.json").unlink()
+    (tmp_path / "run/config.json").write_text(json.dumps(saved))
+    return tmp_path / "run"
+
+
+def test_a_key_of_tomorrow_is_not_exported_but_as_it_was_before(
+    tmp_path, digits_config, monkeypatch
+):
+    monkeypatch.setitem(attentions.ATTENTIONS, "external", {"fast": Sharper})
+    monkeypatch.setitem(config_history.ADDED, "9.0.0", {"model.sharpness": 1.0})
+    run = imported(tmp_path, digits_config, sharpness=2.0)
+    out = tmp_path / "out.weights.h5"
+    with pytest.raises(UserError, match=r"run: .*cannot express model\.sharpness=2\.0, only 1\.0"):
+        export(run, out)
+    assert not out.exists()
+    saved = (run / "config.json").read_text().replace("2.0", "1.0")
+    (run / "config.json").write_text(saved)
+    export(run, out)
+    assert out.exists()
+
+
+@pytest.mark.parametrize("key", ["norm", "final_norm", "attention"])
+def test_what_the_example_cannot_be_is_refused_by_name(key, digits_config, monkeypatch):
+    monkeypatch.setitem(attentions.ATTENTIONS, "toy", {"fast": Sharper})
+    model = digits_config.model.to_dict() | {"sharpness": 1.0}
+    architecture_of(model, 10, (8, 8, 1))  # an option of another attention
+    model |= {"norm": "softmax_tokens", "final_norm": True, "attention": "toy"}
+    wanted = digits_config.model.to_dict() | {key: model[key]}
+    with pytest.raises(UserError, match=rf"cannot express model\.{key}="):
+        architecture_of(wanted, 10, (8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.h5", "--workdir=w"], "missing.h5"),
+        ([__file__, "--workdir=w"], "damaged"),
+        (["a.h5"], "--workdir"),
+        (["a.h5", "--workdir=w", "--image_size=8"], "32x48, not '8'"),
+        (["a.h5", "--workdir=w", "--std=1;2"], "--std: numbers"),
+    ],
+)
+def test_the_command_answers_in_one_line(arguments, message):
+    with pytest.raises(UserError, match=message):
+        keras_import.main(arguments, "import-keras")
+
+
+def test_without_a_checkout_a_config_is_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "eanet" / "cli.py"))
+    with pytest.raises(UserError, match=r"configs/eanet_cifar100\.py.*give --config=FILE"):
+        keras_import.main(["a.h5", "--workdir=w"], "import-keras")
 
 
 @pytest.mark.slow
@@ -246,7 +384,7 @@ def test_main_evaluates_what_was_imported(tmp_path):
     source = write(tmp_path / "a.weights.h5", values)
     run = tmp_path / "run"
     for command in (
-        ["-m", "eanet.convert.keras_import", str(source), f"--workdir={run}", "--dataset=digits"],
+        ["-m", "eanet", "import-keras", str(source), f"--workdir={run}", "--dataset=digits"],
         ["main.py", "--mode=eval", f"--workdir={run}", "--nohost_setup"],
     ):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)

@@ -19,7 +19,6 @@ from eanet.checkpoints import manifest as manifest_lib
 from eanet.checkpoints.layout import Metadata
 from eanet.checkpoints.manager import Checkpoints
 from eanet.convert import keras_files
-from eanet.convert.keras_export import weights_h5
 from eanet.convert.keras_weights import infer, to_params
 from eanet.display.curves import plot_curves
 from eanet.display.model_card import write_model_card
@@ -107,7 +106,7 @@ def write_one(workdir, step):
 
 
 RESULT_KEYS = ["accuracy", "top5_accuracy", "loss", "num_examples", "step", "parameters"]
-RESULT_KEYS += ["multiply_adds_per_image", "wall_time_seconds", "device", "versions", "git_commit"]
+RESULT_KEYS += ["multiply_adds_per_image", "evaluation_seconds", "device", "versions", "git_commit"]
 RESULTS = st.one_of(
     st.none(),
     st.binary(max_size=20),
@@ -254,7 +253,7 @@ def files_of(directory):
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keras")
     values = keras3_values("external", depth=1)
-    (folder / "x.weights.h5").write_bytes(weights_h5(values))
+    (folder / "x.weights.h5").write_bytes(keras_files.weights_h5(values))
     write_keras_archive(folder / "x.keras", values)
     legacy_h5(folder / "x.h5", values, "external")
     return {path: path.read_bytes() for path in folder.iterdir()}

@@ -5,8 +5,9 @@ import os
 import numpy as np
 import pytest
 
+from eanet.convert.keras_architecture import our_model
 from eanet.convert.keras_files import read
-from eanet.convert.keras_weights import infer, our_model, to_params
+from eanet.convert.keras_weights import infer, to_params
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 keras = pytest.importorskip("keras")
