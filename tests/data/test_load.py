@@ -185,8 +185,8 @@ def bands(argument, wanted):
     """A source from outside: brighter images in one class than in the other."""
 
     def read():
-        labels = np.arange(8, dtype=np.int32) % 2
-        images = np.full((8, 4, 4, 1), 50, np.uint8) + 100 * labels[:, None, None, None]
+        labels = np.arange(64, dtype=np.int32) % 2
+        images = np.full((64, 4, 4, 1), 50) + 100 * labels[:, None, None, None]
         split = Split(images.astype(np.uint8), labels)
         return Decoded({"train": split, "test": split}, ("dark", "bright"))
 
@@ -197,13 +197,13 @@ def bands(argument, wanted):
 def test_a_source_of_ones_own_is_an_entry_of_the_table(monkeypatch, tmp_path):
     for name in ("bands", "bands:"):
         monkeypatch.setitem(load.SOURCES, name, bands)
-    assert len(load_dataset("bands", log=quiet).train) == 6
+    assert len(load_dataset("bands", log=quiet).train) == 51
     elsewhere = load_dataset("bands:/old", val_fraction=0, place=str(tmp_path), log=quiet)
     assert elsewhere.place == str(tmp_path) and elsewhere.class_names == ("dark", "bright")
     part = load.load_part(
         "bands:x", "test", class_names=("bright", "dark"), image_shape=(4, 4, 1), log=quiet
     )
-    assert part.split.labels.tolist() == [1, 0] * 4
+    assert part.split.labels.tolist() == [1, 0] * 32
     with pytest.raises(UserError, match=r"write digits, folder:…, bands, bands:… or a TFDS name"):
         load_dataset("no name", log=quiet)
     with pytest.raises(UserError, match="did you mean 'bands'"):
