@@ -5,6 +5,7 @@ with the state saved. For all but the first, one line on standard error says why
 """
 
 import argparse
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import NoReturn
 
 from eanet import streams
 from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line
+
+_OPEN_FILES_NEEDED, _OPEN_FILES_WANTED = 64, 1024
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -23,6 +26,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     streams.tolerate_loss()
     message = ""
     try:
+        _allow_open_files()
         code = main() or 0
     except UserError as error:
         code, message = 2, f"error: {error}"
@@ -37,6 +41,19 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     if message:
         print(as_line(message), file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _allow_open_files() -> None:
+    """Makes room for the files that JAX, Orbax and a run hold open at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _OPEN_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_WANTED)
+    if most < _OPEN_FILES_NEEDED:
+        raise UserError(
+            f"only {most} files may be open at once here; allow {_OPEN_FILES_NEEDED} or more "
+            "with ulimit -n"
+        )
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def say(line: object) -> None:
