@@ -4,16 +4,27 @@
 # make lint   linters and types alone
 # make bench  this project against its peers, and the other measurements; two hours of a quiet machine
 
-PYTHON ?= $(shell command -v python3.11 || echo python3)
+# What made .venv makes it again, unless another Python is named: make test PYTHON=python3.13
+PYTHON ?= .venv/bin/python python3.13 python3.12 python3.11 python3
+
+# The name of a pyenv shim may have nothing behind it, so what runs counts, not what is found.
+version = $(shell $(1) -c 'import sys; v = sys.version_info[:2]; \
+	print("%d.%d" % v if (3, 11) <= v <= (3, 13) else "")' 2>/dev/null)
+candidates := $(PYTHON) $(foreach name,$(PYTHON),$(wildcard $(HOME)/.pyenv/versions/*/bin/$(name)))
+python := $(firstword $(foreach name,$(candidates),$(if $(call version,$(name)),$(name))))
+VERSION := $(call version,$(python))
+
 BIN := .venv/bin
+RUN := .venv/run-$(VERSION)
+DEV := .venv/dev-$(VERSION)
 
 .PHONY: demo train test lint bench clean
 
-demo: .venv/run
+demo: $(RUN)
 	$(BIN)/python main.py --config=configs/eanet_digits.py
 
 # What TFDS has to prepare itself needs TensorFlow, once.
-train: .venv/run
+train: $(RUN)
 	$(BIN)/python -m eanet prepare cifar100 || \
 		($(BIN)/pip install -q -r requirements-prepare.txt && $(BIN)/python -m eanet prepare cifar100)
 	$(BIN)/python main.py --config=configs/eanet_cifar100.py
@@ -21,12 +32,12 @@ train: .venv/run
 test: lint
 	$(BIN)/python -m pytest
 
-lint: .venv/dev
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/run .venv-peers/run
+bench: $(RUN) .venv-peers/run
 	$(BIN)/python -m benchmarks.throughput --config=configs/eanet_cifar100.py
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m eanet prepare cifar100
@@ -34,17 +45,19 @@ bench: .venv/run .venv-peers/run
 	$(BIN)/python -m benchmarks.profile --config=configs/eanet_cifar100.py
 	$(BIN)/python -m benchmarks.ensemble --config=configs/eanet_cifar100.py
 
-.venv/run: requirements.txt
-	$(PYTHON) -m venv .venv
+$(RUN): requirements.txt
+	@test -n "$(VERSION)" || { echo "Python 3.11, 3.12 or 3.13 is needed, as in make demo PYTHON=PATH"; exit 2; }
+	@test -e $(BIN)/python$(VERSION) || rm -rf .venv  # made by another Python
+	$(python) -m venv .venv
 	$(BIN)/pip install -q -r requirements.txt
-	touch $@
+	@touch $@
 
-.venv/dev: .venv/run requirements-dev.txt
+$(DEV): $(RUN) requirements-dev.txt
 	$(BIN)/pip install -q -r requirements-dev.txt
-	touch $@
+	@touch $@
 
 .venv-peers/run: requirements-peers.txt
-	$(PYTHON) -m venv .venv-peers
+	$(python) -m venv .venv-peers
 	.venv-peers/bin/pip install -q -r requirements-peers.txt
 	touch $@
 

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     host.set_up()  # before JAX is imported
 
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ def times(profile: Any) -> tuple[Counter[str], Counter[str]]:
     """Seconds of each instruction, without those inside it, and how often it ran."""
     nanoseconds: Counter[str] = Counter()
     calls: Counter[str] = Counter()
+    # Python 3.13 says so of jaxlib's bindings, whoever uses them.
+    warnings.filterwarnings("ignore", message="builtin type .* has no __module__ attribute")
     for line in (line for plane in profile.planes for line in plane.lines):
         events = [(event, dict(event.stats).get("hlo_op")) for event in line.events]
         open_events: list[tuple[str, float]] = []
