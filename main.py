@@ -22,6 +22,7 @@ from absl import flags
 from eanet import config as config_lib
 from eanet import config_flags, signals
 from eanet.errors import UserError
+from eanet.files import local_path
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config()
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     """Picks the mode and calls it."""
     del arguments
     config_flags.refuse_unread(MODE.value, MODES)
-    workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
+    workdir = local_path(WORKDIR.value) if WORKDIR.value else None
     import train  # after the flags, so that a mistyped one is answered at once
 
     if STOP_AT_EOF.value:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,6 +66,21 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def local_path(path: str | Path) -> Path:
+    """A directory as a user names it, with `~` expanded.
+
+    Raises:
+      UserError: it is a place in a cloud.
+    """
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))  # "gs:/x" is what a Path makes of it
+    if scheme:
+        raise UserError(
+            f"{path} is no directory of this machine, and {scheme[1]}: is not supported; give one "
+            "and copy it there afterwards, or mount the place as a directory"
+        )
+    return Path(path).expanduser()
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:

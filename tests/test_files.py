@@ -3,6 +3,7 @@
 import math
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +119,17 @@ def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         files.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["gs://bucket/run", "s3://bucket", "hdfs://a/b", "file:///tmp/x"])
+def test_a_place_in_a_cloud_is_refused(place):
+    for path in (place, Path(place)):
+        with pytest.raises(UserError, match="no directory of this machine"):
+            files.local_path(path)
+
+
+def test_all_other_names_are_directories(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert files.local_path("~/runs/x") == Path("/home/someone/runs/x")
+    for name in ("runs", "/runs/gs:/x", "a:b", "C:/x", "./gs:", "[a]", "gs"):
+        assert files.local_path(name) == Path(name)
