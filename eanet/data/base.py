@@ -32,12 +32,16 @@ class Decoded:
         class_names: label `i` means `class_names[i]`.
         fingerprints: of the splits, see `content_fingerprint`; of one that comes from the cache.
         place: of its source, likewise.
+        bits: of the values of its 16-bit images, see `eanet.data.images`; None without such.
+        notes: what a person should know of how it was read.
     """
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     place: str | None = None
+    bits: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,12 @@ class Wanted:
     Attributes:
         part: the one part that is needed, whose own classes then suffice; None for all.
         channels: of the images, 1 or 3; None where the images decide.
+        bits: of the values of 16-bit images, see `eanet.data.images`; None likewise.
     """
 
     part: str | None = None
     channels: int | None = None
+    bits: int | None = None
 
 
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
@@ -114,11 +120,15 @@ def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> 
         UserError: training keeps all images in memory, so this dataset is too big.
     """
     needed = count * int(np.prod(image_shape, dtype=object))
-    available = physical_memory()
-    if needed > available // 2:
+    if needed > budget():
         raise UserError(
             f"{name}: {count} images of {'x'.join(map(str, image_shape))} need "
-            f"{needed / 1e9:.1f} GB, more than half of this machine's {available / 1e9:.1f} GB; "
-            "use smaller or fewer images"
+            f"{needed / 1e9:.1f} GB, more than half of this machine's "
+            f"{physical_memory() / 1e9:.1f} GB; use smaller or fewer images"
         )
     return np.empty((count, *image_shape), np.uint8)
+
+
+def budget() -> int:
+    """Bytes that all images may take while they are decoded."""
+    return physical_memory() // 2

@@ -16,14 +16,16 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from eanet import files
 from eanet.data.base import Decoded, Source, Split, content_fingerprint
 
-_FORMAT = 2  # 1 has no fingerprints of splits
+_FORMAT = 3  # 1 has no fingerprints of splits, 2 high bytes of 16-bit images
 _ARRAYS = ("images", "labels")
 
 
@@ -54,6 +56,8 @@ def cached(source: Source, cache_dir: Path, log: Callable[[str], object]) -> Dec
     except (_Unusable, OSError) as error:
         log(f"decoding {source.name} again: the copy in {folder} is {error}")
     decoded = source.read()
+    for note in decoded.notes:
+        log(f"{source.name}: {note}")
     fingerprints = {
         part: content_fingerprint(split, decoded.class_names, ordered=part == "train")
         for part, split in decoded.splits.items()
@@ -70,7 +74,7 @@ def _read(folder: Path, fingerprint: str) -> Decoded:
     """Raises FileNotFoundError where nothing is stored, `_Unusable` where it is not sound."""
     os.stat(folder)
     try:
-        index = json.loads((folder / "index.json").read_text("utf-8"))
+        index = json.loads(files.read_bytes(folder / "index.json"))
         content = index["content"]
         if index["crc32"] != _crc_of_json(content):
             raise _Unusable("damaged (index.json)")
@@ -79,7 +83,7 @@ def _read(folder: Path, fingerprint: str) -> Decoded:
         if content["fingerprint"] != fingerprint:
             raise _Unusable("out of date: its source has changed")
         # Mapped first, checked then: another process may replace the folder at any time.
-        decoded = _load(folder, content["splits"], content["class_names"])
+        decoded = _load(folder, content)
         if content["arrays"] != _checksums(decoded):
             raise _Unusable("damaged")
         return decoded
@@ -89,14 +93,18 @@ def _read(folder: Path, fingerprint: str) -> Decoded:
         raise _Unusable(f"damaged ({error})") from None
 
 
-def _load(folder: Path, fingerprints: Mapping[str, str], class_names: Sequence[str]) -> Decoded:
+def _load(folder: Path, content: Mapping[str, Any]) -> Decoded:
     def array(split: str, what: str) -> np.ndarray:
-        return np.load(folder / f"{split}_{what}.npy", mmap_mode="r", allow_pickle=False)
+        path = folder / f"{split}_{what}.npy"
+        if not path.is_file():  # a pipe would wait for ever
+            raise _Unusable(f"damaged ({path.name})")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
     return Decoded(
-        {split: Split(*(array(split, what) for what in _ARRAYS)) for split in fingerprints},
-        tuple(class_names),
-        fingerprints,
+        {split: Split(*(array(split, what) for what in _ARRAYS)) for split in content["splits"]},
+        tuple(content["class_names"]),
+        content["splits"],
+        bits=content["bits"],
     )
 
 
@@ -117,12 +125,13 @@ def _write(folder: Path, fingerprint: str, decoded: Decoded) -> Decoded:
             "fingerprint": fingerprint,
             "splits": decoded.fingerprints,
             "class_names": list(decoded.class_names),
+            "bits": decoded.bits,
             "arrays": _checksums(decoded),
         }
         index = {"crc32": _crc_of_json(content), "content": content}
         (partial / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
         # Mapped before the renaming: whatever another process puts there, these stay ours.
-        mapped = _load(partial, decoded.fingerprints, decoded.class_names)
+        mapped = _load(partial, content)
         _replace(partial, folder)
         return mapped
     finally:

@@ -59,6 +59,7 @@ class Dataset:
         std: `float32[C]`, likewise; at least 1.
         fingerprints: by name of the split, of the part of the source that it is taken from.
         place: absolute path of the source; None where that is everywhere the same.
+        bits: of the values of 16-bit images, see `eanet.data.images`; None without such.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Dataset:
     std: np.ndarray
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     place: str | None = None
+    bits: int | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -138,6 +140,7 @@ def load_dataset(
         std,
         fingerprints,
         decoded.place,
+        decoded.bits,
     )
 
 
@@ -147,6 +150,7 @@ def load_part(
     *,
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
+    bits: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     place: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
@@ -159,6 +163,7 @@ def load_part(
         part: "train" before anything is held out from it, "test", or "val" of the source's own.
         class_names: of the model; those of the dataset are mapped to them by their names.
         image_shape: of the model.
+        bits: of the 16-bit images that it was trained on; None where there were none.
         data_dir: as for `load_dataset`.
         place: likewise.
         cache_dir: likewise.
@@ -167,7 +172,7 @@ def load_part(
     Raises:
         UserError: the part cannot be had or read, or its images or classes are not the model's.
     """
-    wanted = Wanted(part, image_shape[2])
+    wanted = Wanted(part, image_shape[2], bits)
     decoded = _decoded(*_located(name, data_dir, place), cache_dir, log, wanted)
     if part not in decoded.splits:
         raise UserError(f"{name} has no {part} split of its own")

@@ -8,7 +8,7 @@ from eanet.data import base
 from eanet.data.base import Wanted
 from eanet.data.folder import folder_source
 from eanet.errors import UserError
-from tests.helpers.data_fixtures import write_folder
+from tests.helpers.data_fixtures import deep_png, write_folder
 
 GREY = np.arange(30, dtype=np.uint8).reshape(6, 5) * 8
 RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -55,33 +55,6 @@ def test_which_folder_is_held_out(parts, expected, tmp_path):
     assert {part: len(split) for part, split in read(tmp_path).splits.items()} == expected
 
 
-def one_image(tmp_path, image, name="x.png", **options):
-    """What the training image becomes, with a greyscale one beside it."""
-    for part in ("train", "test"):
-        (tmp_path / part / "a").mkdir(parents=True)
-    image.save(tmp_path / "train" / "a" / name, **options)
-    Image.fromarray(GREY).save(tmp_path / "test" / "a" / "grey.png")
-    return read(tmp_path).splits["train"].images[0]
-
-
-@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "PNG"])
-def test_every_lossless_format_is_read_exactly(tmp_path, suffix):
-    options = {"lossless": True} if suffix == "webp" else {}
-    image = Image.fromarray(RGB // 64 * 64)  # few enough colours for a palette
-    pixels = one_image(tmp_path, image, f"x.{suffix}", **options)
-    np.testing.assert_array_equal(pixels, RGB // 64 * 64)
-
-
-@pytest.mark.parametrize(("kind", "name"), [("JPEG", "x.jpg"), ("MPO", "x.jpeg")])
-def test_photographs_are_read(tmp_path, kind, name):
-    previews = (
-        {"save_all": True, "append_images": [Image.new("RGB", (2, 2))]} if kind == "MPO" else {}
-    )
-    image = Image.new("RGB", (5, 6), (200, 100, 50))
-    pixels = one_image(tmp_path, image, name, format=kind, quality=95, **previews).astype(int)
-    assert np.abs(pixels - [200, 100, 50]).max() < 10
-
-
 def test_a_damaged_image_is_told_of_by_us_alone(tmp_path, capfd):
     write_folder(tmp_path, {"train/a": 1, "test/a": 1})
     path = tmp_path / "train" / "a" / "odd.tif"
@@ -94,52 +67,89 @@ def test_a_damaged_image_is_told_of_by_us_alone(tmp_path, capfd):
 
 
 def test_greyscale_only_where_all_are(tmp_path):
-    assert one_image(tmp_path, Image.fromarray(GREY)).shape == (6, 5, 1)
-    Image.fromarray(RGB).save(tmp_path / "train" / "a" / "colour.png")
+    layout = tmp_path / "train" / "a", tmp_path / "test" / "a"
+    for folder in layout:
+        folder.mkdir(parents=True)
+        Image.fromarray(GREY).save(folder / "grey.png")
+    assert read(tmp_path).splits["train"].images.shape == (1, 6, 5, 1)
+    Image.fromarray(RGB).save(layout[0] / "colour.png")
     decoded = read(tmp_path)
     assert decoded.splits["train"].images.shape == (2, 6, 5, 3)
     np.testing.assert_array_equal(decoded.splits["test"].images[0], np.stack([GREY] * 3, -1))
 
 
-def test_16_bit_keeps_the_high_byte(tmp_path):
-    deep = GREY.astype(np.uint16) * 256 + 77
-    np.testing.assert_array_equal(one_image(tmp_path, Image.fromarray(deep))[..., 0], GREY)
+def write_deep(path, largest, channels=1):
+    values = np.full((6, 5, channels), largest, np.uint16)
+    values[0] = largest // 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(deep_png(values))
 
 
-def test_transparent_pixels_lie_over_white(tmp_path):
-    rgba = np.concatenate([RGB, np.full((6, 5, 1), 255, np.uint8)], -1)
-    rgba[0, 0, 3] = 0
-    expected = RGB.copy()
-    expected[0, 0] = 255
-    np.testing.assert_array_equal(one_image(tmp_path, Image.fromarray(rgba)), expected)
+def test_all_16_bit_images_of_a_set_have_one_scale(tmp_path):
+    for name, largest in {
+        "train/a/0": 200,
+        "train/a/1": 1000,
+        "val/a/0": 9,
+        "test/a/0": 4095,
+    }.items():
+        write_deep(tmp_path / f"{name}.png", largest)
+    decoded = read(tmp_path)
+    assert decoded.bits == 12
+    assert decoded.notes == (
+        "4 images have 16 bits a value, of which the largest of all needs 12: values are divided "
+        "by 16",
+    )
+    found = {part: sorted(split.images.max((1, 2, 3))) for part, split in decoded.splits.items()}
+    assert found == {"train": [200 // 16, 1000 // 16], "val": [0], "test": [255]}
+    # A part that is read alone keeps to the scale that it is given.
+    alone = folder_source(str(tmp_path), Wanted("val", bits=12)).read()
+    np.testing.assert_array_equal(alone.splits["val"].images, decoded.splits["val"].images)
+    own = folder_source(str(tmp_path), Wanted("val")).read()
+    assert own.splits["val"].images.max() == 9 and own.bits == 8
 
 
-def test_palette_with_transparency(tmp_path):
-    image = Image.fromarray(GREY // 8 % 3).copy()
-    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    image.putdata(list((GREY // 8 % 3).ravel()))
-    pixels = one_image(tmp_path, image, transparency=1)
-    np.testing.assert_array_equal(pixels[0, :3], [[255, 0, 0], [255, 255, 255], [0, 0, 255]])
-
-
-def test_cmyk(tmp_path):
-    image = Image.new("CMYK", (5, 6), (0, 255, 255, 0))
-    pixels = one_image(tmp_path, image, "x.JPEG").astype(int)
-    assert np.abs(pixels - [255, 0, 0]).max() < 10
-
-
-def test_exif_orientation(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter clockwise for display
-    pixels = one_image(tmp_path, Image.fromarray(np.rot90(RGB)), exif=exif)
-    np.testing.assert_array_equal(pixels, RGB)
-
-
-def test_hidden_files_are_ignored(tmp_path):
+def test_images_of_8_bits_have_no_scale(tmp_path):
     write_folder(tmp_path, {"train/a": 2, "test/a": 1})
-    for path in (".DS_Store", "train/.x", "train/a/.y.png"):
+    assert read(tmp_path).bits is None and read(tmp_path).notes == ()
+
+
+def test_what_desktops_and_archivers_leave_is_ignored_and_counted(tmp_path):
+    write_folder(tmp_path, {"train/a": 2, "test/a": 1})
+    for path in (".DS_Store", "Thumbs.db", "train/.x", "train/desktop.ini", "train/a/._0.png"):
         (tmp_path / path).write_text("hidden")
-    assert len(read(tmp_path).splits["train"]) == 2
+    for path in ("test/a/Thumbs.db", "test/a/Icon\r"):
+        (tmp_path / path).write_text("of the system")
+    for folder in ("__MACOSX/train/a", "train/__MACOSX", "train/a/@eaDir", "test/$RECYCLE.BIN"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x.png").write_text("of the system")
+    decoded = read(tmp_path)
+    assert decoded.class_names == ("a",) and len(decoded.splits["train"]) == 2
+    (note,) = decoded.notes
+    assert note.startswith("ignored 11 hidden files or files of the system, such as ")
+
+
+def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    layout = {
+        f"train/{composed}": 2,
+        f"train/{decomposed}": 1,
+        "train/z": 1,
+        f"test/{decomposed}": 2,
+    }
+    write_folder(tmp_path, layout)
+    decoded = read(tmp_path)
+    assert decoded.class_names == (composed, "z")
+    assert np.bincount(decoded.splits["train"].labels).tolist() == [3, 1]
+    assert decoded.splits["test"].labels.tolist() == [0, 0]
+
+
+def test_a_set_too_large_is_refused_before_any_pixel_is_decoded(tmp_path, monkeypatch):
+    for number in range(40):
+        path = tmp_path / ("train" if number else "test") / "a" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_png_that_claims(9_000, 9_000))
+    monkeypatch.setattr(base, "physical_memory", lambda: 4 * 10**9)
+    refused(tmp_path, "40 images of 9000x9000x1", "half")
 
 
 def refused(tmp_path, *words):

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -21,6 +22,21 @@ def png(image: np.ndarray) -> bytes:
     buffer = BytesIO()
     Image.fromarray(image.squeeze()).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def deep_png(values: np.ndarray) -> bytes:
+    """A PNG of `uint16[H, W, C]`, of all four colour types; Pillow writes the first alone."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        checksum = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+    height, width, channels = values.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def write_prepared(root: Path, form: str, splits: dict, name="shapes", version="1.0.0", shards=2):

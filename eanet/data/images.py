@@ -1,0 +1,225 @@
+"""Image files as uint8 pixels: whatever Pillow decodes by itself.
+
+Palettes, CMYK and YCbCr are converted; transparent pixels are laid over white; the EXIF orientation
+is applied. Animations, values of more than 16 bits, and images so large that Pillow suspects a
+decompression bomb are refused.
+
+Of 16-bit files Pillow keeps the high bytes, which are zero where a camera of 12 bits or a mask has
+written its values as they are. Here the values are shifted by as many bits as those of all images
+of the data set have in common; it is for the caller to find these (`bits`) and to keep to them.
+"""
+
+import contextlib
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eanet.errors import UserError
+
+# Recognised by their content, whatever the file is called; other formats by their endings too.
+_COMMON_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Pillow only recognises these, or starts another program for them.
+_NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+_GREYSCALE_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B")
+_COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)
+# Layouts of 16-bit colours that Pillow can unpack in either order of the bytes.
+_DEEP_LAYOUT = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+_OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+# Of a pixel, while an image is decoded and converted.
+_BYTES_IN_WORK = 32
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its image: its size as it is shown, and the kind of its values."""
+
+    height: int
+    width: int
+    greyscale: bool
+    deep: bool  # more than 8 bits a value
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keeps warnings, and what libtiff itself says, off the terminal; a bomb is an error."""
+    from PIL import Image
+
+    with warnings.catch_warnings(), _without_stderr():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    try:
+        terminal = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    if sys.stderr:
+        sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def read_header(path: Path) -> Header:
+    """Looks at an image without decoding its pixels.
+
+    Raises:
+        UserError: it cannot be read, or not be converted.
+    """
+    from PIL import Image
+
+    with _opened(path) as image:
+        # The frames of what Pillow calls MPO are previews of a photograph.
+        animated = getattr(image, "is_animated", False) and image.format != "MPO"
+        # Not `image.getexif()`, which would decode a PNG to look behind its pixels.
+        turned = Image.Image.getexif(image).get(_ORIENTATION) in _TURNED
+        mode, (width, height) = image.mode, image.size
+        deep = _is_deep(image)
+    if animated:
+        raise UserError(f"{path} is animated; keep one frame of it")
+    if mode not in _GREYSCALE_MODES + _COLOUR_MODES:
+        raise UserError(f"{path} has pixels of kind {mode!r}; save it as 8-bit RGB or greyscale")
+    if turned:
+        height, width = width, height
+    return Header(height, width, mode in _GREYSCALE_MODES, deep)
+
+
+def bits_of(paths: list[Path], workers: int) -> int:
+    """How many bits, from 8 to 16, hold every value of these deep images; alpha does not count."""
+
+    def largest(path: Path) -> int:
+        with _opened(path) as image:
+            return int(_deep_values(image, path)[..., :3].max())
+
+    with ThreadPoolExecutor(workers) as pool:
+        return max(8, max(pool.map(largest, paths)).bit_length())
+
+
+def decode(paths: list[Path], images: np.ndarray, *, bits: int, workers: int) -> None:
+    """Decodes each file into its place; nothing else is kept of it.
+
+    Args:
+        paths: of the files.
+        images: `uint8[N, H, W, C]`, one or three channels.
+        bits: of the values of deep images, see `bits_of`; larger ones become white.
+        workers: images at once.
+
+    Raises:
+        UserError: one cannot be read.
+    """
+
+    def decode_one(index: int) -> None:
+        images[index] = _decoded(paths[index], images.shape[1:], bits)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(decode_one, range(len(paths))))
+
+
+def workers_within(memory: int, header: Header) -> int:
+    """How many images like this may be decoded at once in so many bytes; at least one."""
+    each = header.height * header.width * _BYTES_IN_WORK
+    return max(1, min(os.cpu_count() or 1, memory // each))
+
+
+def _decoded(path: Path, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with _opened(path) as opened:
+        image = opened
+        if _is_deep(image):
+            image = Image.fromarray(_shallow(_deep_values(opened, path), bits))
+            if orientation := opened.getexif().get(_ORIENTATION):
+                image.getexif()[_ORIENTATION] = orientation
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        pixels = np.asarray(image.convert("L" if shape[-1] == 1 else "RGB"))
+        if pixels.shape[:2] != shape[:2]:
+            raise ValueError("it has another size than its header says")
+        return pixels.reshape(shape)
+
+
+def _shallow(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values of so many bits as uint8; a fourth channel, alpha, has all 16 bits."""
+    colours = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
+    if values.shape[2:] == (4,):
+        colours[..., 3] = values[..., 3] >> 8
+    return colours
+
+
+def _is_deep(image: Any) -> bool:
+    return image.mode.startswith("I") or _deep_layout(image) is not None
+
+
+def _deep_layout(image: Any) -> str | None:
+    """How 16-bit colours lie in the file, as Pillow names it, where their low bytes can be had."""
+    arguments = image.tile[0].args if image.tile else None
+    layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    if isinstance(layout, str) and (layout == "LA;16B" or _DEEP_LAYOUT.fullmatch(layout)):
+        return layout
+    return None
+
+
+def _deep_values(image: Any, path: Path) -> np.ndarray:
+    """`uint16[H, W]` of greyscale, else `uint16[H, W, 3 or 4]`."""
+    layout = _deep_layout(image)
+    if layout is None:
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("its values have more than 16 bits")
+        return values.astype(np.uint16)
+    if layout == "LA;16B":  # has four bytes a pixel, as RGBA has
+        high, low, alpha, _ = np.moveaxis(np.asarray(_relaid(image, "RGBA")), -1, 0)
+        grey = high.astype(np.uint16) << 8 | low
+        return np.stack([grey, grey, grey, alpha.astype(np.uint16) << 8], axis=-1)
+    with _opened(path) as other:
+        low = np.asarray(_relaid(other, layout[:-1] + _OTHER_BYTE[layout[-1]]))
+    return np.asarray(image).astype(np.uint16) << 8 | low
+
+
+def _relaid(image: Any, layout: str) -> Any:
+    """The image, with its file to be taken as of another layout."""
+    image.tile = [
+        tile._replace(args=(layout, *tile.args[1:]) if isinstance(tile.args, tuple) else layout)
+        for tile in image.tile
+    ]
+    return image
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An image of Pillow; whatever becomes of it inside is one line for the user."""
+    from PIL import Image
+
+    name = Image.registered_extensions().get(path.suffix.lower())
+    name = "JPEG" if name == "MPO" else name
+    if name not in Image.OPEN or name in _NOT_DECODED:
+        raise UserError(f"{path} is not an image, by its ending; move it away")
+    try:
+        with Image.open(path, formats=(*_COMMON_FORMATS, name)) as image:
+            yield image
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} cannot be read as an image: {reason}") from None

@@ -1,0 +1,159 @@
+"""Files of all kinds against the pixels that were written into them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from eanet.data import images
+from eanet.errors import UserError
+from tests.helpers.data_fixtures import deep_png
+
+GREY = np.arange(30, dtype=np.uint8).reshape(6, 5) * 8
+RGB = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def read(path, bits=16):
+    header = images.read_header(path)
+    pixels = np.empty((1, header.height, header.width, 1 if header.greyscale else 3), np.uint8)
+    with images.quietly():
+        images.decode([path], pixels, bits=bits, workers=1)
+    return pixels[0]
+
+
+def written(folder, image, name="x.png", **options):
+    """What an image becomes that Pillow has written."""
+    image.save(folder / name, **options)
+    return read(folder / name)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "PNG"])
+def test_every_lossless_format_is_read_exactly(tmp_path, suffix):
+    options = {"lossless": True} if suffix == "webp" else {}
+    image = Image.fromarray(RGB // 64 * 64)  # few enough colours for a palette
+    np.testing.assert_array_equal(written(tmp_path, image, f"x.{suffix}", **options), image)
+
+
+def test_every_ending_that_pillow_can_write_and_read_is_read(tmp_path):
+    tried = []
+    for ending, kind in Image.registered_extensions().items():
+        # The last of these is deprecated.
+        if kind not in Image.SAVE or kind in ("EPS", "WMF", "IM"):
+            continue
+        for mode in ("RGB", "P", "1"):
+            path = tmp_path / f"x{ending}"
+            try:
+                Image.fromarray(RGB).resize((32, 32)).convert(mode).save(path)
+                Image.open(path).close()
+            except Exception:  # not in this mode, or only ever written
+                continue
+            assert read(path).shape[:2] >= (32, 32), ending
+            tried.append(ending)
+            break
+    assert {".jfif", ".jpe", ".dib", ".jp2", ".tga", ".avif", ".qoi", ".apng", ".mpo"} <= {*tried}
+
+
+@pytest.mark.parametrize(("kind", "name"), [("JPEG", "x.jpg"), ("MPO", "x.jpeg")])
+def test_photographs_are_read(tmp_path, kind, name):
+    previews = (
+        {"save_all": True, "append_images": [Image.new("RGB", (2, 2))]} if kind == "MPO" else {}
+    )
+    image = Image.new("RGB", (5, 6), (200, 100, 50))
+    pixels = written(tmp_path, image, name, format=kind, quality=95, **previews).astype(int)
+    assert np.abs(pixels - [200, 100, 50]).max() < 10
+
+
+def test_transparent_pixels_lie_over_white(tmp_path):
+    rgba = np.concatenate([RGB, np.full((6, 5, 1), 255, np.uint8)], -1)
+    rgba[0, 0, 3] = 0
+    expected = RGB.copy()
+    expected[0, 0] = 255
+    np.testing.assert_array_equal(written(tmp_path, Image.fromarray(rgba)), expected)
+
+
+def test_palette_with_transparency(tmp_path):
+    image = Image.fromarray(GREY // 8 % 3).copy()
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata(list((GREY // 8 % 3).ravel()))
+    pixels = written(tmp_path, image, transparency=1)
+    np.testing.assert_array_equal(pixels[0, :3], [[255, 0, 0], [255, 255, 255], [0, 0, 255]])
+
+
+def test_cmyk(tmp_path):
+    image = Image.new("CMYK", (5, 6), (0, 255, 255, 0))
+    pixels = written(tmp_path, image, "x.JPEG").astype(int)
+    assert np.abs(pixels - [255, 0, 0]).max() < 10
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_exif_orientation(tmp_path, deep):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter clockwise for display
+    values = GREY.astype(np.uint16) << 8 if deep else GREY
+    pixels = written(tmp_path, Image.fromarray(np.rot90(values)), exif=exif)
+    np.testing.assert_array_equal(pixels[..., 0], GREY)
+
+
+def test_a_header_is_read_without_the_pixels(tmp_path):
+    (tmp_path / "x.png").write_bytes(deep_png(RGB.astype(np.uint16))[:-60])
+    assert images.read_header(tmp_path / "x.png") == images.Header(6, 5, False, True)
+    with pytest.raises(UserError, match="cannot be read"):
+        read(tmp_path / "x.png")
+
+
+def save_deep(values, path):
+    """16-bit values as Pillow, or where it cannot as we, write them."""
+    if path.suffix == ".png":
+        path.write_bytes(deep_png(values))
+    else:
+        Image.fromarray(values[..., 0]).save(path)
+
+
+@given(
+    largest=st.integers(0, 65535),
+    form=st.sampled_from([(".png", 1), (".png", 3), (".png", 4), (".png", 2), (".tif", 1)]),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_of_16_bits_the_eight_that_matter_are_kept(tmp_path_factory, largest, form, seed):
+    suffix, channels = form
+    path = tmp_path_factory.mktemp("deep") / f"x{suffix}"
+    values = np.random.default_rng(seed).integers(0, largest + 1, (4, 3, channels))
+    values[0, 0] = largest
+    if channels in (2, 4):
+        values[..., -1] = 65535  # opaque
+    save_deep(values.astype(np.uint16), path)
+    bits = images.bits_of([path], workers=1)
+    assert bits == max(8, largest.bit_length())
+    colours = values[..., : channels - 1 if channels in (2, 4) else channels]
+    assert images.read_header(path).deep
+    np.testing.assert_array_equal(*np.broadcast_arrays(read(path, bits), colours >> (bits - 8)))
+
+
+def test_values_above_the_scale_are_white(tmp_path):
+    save_deep(np.full((6, 5, 1), 5000, np.uint16), tmp_path / "x.png")
+    assert np.all(read(tmp_path / "x.png", bits=12) == 255)
+
+
+def test_portable_maps_say_their_scale(tmp_path):
+    values = np.arange(30).reshape(6, 5) * 100
+    (tmp_path / "x.pgm").write_bytes(b"P5 5 6 4095\n" + values.astype(">u2").tobytes())
+    assert images.bits_of([tmp_path / "x.pgm"], workers=1) == 16
+    expected = values / 4095 * 255
+    np.testing.assert_allclose(read(tmp_path / "x.pgm")[..., 0], expected, atol=1)
+
+
+@pytest.mark.parametrize("value", [-1, 65536])
+def test_more_than_16_bits_are_refused(tmp_path, value):
+    values = np.zeros((6, 5), np.int32)
+    values[1, 2] = value
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    with pytest.raises(UserError, match=r"x\.tif cannot be read as an image: .* 16 bits"):
+        read(tmp_path / "x.tif")
+
+
+def test_workers_fit_into_memory():
+    small, large = images.Header(32, 32, False, False), images.Header(9000, 9000, False, False)
+    assert images.workers_within(10**9, small) == images.workers_within(10**12, large) > 1
+    assert images.workers_within(3 * 10**9, large) == 1
