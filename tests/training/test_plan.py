@@ -128,7 +128,7 @@ def test_fractions_of_epochs():
 
 
 def test_a_batch_of_more_than_all_examples():
-    with pytest.raises(UserError, match="batch_size=101 .*100 training"):
+    with pytest.raises(UserError, match=r"batch_size=101 .*100 training"):
         Plan(100, 101, 1.0, 1.0, 1.0)
 
 
