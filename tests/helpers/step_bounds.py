@@ -1,9 +1,9 @@
 """Bounds on what a training step of the Keras example costs, in counts that no machine changes.
 
 Recorded with 2 CPU devices, batch 128, 4 images a microbatch; 1 % above what was counted. XLA
-counts the body of a loop once: that is one block in one microbatch of one device, and what is computed of
-all blocks before it. Where a change lowers a count, lower its bound; where one has to raise it, its
-commit says why.
+counts the body of a loop once: that is one block in one microbatch of one device, and what is
+computed of all blocks before it. Where a change lowers a count, lower its bound; where one has to
+raise it, its commit says why.
 """
 
 import jax
