@@ -3,6 +3,7 @@
 python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=VALUE ...]
 python main.py --workdir=DIR    # goes on with the run there
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
+    [--dataset=NAME] [--data_dir=DIR]    # on other data, or where the data is now
 python main.py --mode=replay --workdir=DIR    # the step that made a run fail, layer by layer
 python main.py --mode=sweep --config=FILE --sweep=NAME|RUNS [--dry_run] [--workers=N]
     [--storage=URL] [--search=tpe|random --trials=N] [--workdir=DIR] [--config.KEY=VALUE ...]
@@ -30,6 +31,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: r
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "replay", "sweep"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "For eval: best, latest or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val", "train"], "For eval: what to look at.")
+DATASET = flags.DEFINE_string("dataset", None, "For eval: other data than that of the run.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "For eval: where the data is.")
 SWEEP = flags.DEFINE_string(
     "sweep",
     None,
@@ -46,7 +49,7 @@ HOST_SETUP = flags.DEFINE_bool("host_setup", True, "A CPU device for each core."
 # The flags that only these modes read; in another one they are refused.
 MODES = {
     "config": ("train", "sweep"),
-    **dict.fromkeys(("checkpoint", "split"), ("eval",)),
+    **dict.fromkeys(("checkpoint", "split", "dataset", "data_dir"), ("eval",)),
     **dict.fromkeys(("sweep", "dry_run", "workers", "storage", "search", "trials"), ("sweep",)),
 }
 
@@ -66,7 +69,13 @@ def main(arguments: Sequence[str]) -> None:
         if MODE.value == "replay":
             train.replay(workdir)
         else:
-            train.evaluate(workdir, checkpoint=CHECKPOINT.value, split=SPLIT.value)
+            train.evaluate(
+                workdir,
+                checkpoint=CHECKPOINT.value,
+                split=SPLIT.value,
+                dataset=DATASET.value,
+                data_dir=DATA_DIR.value,
+            )
     elif MODE.value == "train" and CONFIG.value is None and workdir is not None:
         train.train(None, workdir)
     elif CONFIG.value is None:

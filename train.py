@@ -1,6 +1,8 @@
 """Training, evaluation and replay of one run, from its config to its files."""
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -8,22 +10,27 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
-from eanet import devices, host
+from eanet import devices, files, host
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.display.curves import plot_curves
 from eanet.display.model_card import write_model_card
 from eanet.environment import device
 from eanet.errors import Interrupted, TrainingDiverged, UserError
+from eanet.inference.examples import Examples, load_examples
+from eanet.inference.load import load
 from eanet.models import costs
+from eanet.models.attentions import attention_class
 from eanet.signals import save_request, stop_request
 from eanet.sweeps.estimate import RunSize
 from eanet.training import config_schema, diagnostics
 from eanet.training.loop import Training
-from eanet.training.run import Run, set_up
+from eanet.training.run import Run, build_evaluate, build_plan, set_up
+from eanet.workdir import model_record
 from eanet.workdir.claim import claimed
 from eanet.workdir.log import RunLog
-from eanet.workdir.results import write_results
+from eanet.workdir.model_record import ModelRecord
+from eanet.workdir.results import results_name, write_results
 
 
 @devices.out_of_memory_refused()
@@ -44,10 +51,18 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     """
     console = Console()
     config = config or config_schema.read(workdir / "config.json")
-    run = set_up(config, console.note)
+    known = known_of(workdir, config, console)
+    run = set_up(config, console.note, known=known)
     with claimed(workdir, config, console.warn) as lock, save_request() as save:
         describe(run, console)
         with open_checkpoints(workdir, console, config) as checkpoints:
+            record = ModelRecord.of(run.dataset)
+            if known is None and checkpoints.steps():
+                console.note(
+                    f"{workdir} had no {model_record.NAME}: written from the data as it is"
+                )
+            if known is None or known.data != record.data:
+                model_record.write(workdir, record)
             like = run.abstract_state()
             step, state, history = checkpoints.restore_newest(like) or (0, None, "")
             with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
@@ -84,7 +99,8 @@ def replay(workdir: Path) -> None:
     """
     console = Console()
     step, indices = diagnostics.read_black_box(workdir)
-    run = set_up(config_schema.read(workdir / "config.json"), console.note)
+    config = config_schema.read(workdir / "config.json")
+    run = set_up(config, console.note, known=model_record.read(workdir))
     if run.batch_indices(step).tolist() != indices:
         raise UserError(f"the batch of step {step} is another than in {workdir}: the data changed")
     with open_checkpoints(workdir, console, run.config) as checkpoints:
@@ -105,6 +121,8 @@ def evaluate(
     *,
     checkpoint: str = "best",
     split: str = "test",
+    dataset: str | None = None,
+    data_dir: str | None = None,
     run: Run | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -114,44 +132,80 @@ def evaluate(
       workdir: of the run; the config is read from its `config.json`.
       checkpoint: "best" on validation, "latest", or a step.
       split: "test", "val" or "train".
+      dataset: name of other data; None for that of the run.
+      data_dir: where the data is now; None for where it was.
       run: what `set_up` made of the config, where that is at hand.
       console: where to say what happens.
 
     Returns:
-      What `results_SPLIT.json` holds.
+      What is recorded.
 
     Raises:
-      UserError: if the workdir is no run, or the checkpoint is missing, damaged or does not fit.
+      UserError: if the workdir is no run, the checkpoint is missing, damaged or does not fit, or
+        the data is not what the run was trained on and was not asked for.
+      Interrupted: if SIGTERM or SIGINT came.
     """
     console = console or Console()
-    run = run or set_up(config_schema.read(workdir / "config.json"), console.note)
-    examples = getattr(run.dataset, split)
-    if not len(examples):
-        raise UserError(f"the {split} split of {run.dataset.name} is empty")
-    with open_checkpoints(workdir, console, run.config) as checkpoints:
-        step, state = checkpoints.restore(checkpoint, like=run.abstract_state())
+    model = load(workdir, checkpoint, log=console.warn)
+    config, record = model.config, model.record
+    if run is None:
+        examples = load_examples(model, split, dataset=dataset, data_dir=data_dir, log=console.note)
+        measure = build_evaluate(config, model.network, model.mean, model.std)
+    else:
+        examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])
+        measure = run.evaluate
+    params = devices.replicate(model.params, devices.make_mesh(config.batch_size))
     start = time.perf_counter()
     with stop_request() as stop:
-        metrics = run.evaluate(state.eval_params, examples, lambda: bool(stop))
+        metrics = measure(params, examples.split, lambda: bool(stop))
     if metrics is None:
         assert stop.signal is not None
         raise Interrupted(stop.signal, "interrupted: the same command evaluates again")
-    parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
+    parameters, multiply_adds = costs.totals(costs.summarize(model.network.abstract))
+    trained_on = record.data.splits["train"].examples if record.data else 0
     results = {
         **metrics,
-        "num_examples": len(examples),
-        "step": step,
-        "epoch": run.plan.epochs(step),
+        "num_examples": len(examples.split),
+        "fingerprint": examples.fingerprint,
+        "step": model.step,
+        "epoch": build_plan(config, trained_on).epochs(model.step) if model.step else 0.0,
         "parameters": parameters,
         "multiply_adds_per_image": multiply_adds,
-        "wall_time_seconds": round(time.perf_counter() - start, 3),
+        "evaluation_seconds": round(time.perf_counter() - start, 3),
         "host_settings": host.settings(),
     }
-    write_results(workdir, split, results)
     console.results_table({**results, "split": split})
-    plot_curves(workdir)
-    write_model_card(workdir)
+    try:
+        record_results(workdir, split, results, checkpoint, examples.other, console, run)
+    except UserError as error:
+        if run is not None or not files.is_read_only(error):
+            raise
+        console.warn(f"not recorded: {error}")
     return results
+
+
+def record_results(
+    workdir: Path,
+    split: str,
+    results: Mapping[str, Any],
+    checkpoint: str,
+    other: str | None,
+    console: Console,
+    run: Run | None,
+) -> None:
+    """Writes the results, and what shows those of the best checkpoint."""
+    written = write_results(
+        workdir, split, results, checkpoint=checkpoint, other=other, final=run is not None
+    )
+    name = results_name(split, checkpoint, other)
+    if written is None:
+        console.warn(f"not recorded: {workdir / name} has the results of a later step")
+    elif run is None:
+        console.note(f"recorded in {written}")
+    if written and name == results_name(split):
+        plot_curves(workdir)
+        model = config_schema.read(workdir / "config.json").model
+        write_model_card(workdir, attention_class(model.attention, model.implementation).about)
 
 
 def size(config: ConfigDict) -> RunSize:
@@ -165,6 +219,18 @@ def size(config: ConfigDict) -> RunSize:
         raise UserError("a sweep compares on validation, but dataset.val_fraction leaves none")
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
     return RunSize(parameters, multiply_adds, run.plan.total_steps * config.batch_size)
+
+
+def known_of(workdir: Path, config: ConfigDict, console: Console) -> ModelRecord | None:
+    """What is recorded of a run that has begun; without its place, where the config has another."""
+    known = model_record.read(workdir)
+    if known is None or known.data is None or not (workdir / "config.json").exists():
+        return known
+    saved = config_lib.from_json(workdir / "config.json").dataset
+    if all(saved[key] == config.dataset[key] for key in ("name", "data_dir")):
+        return known
+    console.note(f"the data is read from elsewhere: it was in {known.data.place or saved.name}")
+    return dataclasses.replace(known, data=dataclasses.replace(known.data, place=None))
 
 
 def describe(run: Run, console: Console) -> None:

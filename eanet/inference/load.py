@@ -14,10 +14,10 @@ from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
+from eanet.files import local_path
 from eanet.inference.model import Model
-from eanet.models.eanet import EANet
-from eanet.models.functional import split_model
 from eanet.training import config_schema
+from eanet.training.run import build_model
 from eanet.workdir import model_record
 from eanet.workdir.model_record import ModelRecord
 
@@ -42,12 +42,10 @@ def load(
     Raises:
       UserError: it is no run, or the checkpoint is missing, damaged or does not fit.
     """
-    workdir = Path(workdir).expanduser()
+    workdir = local_path(os.fspath(workdir))
     config = config_schema.read(workdir / "config.json")
     record = model_record.read(workdir) or _record_from_data(workdir, config, log)
-    network = split_model(
-        lambda rngs: EANet(len(record.class_names), record.image_shape, rngs=rngs, **config.model)
-    )
+    network = build_model(config, len(record.class_names), record.image_shape)
     like = jax.eval_shape(network.init, np.uint32(0))
     values = dict(config_lib.flatten(config))
     with Checkpoints(workdir / "checkpoints", log=log, config=values) as checkpoints:

@@ -174,6 +174,7 @@ def set_up(
     place = known.data.place if known and known.data else None
     dataset = dataset or load_dataset(seed=config.seed, place=place, log=log, **config.dataset)
     if known:
+        known.refuse_other(dataset)
         mean, std = known.statistics
         dataset = dataclasses.replace(dataset, mean=mean, std=std)
     pipeline.check(dataset.image_shape, **config.augment)

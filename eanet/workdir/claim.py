@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from eanet import config as config_lib
 from eanet.errors import UserError
 from eanet.workdir import lock as lock_lib
+from eanet.workdir import model_record
 from eanet.workdir.lock import RunLock
 
 LOCK = ".lock"
@@ -84,8 +85,9 @@ def check(workdir: Path, config: ConfigDict) -> None:
                 "belong to; choose another --workdir"
             )
         return
-    given = config_lib.filled(config)
-    differences = config_lib.differences(config_lib.from_json(path), given)
+    differences = config_lib.differences(config_lib.from_json(path), config_lib.filled(config))
+    if model_record.read(workdir):  # which knows the data itself
+        differences = [each for each in differences if not _is_place(*each)]
     if differences:
         shown = [f"{key} is {old!r} there, {new!r} here" for key, old, new in differences]
         more = len(shown) - _SHOWN_DIFFERENCES
@@ -95,6 +97,12 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"{'; '.join(shown[:_SHOWN_DIFFERENCES])}{rest}. Nothing was changed; choose another "
             "--workdir, or give the saved values to go on with that run"
         )
+
+
+def _is_place(key: str, old: Any, new: Any) -> bool:
+    """Whether a key says where the data lies."""
+    folders = all(str(name).startswith("folder:") for name in (old, new))
+    return key == "dataset.data_dir" or (key == "dataset.name" and folders)
 
 
 def _cannot_write(workdir: Path, error: OSError) -> UserError:

@@ -1,7 +1,8 @@
-"""`model.json` of a run: what prediction needs besides the weights."""
+"""`model.json` of a run: what its model takes and answers, and what it was trained on."""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,56 @@ if TYPE_CHECKING:
     from eanet.data.load import Dataset
 
 NAME = "model.json"
+SPLITS = ("train", "val", "test")
 
 # What happens to images of another size than the model's.
 RESIZES = ("refuse",)
+
+_FEW = 5  # names in a message
+_ADVICE = "restore it, or remove it to take what it says from the data set"
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRecord:
+    """One split of a data set.
+
+    Attributes:
+      examples: how many.
+      fingerprint: of the part of the source that it is taken from, see
+        `eanet.data.base.content_fingerprint`.
+    """
+
+    examples: int
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        _require(type(self.examples) is int and self.examples >= 0, "examples")
+        _require(isinstance(self.fingerprint, str), "fingerprint")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecord:
+    """A data set.
+
+    Attributes:
+      name: of the config.
+      place: absolute path that it was read from; None where that is everywhere the same.
+      splits: by their names, `SPLITS`.
+    """
+
+    name: str
+    place: str | None
+    splits: Mapping[str, SplitRecord]
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.name, str), "name")
+        _require(isinstance(self.place, str | None) and "\0" not in (self.place or ""), "place")
+        _require(set(self.splits) == set(SPLITS), "splits")
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether validation is a part of the source's own training split."""
+        return self.splits["val"].fingerprint == self.splits["train"].fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +77,9 @@ class ModelRecord:
       image_shape: height, width and channels.
       mean: per channel of the training images, on the scale 0..255.
       std: likewise, above 0.
+      data: what it was trained on; None for weights that came without.
       resize: one of `RESIZES`.
+      bits: of the values of 16-bit training images, see `eanet.data.images`; None without such.
       version: of the program that wrote it.
     """
 
@@ -37,33 +87,79 @@ class ModelRecord:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    data: DataRecord | None = None
     resize: str = "refuse"
+    bits: int | None = None
     version: str = __version__
 
     def __post_init__(self) -> None:
-        """Raises ValueError, with the reason in a few words, for what cannot be."""
-        _require(_is_list(self.class_names, str) and self.class_names, "class_names")
+        _require(_are(str, self.class_names) and self.class_names, "class_names")
         _require(len(set(self.class_names)) == len(self.class_names), "class_names")
-        _require(_is_list(self.image_shape, int) and len(self.image_shape) == 3, "image_shape")
+        _require(_are(int, self.image_shape) and len(self.image_shape) == 3, "image_shape")
         _require(all(0 < size < 2**16 for size in self.image_shape), "image_shape")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            _require(_is_list(values, float) and len(values) == self.image_shape[2], name)
-            _require(all(math.isfinite(value) for value in values), name)
+            _require(_are(float, values) and len(values) == self.image_shape[2], name)
+            _require(all(map(math.isfinite, values)), name)
         _require(min(self.std) > 0, "std")
         _require(self.resize in RESIZES, "resize")
+        _require(self.bits is None or (_are(int, (self.bits,)) and 8 <= self.bits <= 16), "bits")
         _require(isinstance(self.version, str), "version")
-
-    @classmethod
-    def of(cls, dataset: "Dataset") -> "ModelRecord":
-        """Of a model that is trained on this data set."""
-        mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
-        return cls(dataset.class_names, dataset.image_shape, mean, std)
 
     @property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation, each `float32[C]`."""
         return np.array(self.mean, np.float32), np.array(self.std, np.float32)
+
+    @classmethod
+    def of(cls, dataset: "Dataset") -> "ModelRecord":
+        """Of a model that is trained on this data set."""
+        mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
+        splits = {
+            split: SplitRecord(len(getattr(dataset, split)), dataset.fingerprints[split])
+            for split in SPLITS
+        }
+        data = DataRecord(dataset.name, dataset.place, splits)
+        return cls(dataset.class_names, dataset.image_shape, mean, std, data, bits=dataset.bits)
+
+    def refuse_other(self, dataset: "Dataset") -> None:
+        """Refuses to train on with a data set that is not what the run was trained on.
+
+        Raises:
+          UserError: it is not.
+        """
+        if self.data is None:
+            return
+        now = ModelRecord.of(dataset)
+        if changes := self._changes(now):
+            raise UserError(
+                f"the data is not what the run was trained on: {'; '.join(changes)}. Restore "
+                f"{self.data.place or self.data.name}, or train in another --workdir"
+            )
+
+    def _changes(self, now: "ModelRecord") -> list[str]:
+        assert self.data is not None and now.data is not None
+        names, names_now = set(self.class_names), set(now.class_names)
+        phrases = []
+        if missing := names - names_now:
+            phrases.append(f"{_some(missing)} missing")
+        if new := names_now - names:
+            phrases.append(f"{_some(new)} new")
+        if not phrases and now.class_names != self.class_names:
+            phrases.append("the classes are in another order")
+        for split, then in self.data.splits.items():
+            if change := difference(then, now.data.splits[split]):
+                phrases.append(f"{split} has {change}")
+        return phrases
+
+
+def difference(then: SplitRecord, now: SplitRecord) -> str:
+    """How a split differs from what is recorded, in a few words; empty where it does not."""
+    if now.examples != then.examples:
+        return f"{now.examples:,} images instead of {then.examples:,}"
+    if now.fingerprint != then.fingerprint:
+        return "other images or labels, or another order"
+    return ""
 
 
 def write(workdir: Path, record: ModelRecord) -> None:
@@ -72,8 +168,7 @@ def write(workdir: Path, record: ModelRecord) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    content = dataclasses.asdict(record)
-    files.write_json(workdir / NAME, {**content, "sha256": files.digest(content)})
+    files.write_record(workdir / NAME, dataclasses.asdict(record))
 
 
 def read(workdir: Path) -> ModelRecord | None:
@@ -83,27 +178,34 @@ def read(workdir: Path) -> ModelRecord | None:
       UserError: it is damaged, or of a newer version.
     """
     path = workdir / NAME
-    advice = "restore it, or remove it to take what it says from the data set"
-    content = files.read_record(path, advice)
+    content = files.read_record(path, _ADVICE)
     if content is None:
         return None
-    if content.pop("sha256", None) != files.digest(content):
-        raise UserError(f"{path} is damaged, it fails its checksum; {advice}")
     try:
-        return ModelRecord(**{key: _tuple(value) for key, value in content.items()})
-    except (TypeError, ValueError) as error:
+        return _parsed(**content)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         written = f"it was written by version {content.get('version')}, this is {__version__}"
-        raise UserError(f"{path} cannot be used: {error}; {written}; {advice}") from None
+        raise UserError(f"{path} cannot be used: {error}; {written}; {_ADVICE}") from None
+
+
+def _parsed(data: Any, **content: Any) -> ModelRecord:
+    if data is not None:
+        splits = {name: SplitRecord(**split) for name, split in data["splits"].items()}
+        data = DataRecord(**{**data, "splits": splits})
+    for key, item in content.items():
+        content[key] = tuple(item) if isinstance(item, list) else item
+    return ModelRecord(data=data, **content)
+
+
+def _some(names: set[str]) -> str:
+    shown = ", ".join(map(repr, sorted(names)[:_FEW])) + (", …" if len(names) > _FEW else "")
+    return f"class {shown} is" if len(names) == 1 else f"classes {shown} are"
 
 
 def _require(condition: Any, name: str) -> None:
     if not condition:
-        raise ValueError(f"{name} is none")
+        raise ValueError(f"what {name} says cannot be")
 
 
-def _is_list(values: Any, kind: type) -> bool:
+def _are(kind: type, values: Any) -> bool:
     return isinstance(values, tuple) and all(type(value) is kind for value in values)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
