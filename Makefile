@@ -5,7 +5,7 @@
 # make bench  this project against its peers, and the other measurements; two hours of a quiet machine
 
 # What made .venv makes it again, unless another Python is named: make test PYTHON=python3.13
-PYTHON ?= .venv/bin/python python3.13 python3.12 python3.11 python3
+PYTHON ?= .venv/bin/python python3.11 python3.12 python3.13 python3
 
 # The name of a pyenv shim may have nothing behind it, so what runs counts, not what is found.
 version = $(shell $(1) -c 'import sys; v = sys.version_info[:2]; \
