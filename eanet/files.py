@@ -43,8 +43,13 @@ def write_json(path: str | Path, value: Any, advice: str = _MAKE_ROOM) -> Path:
 
 def write_record(path: str | Path, record: Mapping[str, Any], advice: str = _MAKE_ROOM) -> Path:
     """Replaces a file by a JSON object that `read_record` finds damage in; raises as `write`."""
+    return write_json(path, sealed(record), advice)
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its digest in it, which `read_record` looks at."""
     record = json.loads(strict_json(record))
-    return write_json(path, {**record, _DIGEST: digest(record)}, advice)
+    return {**record, _DIGEST: digest(record)}
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 import numbers
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -104,6 +104,17 @@ class OrNothing:
 
     def __str__(self) -> str:
         return f"{self.rule}, or nothing"
+
+
+@dataclass(frozen=True)
+class Such:
+    """Whatever a test says yes to; the text completes the sentence "it must be …"."""
+
+    text: str
+    allows: Callable[[Any], bool]
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def check(rules: Mapping[str, Rule], values: Mapping[str, Any], section: str = "") -> None:

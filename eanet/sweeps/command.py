@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from eanet import host
+from eanet import files, host
 from eanet.config import flatten, lasting, override
 from eanet.display.console import Console
 from eanet.errors import Interrupted, UserError
@@ -22,7 +21,8 @@ from eanet.sweeps import search
 from eanet.sweeps.console import SweepDisplay, show_plan
 from eanet.sweeps.estimate import RunSize, measured_rate
 from eanet.sweeps.plan import PlannedRun, SweepPlan
-from eanet.sweeps.queue import Claim, Queue
+from eanet.sweeps.process import LOG
+from eanet.sweeps.queue import Claim, Queue, State
 from eanet.sweeps.report import write_report
 from eanet.sweeps.search import Search
 from eanet.sweeps.storage import UNAVAILABLE, open_storage
@@ -68,7 +68,8 @@ def run_grid(
       size: of the run of a config; refuses an impossible one.
 
     Raises:
-      UserError: for what is wrong with the definition or any run, before the first starts.
+      UserError: for what is wrong with the definition or any run, before the first starts; at
+        the end where no run succeeded.
       Interrupted: if SIGTERM or SIGINT came.
     """
     console = Console()
@@ -84,7 +85,17 @@ def run_grid(
         show_plan(console, sizes, measured_rate(directory, sizes), options.workers)
         return
     queue = _open(directory, options, {run.name: run.digest for run in plan.runs})
-    records_lib.write_sweep(directory, plan.keys, _records(plan, sizes))
+    runs = [
+        {
+            "name": run.name,
+            "settings": dict(flatten(run.config)),
+            "parameters": sizes[run.name].parameters,
+            "multiply_adds": sizes[run.name].multiply_adds,
+        }
+        for run in plan.runs
+    ]
+    follow = plan_lib.followers(base, (run.config for run in plan.runs), plan.keys)
+    records_lib.write_sweep(directory, plan.keys, runs, follow)
     _work(console, directory, options, queue, _Grid(plan))
 
 
@@ -108,7 +119,8 @@ def run_search(
       trials: how many runs in all.
 
     Raises:
-      UserError: for what is wrong with the space, before the first run starts.
+      UserError: for what is wrong with the space, before the first run starts; at the end where
+        no run succeeded.
       Interrupted: if SIGTERM or SIGINT came.
     """
     console = Console()
@@ -125,7 +137,9 @@ def run_search(
     names = search.names(trials)
     digest = plan_lib.digest({"base": lasting(base), "space": repr(space)})
     queue = _open(directory, options, dict.fromkeys(names, digest))
-    records_lib.write_sweep(directory, list(space), [{"name": each} for each in names])
+    changed = [override(base, {key: value}) for key in space for value in space[key].values]
+    follow = plan_lib.followers(base, changed, space)
+    records_lib.write_sweep(directory, list(space), [{"name": each} for each in names], follow)
     _work(console, directory, options, queue, Search(queue, space, base, method))
 
 
@@ -164,32 +178,16 @@ def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) ->
     return sizes
 
 
-def _records(plan: SweepPlan, sizes: Mapping[str, RunSize]) -> list[dict[str, Any]]:
-    records = []
-    for run in plan.runs:
-        values = dict(flatten(run.config))
-        records.append(
-            {
-                "name": run.name,
-                "settings": {key: values[key] for key in plan.keys},
-                "parameters": sizes[run.name].parameters,
-                "multiply_adds": sizes[run.name].multiply_adds,
-            }
-        )
-    return records
-
-
 def _open(directory: Path, options: Options, runs: Mapping[str, str]) -> Queue:
     own = directory / "queue"
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write to {directory}: {error.strerror}; choose another --workdir"
-        ) from None
+        raise files.cannot_write(directory, error, "choose another --workdir") from None
     storage = open_storage(options.storage, own)
     with _reachable():
-        queue = Queue(storage, directory.resolve().name, own, silence=options.timing.silence)
+        timeout = options.timing.heartbeat_timeout
+        queue = Queue(storage, directory.resolve().name, own, heartbeat_timeout=timeout)
         queue.enqueue(runs)
     return queue
 
@@ -207,7 +205,7 @@ def _work(
 ) -> None:  # fmt: skip
     display = SweepDisplay(console, directory)
     with _reachable():
-        display.show(queue.standings(), {})
+        display.show(queue.statuses(), {})
     console.note(f"{directory}: {display.summary()}")
     workers = Workers(
         queue, task, directory, options.workers, options.command, display, options.timing
@@ -218,6 +216,15 @@ def _work(
     if stop.signal is not None:
         raise Interrupted(stop.signal, "sweep interrupted: the same command goes on")
     finish(console, directory)
+    with _reachable():
+        statuses = queue.statuses()
+    failed = [(name, each.reason) for name, each in statuses.items() if each.state is State.FAILED]
+    if failed and not any(each.state is State.DONE for each in statuses.values()):
+        name, reason = failed[0]
+        raise UserError(
+            f"no run succeeded, {len(failed)} of {len(statuses)} failed; {name}: {reason}; see "
+            f"{directory / name / LOG}"
+        )
 
 
 def finish(console: Console, directory: Path) -> None:

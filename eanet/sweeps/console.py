@@ -1,6 +1,5 @@
 """What a sweep shows: the runs before it starts, and a live table of them while it lasts."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from rich.console import ConsoleOptions, RenderResult
 from rich.text import Text
 
 from eanet.display.console import Console, Rows
-from eanet.display.numbers import duration, human, percent
+from eanet.display.numbers import duration, epochs, human, percent
 from eanet.sweeps.estimate import Rate, RunSize
-from eanet.sweeps.queue import Standing, State
+from eanet.sweeps.queue import State, Status
 from eanet.sweeps.records import RunRecord, read_run
 
 Row = tuple[State, tuple[str, ...]]
@@ -26,19 +25,21 @@ def show_plan(
     console: Console, sizes: Mapping[str, RunSize], rate: Rate | None, workers: int
 ) -> None:  # fmt: skip
     """Lists the runs of a sweep with what they cost."""
-    table = Rows("run", "parameters", "multiply-adds", "estimated time")
-    for name, size in sizes.items():
-        seconds = duration(rate.seconds(size)) if rate else "?"
-        table.add_row(name, f"{size.parameters:,}", human(size.multiply_adds), seconds)
-    console.titled(f"{len(sizes)} runs", table)
+    rows = [
+        (name, f"{size.parameters:,}", human(size.multiply_adds),
+         duration(rate.seconds(size)) if rate else "?")
+        for name, size in sizes.items()
+    ]  # fmt: skip
+    console.table(f"{len(sizes)} runs", ("run", "parameters", "MACs", "estimated time"), rows)
+    console.note("")
     if rate:
         total = sum(rate.seconds(size) for size in sizes.values()) / workers
         console.note(
-            f"\nAbout {duration(total)} in all with {workers} at once: training alone, at the "
-            f"speed of {rate.source}, in proportion to the multiply-adds"
+            f"About {duration(total)} in all with {workers} at once: training alone, at the speed "
+            f"of {rate.source}, in proportion to the MACs"
         )
     else:
-        console.note("\nNo time can be estimated before a run in or beside this sweep has trained")
+        console.note("No time can be estimated before a run in or beside this sweep has trained")
 
 
 class SweepDisplay:
@@ -53,30 +54,30 @@ class SweepDisplay:
         self.note = console.note
         self.warn = console.warn
         self._directory = directory
-        self._standings: dict[str, Standing] = {}
+        self._statuses: dict[str, Status] = {}
         self._runs: dict[str, RunRecord] = {}
         self._first: dict[str, tuple[float, float]] = {}
         self._rows: list[Row] = []
 
-    def show(self, standings: dict[str, Standing], here: dict[str, float]) -> None:
-        """Takes how the runs stand; see `eanet.sweeps.workers.Display`."""
-        for name, standing in standings.items():
+    def show(self, statuses: dict[str, Status], here: dict[str, float]) -> None:
+        """Takes what has become of the runs; see `eanet.sweeps.workers.Display`."""
+        for name, status in statuses.items():
             # What will not change is read once.
-            if name in here or standing != self._standings.get(name):
+            if name in here or status != self._statuses.get(name):
                 self._runs[name] = read_run(self._directory / name)
             if name in here:
                 self._first.setdefault(name, (here[name], self._runs[name].epoch))
             else:
                 self._first.pop(name, None)
-        self._standings = standings
+        self._statuses = statuses
         # In one piece, as another thread draws it.
-        self._rows = [(each.state, self._row(name, here)) for name, each in standings.items()]
+        self._rows = [(each.state, self._row(name, here)) for name, each in statuses.items()]
 
     def summary(self) -> str:
-        """How many runs stand how."""
-        counts = Counter(standing.state for standing in self._standings.values())
+        """How many runs are in which state."""
+        counts = Counter(status.state for status in self._statuses.values())
         parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
-        return f"{len(self._standings)} runs: {', '.join(parts)}"
+        return f"{len(self._statuses)} runs: {', '.join(parts)}"
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         rows = self._rows
@@ -90,13 +91,14 @@ class SweepDisplay:
         yield Text(self.summary() + rest, style="bold")
 
     def _row(self, name: str, here: Mapping[str, float]) -> tuple[str, ...]:
-        state, run = self._standings[name].state, self._runs[name]
+        state, run = self._statuses[name].state, self._runs[name]
         elsewhere = state is State.RUNNING and name not in here
+        begun = run.records or name in here
         return (
             name,
             "elsewhere" if elsewhere else state.value,
-            f"{run.epoch:.4g}/{run.num_epochs:g}" if run.records or name in here else "",
-            percent(run.val_accuracy) if math.isfinite(run.val_accuracy) else "",
+            f"{epochs(run.step, run.epoch)}/{run.num_epochs:g}" if begun else "",
+            percent(run.val_accuracy) if run.best else "",
             self._time_left(here[name], run) if name in here else "",
         )
 

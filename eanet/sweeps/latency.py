@@ -1,6 +1,6 @@
-"""Measures how long one image takes in each model of a sweep.
+"""Measures how long one image takes in each model of a sweep, and writes `latency.json`.
 
-Written to `latency.json`. A sweep measures it at its end, when nothing of its own runs beside.
+A sweep measures it at its end, when nothing of its own runs beside.
 """
 
 import json
@@ -15,7 +15,7 @@ from eanet import config as config_lib
 from eanet import files
 from eanet.cli import Parser, say
 from eanet.environment import device
-from eanet.files import read_record
+from eanet.rules import Number, Rule, Such, Text
 from eanet.sweeps import records
 
 _SECONDS = 1.0  # to measure one model for
@@ -35,45 +35,55 @@ def measure(directory: Path) -> dict[str, Any]:
     Raises:
       UserError: the directory is no sweep's, or the data that say what an image is are missing.
     """
-    path = directory / "latency.json"
-    record = read_record(path) or {}
+    record = read(directory)
     if record.get("device") != device():
         record = {"device": device(), "models": {}}
     for run in records.read_sweep(directory).runs:
-        config_path = directory / run.name / "config.json"
-        if not config_path.exists():
+        if run.config is None or (key := model_key(run.config)) in record["models"]:
             continue
-        config = config_lib.from_json(config_path).to_dict()
-        key = model_key(config)
-        if key not in record["models"]:
-            record["models"][key] = _milliseconds(config)
-            files.write_atomically(path, files.strict_json(record, indent=1))
+        record["models"][key] = _milliseconds(run.config, directory / run.name)
+        files.write_record(directory / "latency.json", record)
     return record
 
 
-def model_key(config: dict[str, Any]) -> str:
+def read(directory: Path) -> dict[str, Any]:
+    """What `measure` has written; empty where it has not.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    time_of_image = Number(0, 1e9)
+    models = Such(
+        "milliseconds by model",
+        lambda value: isinstance(value, dict) and all(map(time_of_image.allows, value.values())),
+    )
+    known: dict[str, Rule] = {"device": Text(), "models": models}
+    return files.read_record(directory / "latency.json", "remove it", known) or {}
+
+
+def model_key(config: ConfigDict) -> str:
     """What the time depends on: the model and the kind of image."""
-    speechless = {"dropout_rate"}  # has no part in a prediction
-    values = config_lib.lasting(ConfigDict(config))["model"]
-    model = {name: value for name, value in values.items() if name not in speechless}
-    return json.dumps({"dataset": config["dataset"]["name"], **model}, sort_keys=True)
+    values = config_lib.lasting(config)
+    model = {name: value for name, value in values["model"].items() if name != "dropout_rate"}
+    return json.dumps({"dataset": values["dataset"]["name"], **model}, sort_keys=True)
 
 
-def _milliseconds(config: dict[str, Any]) -> float:
+def _milliseconds(config: ConfigDict, workdir: Path) -> float:
     import jax
     import numpy as np
 
     from eanet.data.load import load_dataset
-    from eanet.models.eanet import EANet
-    from eanet.models.functional import split_model
+    from eanet.training.run import build_model
+    from eanet.workdir import model_record
+    from eanet.workdir.model_record import ModelRecord
 
-    dataset = load_dataset(seed=config["seed"], log=lambda _: None, **config["dataset"])
-    model = split_model(
-        lambda rngs: EANet(dataset.num_classes, dataset.image_shape, rngs=rngs, **config["model"])
+    record = model_record.read(workdir) or ModelRecord.of(
+        load_dataset(seed=config.seed, log=lambda _: None, **config.dataset)
     )
+    model = build_model(config, len(record.class_names), record.image_shape)
     params = jax.jit(model.init)(0)
     predict = jax.jit(model.apply)
-    image = jax.device_put(np.zeros((1, *dataset.image_shape), np.float32))
+    image = jax.device_put(np.zeros((1, *record.image_shape), np.float32))
     for _ in range(3):  # compiles, then warms up
         predict(params, image).block_until_ready()
     times: list[float] = []

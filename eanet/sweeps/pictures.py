@@ -15,18 +15,15 @@ from eanet.display.plot_style import (
     spread,
     style,
 )
-from eanet.sweeps.curves import ACCURACY, draw_curves
-from eanet.sweeps.plan import short_names
+from eanet.sweeps.keys import label as key_label
+from eanet.sweeps.keys import short_names, shown_value, symbols
 from eanet.sweeps.records import RunRecord
-from eanet.sweeps.statistics import (
-    Setting,
-    Summary,
-    key_name,
-    numeric_keys,
-    pareto_front,
-    shown_value,
-)
+from eanet.sweeps.statistics import Setting, Summary, numeric_keys, pareto_front
 
+ACCURACY = "Validation accuracy, %"
+
+_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
+_MAX_LABELS = 8
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
 
@@ -38,7 +35,7 @@ def draw_all(
 
     Args:
       title: name of the sweep.
-      settings: of `sweep_statistics.settings`.
+      settings: of `eanet.sweeps.statistics.settings`.
       latencies: milliseconds for one image, by name of the run.
 
     Returns:
@@ -53,7 +50,7 @@ def draw_all(
     if keys:
         pictures["heat_map.png"] = _heat_map(title, done, *keys)
     if any(run.best for setting in settings for run in setting.runs):
-        pictures["curves.png"] = draw_curves(title, settings)
+        pictures["curves.png"] = _curves(title, settings)
     return pictures
 
 
@@ -72,7 +69,7 @@ def _accuracy(title: str, settings: Sequence[Setting]) -> bytes:
 def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> bytes:
     figure = new_figure(6.6, 4.2, title)
     axes = figure.subplots()
-    style(axes, ACCURACY, key_name(key))
+    style(axes, ACCURACY, key_label(key))
     ticks = sorted({setting.values[key] for line in lines.values() for setting in line})
     texts = []
     for (text, line), colour in zip(lines.items(), PALETTE, strict=False):
@@ -124,7 +121,7 @@ def _rows(title: str, settings: Sequence[Setting]) -> bytes:
 def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> bytes:
     figure = new_figure(4.2 * len(keys), 4.0, title)
     for axes, key in zip(_panels(figure, len(keys)), keys, strict=True):
-        style(axes, ACCURACY, key_name(key))
+        style(axes, ACCURACY, key_label(key))
         values = [setting.values[key] for setting in settings]
         accuracies = [100 * setting.validation.mean for setting in settings]
         axes.plot(values, accuracies, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
@@ -144,13 +141,13 @@ def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> 
     figure = new_figure(2.4 + 0.9 * len(columns), 1.8 + 0.62 * len(rows), title)
     axes = figure.subplots()
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
-    style(axes, ACCURACY, key_name(across))
+    style(axes, ACCURACY, key_label(across))
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False)
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
-    axes.set_ylabel(key_name(up), size=FONT_SIZE, color=INK)
+    axes.set_ylabel(key_label(up), size=FONT_SIZE, color=INK)
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
             setting = found.get((row, column))
@@ -172,7 +169,7 @@ def _pareto(
     title: str, settings: Sequence[Setting], latencies: Mapping[str, float]
 ) -> bytes:  # fmt: skip
     costs: dict[str, Callable[[RunRecord], float | None]] = {
-        "multiply-adds for one image, millions": lambda run: _scaled(run.multiply_adds, 1e-6),
+        "MACs for one image, millions": lambda run: _scaled(run.multiply_adds, 1e-6),
         "parameters, thousands": lambda run: _scaled(run.parameters, 1e-3),
         "latency of one image, ms": lambda run: latencies.get(run.name),
     }
@@ -217,6 +214,66 @@ def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
             taken.append(box)
 
 
+def _curves(title: str, settings: Sequence[Setting]) -> bytes:
+    """Validation accuracy of all runs; the colour is the first key, the kind of line the second."""
+    keys = [*numeric_keys(settings), *(settings[0].values if settings else ())]
+    keys = list(dict.fromkeys(keys))[:2]
+    if len(keys) > 1 and len({setting.values[keys[1]] for setting in settings}) > len(_STYLES):
+        del keys[1]
+    kinds = [list(dict.fromkeys(setting.values[key] for setting in settings)) for key in keys]
+    kinds = [sorted(values) if key in numeric_keys(settings) else values
+             for key, values in zip(keys, kinds, strict=True)]  # fmt: skip
+    colours = _colours(len(kinds[0]) if kinds else 1)
+    figure = new_figure(7.6, 4.4, title)
+    axes = figure.subplots()
+    style(axes, ACCURACY, "epoch")
+    for setting in settings:
+        first = kinds[0].index(setting.values[keys[0]]) if keys else 0
+        second = kinds[1].index(setting.values[keys[1]]) if len(keys) > 1 else 0
+        for run in setting.runs:
+            val = run.validations
+            axes.plot(
+                [record["epoch"] for record in val],
+                [100 * record["accuracy"] for record in val],
+                _STYLES[second],
+                color=colours[first],
+                marker="o" if len(val) <= 3 else None,
+                markersize=3.5, linewidth=1.2, alpha=0.85,
+            )  # fmt: skip
+    axes.set_xlim(left=0)
+    _legend(axes, keys, kinds, colours)
+    return png(figure)
+
+
+def _legend(axes: Any, keys: Sequence[str], kinds: Sequence[Sequence[Any]], colours: Any) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = []
+    for place, (key, values) in enumerate(zip(keys, kinds, strict=True)):
+        if len(values) > _MAX_LABELS:
+            shown = [0, len(values) // 2, len(values) - 1]
+        else:
+            shown = list(range(len(values)))
+        handles.append(Line2D([], [], color="none", label=key_label(key)))
+        for index in shown:
+            colour = colours[index] if place == 0 else INK
+            line: Any = "-" if place == 0 else _STYLES[index]
+            text = shown_value(values[index])
+            handles.append(Line2D([], [], color=colour, linestyle=line, label=text))
+    if handles:
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
+                    fontsize=FONT_SIZE, labelcolor=INK)  # fmt: skip
+
+
+def _colours(count: int) -> Any:
+    """Distinct colours for a few values, a scale for many."""
+    if count <= 4:
+        return PALETTE[:count]
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.92 * index / (count - 1)) for index in range(count)]
+
+
 def _two_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
     """The keys of a heat map: the sweep varies two numbers and nothing else, as in a grid."""
     keys = numeric_keys(settings)
@@ -229,7 +286,7 @@ def _two_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
 def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]]:
     """The settings that differ in one key alone, by the values of the others."""
     others = [other for other in settings[0].values if other != key]
-    short = {**short_names(others), "model.memory_size": "S", "model.embed_dim": "d"}
+    short = symbols(others)
     lines: dict[str, list[Setting]] = {}
     for setting in settings:
         text = ", ".join(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,10 +15,11 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet.errors import UserError
+from eanet.sweeps.keys import short_names
 from eanet.sweeps.spec import Between, OneOf, Overrides, Space
 
+_NOT_IN_NAMES = re.compile(r"[^\w.+-]")
 _MAX_NAME = 120  # characters; file systems allow 255 bytes
-_TYPES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,10 @@ class PlannedRun:
 
     Attributes:
       name: of its directory, made of what it overrides.
-      overrides: full key to value.
       config: the resolved config.
     """
 
     name: str
-    overrides: Overrides
     config: ConfigDict
 
     @property
@@ -58,7 +58,7 @@ class SweepPlan:
 
 
 def digest(values: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that differ between values of configs."""
+    """Eight hexadecimal digits that differ between values of configs, see `lasting`."""
     text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -70,54 +70,67 @@ def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
       definition: NAME of a function `sweep_NAME` of the config file, or the runs themselves as in
         `model.memory_size=4,16;seed=0..2`, every value of one key with every value of the others.
       module: of the config file.
-      base: what the runs override.
+      base: what the runs override; references in it follow.
 
     Raises:
       UserError: for an unknown name or key, a value of a wrong type, or no runs at all.
     """
     if "=" in definition:
-        where, title, overrides = "--sweep", *_parse(definition, base)
+        where = "--sweep"
+        title, overrides = _parse(definition, base)
     else:
         title = definition.removeprefix("sweep_")
         where, overrides = f"sweep_{title}", _call(module, "sweep", title)
-    runs = [_resolve(f"{where}, run {n}", each, base) for n, each in enumerate(overrides, 1)]
-    if not runs:
-        raise UserError(f"{where} has no runs")
-    keys = tuple(dict.fromkeys(key for run in runs for key in run))
-    distinct, identical = _without_repetitions(_named(runs, keys, base))
+    configs = [_override(f"{where}, run {n}", base, each) for n, each in enumerate(overrides, 1)]
+    keys = tuple(dict.fromkeys(key for each in overrides for key in each))
+    shown = short_names(keys)
+    named = [
+        PlannedRun(_name({shown[key]: _value(config, key) for key in each}), config)
+        for each, config in zip(overrides, configs, strict=True)
+    ]
+    distinct, identical = _without_repetitions(named)
     planned = tuple(_with_names_of_their_own(distinct))
     return SweepPlan(title, keys, planned, (*identical, *_confounded(planned, keys)))
 
 
 def search_space(name: str, module: ModuleType, base: ConfigDict) -> Space:
-    """The space that `search_NAME` of the config file describes.
+    """The space that `search_NAME` of the config file describes, in values of its keys' types.
 
     Raises:
       UserError: for an unknown name or key, or values that the key cannot have.
     """
-    where = f"search_{name.removeprefix('search_')}"
-    space = _call(module, "search", name.removeprefix("search_"))
-    if not isinstance(space, Mapping) or not space:
-        raise UserError(f"{where} must give {{key: Between(...) or OneOf(...)}}, not {space!r}")
-    for key, values in space.items():
-        if isinstance(values, Between):
-            ends: Sequence[Any] = (values.low, values.high)
-            if not values.low < values.high or (values.log and values.low <= 0):
-                raise UserError(f"{where}: {key} has an empty range, {values}")
-        elif isinstance(values, OneOf) and values.values:
-            ends = values.values
-        else:
-            raise UserError(f"{where}: {key} needs Between(...) or OneOf(...), not {values!r}")
-        for value in ends:
-            _resolve(where, {key: value}, base)
-    return dict(space)
+    name = name.removeprefix("search_")
+    space = _call(module, "search", name)
+    return {key: _choice(f"search_{name}", key, values, base) for key, values in space.items()}
 
 
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """For each key its last part, or all of it where two keys end alike."""
-    keys = list(keys)
-    ends = [key.rsplit(".", 1)[-1] for key in keys]
-    return {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
+def followers(base: ConfigDict, configs: Iterable[ConfigDict], keys: Iterable[str]) -> list[str]:
+    """The keys that differ from the base besides those that were overridden, as they refer to them.
+
+    Args:
+      base: of all.
+      configs: made of it by overriding some of `keys`.
+      keys: that were overridden.
+    """
+    changed = (key for config in configs for key, _, _ in config_lib.differences(base, config))
+    return [key for key in dict.fromkeys(changed) if key not in keys]
+
+
+def _choice(where: str, key: str, values: Any, base: ConfigDict) -> Between | OneOf:
+    def typed(value: Any) -> Any:
+        return _value(_override(where, base, {key: value}), key)
+
+    if not isinstance(values, Between | OneOf) or not values.values:
+        raise UserError(f"{where}: {key} needs Between(...) or OneOf(...), not {values!r}")
+    options = tuple(map(typed, values.values))
+    if isinstance(values, OneOf):
+        return OneOf(*options)
+    low, high = options
+    if type(low) not in (int, float):
+        raise UserError(f"{where}: {key} is no number; give OneOf(...), not {values!r}")
+    if not -math.inf < low < high < math.inf or (values.log and low <= 0):
+        raise UserError(f"{where}: {key} has an empty range or one without end, {values}")
+    return Between(low, high, values.log)
 
 
 def _parse(definition: str, base: ConfigDict) -> tuple[str, list[Overrides]]:
@@ -130,93 +143,72 @@ def _parse(definition: str, base: ConfigDict) -> tuple[str, list[Overrides]]:
         if key in keys:
             raise UserError(f"--sweep: {key} stands twice")
         keys.append(key)
-        current = _value_in(base, key, "--sweep")
-        parsed = [
-            each for text in values.split(",") for each in _parse_value(key, text.strip(), current)
-        ]
+        try:
+            parsed = [each for text in values.split(",") for each in _values(base, key, text)]
+        except UserError as error:
+            raise UserError(f"--sweep: {error}") from None
         runs = [{**run, key: value} for run in runs for value in parsed]
-    return "_".join(short_names(keys).values()), runs if keys else []
+    return "_".join(short_names(keys).values()), runs
 
 
-def _parse_value(key: str, text: str, current: Any) -> list[Any]:
-    """The values that a text stands for, where the config has `current`."""
+def _values(base: ConfigDict, key: str, text: str) -> Sequence[Any]:
+    """The values that a text stands for: one, or those of a range such as 0..2."""
+    text = text.strip()
     span = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text)
-    try:
-        if isinstance(current, bool):
-            return [{"true": True, "false": False}[text.lower()]]
-        if isinstance(current, int) and span:
-            first, last = int(span[1]), int(span[2])
-            if first > last:
-                raise UserError(f"--sweep: {key}={text} is an empty range")
-            return list(range(first, last + 1))
-        if isinstance(current, int | float):
-            return [type(current)(text)]
-    except (KeyError, ValueError):
-        raise UserError(f"--sweep: {key} must be {_TYPES[type(current)]}, not {text!r}") from None
-    return [text]
+    config_lib.check_key(key, dict(config_lib.flatten(base)))
+    if not span or type(_value(base, key)) is not int:
+        return [config_lib.parse_value(base, key, text)]
+    first, last = int(span[1]), int(span[2])
+    if first > last:
+        raise UserError(f"{key}={text} is an empty range")
+    return range(first, last + 1)
 
 
 def _call(module: ModuleType, kind: str, name: str) -> Any:
-    """What the function KIND_NAME of a config file gives."""
+    """What the function KIND_NAME of a config file returns: a list of runs, or a space."""
     known = {n.removeprefix(f"{kind}_"): f for n, f in vars(module).items() if callable(f)
              and n.startswith(f"{kind}_")}  # fmt: skip
     if name not in known:
         near = get_close_matches(name, known, 1)
         there = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
         raise UserError(f"{module.__file__} has no {kind} {name!r}; {there}")
+    code = getattr(known[name], "__code__", None)
+    where = f"{kind}_{name} of {module.__file__}"
     try:
         made = known[name]()
-        return made if isinstance(made, Mapping) else list(made)
+        if isinstance(made, Iterable) and not isinstance(made, Mapping | str):
+            made = list(made)
     except Exception as error:  # whatever the user's function does wrong
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
-        raise UserError(
-            f"{kind}_{name} of {module.__file__}, line {line}: {type(error).__name__}: {error}"
-        ) from error
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if code and frame.filename == code.co_filename]
+        where += f", line {lines[-1]}" if lines else ""
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    if not made or not isinstance(made, list if kind == "sweep" else Mapping):
+        where += f", line {code.co_firstlineno}" if code else ""
+        wanted = "runs" if kind == "sweep" else "{key: Between(...) or OneOf(...)}"
+        raise UserError(f"{where}: returns {made!r}, but must return {wanted}")
+    return made
 
 
-def _resolve(where: str, overrides: Any, base: ConfigDict) -> Overrides:
-    """The overrides with every key known and every value of the type that it has in the base."""
-    if not isinstance(overrides, Mapping):
+def _override(where: str, base: ConfigDict, overrides: Any) -> ConfigDict:
+    if not isinstance(overrides, Mapping) or not all(isinstance(key, str) for key in overrides):
         raise UserError(f"{where}: must be a dict of overrides, not {overrides!r}")
-    resolved = {}
-    for key, value in overrides.items():
-        current = _value_in(base, key, where)
-        kind = type(current)
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise UserError(f"{where}: {key} must be {_TYPES.get(kind, kind.__name__)}, "
-                            f"not {value!r}")  # fmt: skip
-        resolved[key] = value
-    return resolved
-
-
-def _value_in(config: ConfigDict, key: Any, where: str) -> Any:
     try:
-        config_lib.check_key(str(key), dict(config_lib.flatten(config)))
+        return config_lib.override(base, overrides)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _value(config: ConfigDict, key: str) -> Any:
     return dict(config_lib.flatten(config))[key]
 
 
-def _named(
-    runs: Iterable[Overrides], keys: Iterable[str], base: ConfigDict
-) -> list[PlannedRun]:  # fmt: skip
-    shown = short_names(keys)
-    return [
-        PlannedRun(
-            ",".join(f"{shown[key]}={_shown(value)}" for key, value in run.items()) or "base",
-            run,
-            config_lib.override(base, run),
-        )
-        for run in runs
-    ]
-
-
-def _shown(value: Any) -> str:
-    """A value as a part of a file's name."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return re.sub(r"[^\w.+-]", "-", text)
+def _name(values: Mapping[str, Any]) -> str:
+    """Values as the name of a file."""
+    texts = {key: str(value) for key, value in values.items()}
+    texts |= {key: str(value).lower() for key, value in values.items() if isinstance(value, bool)}
+    parts = (f"{key}={_NOT_IN_NAMES.sub('-', text)}" for key, text in texts.items())
+    return ",".join(parts) or "base"
 
 
 def _without_repetitions(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[str]]:

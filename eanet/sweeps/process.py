@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eanet.host import Share
 
-_LOG = "train.log"
+LOG = "train.log"
 _INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
 
 
@@ -41,7 +41,7 @@ class RunProcess:
     """
 
     def __init__(self, command: Sequence[str], workdir: Path, share: Share, inherit: int):
-        self._log = workdir / _LOG
+        self._log = workdir / LOG
         with open(self._log, "ab") as log:
             self._log_start = log.tell()
             with _on_cores(share.cores):

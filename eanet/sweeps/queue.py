@@ -9,10 +9,10 @@ order of the trials, so that it needs no lock and may break off anywhere:
   tries have all ended, none for good, is enqueued again by whoever sees it.
 - Of several open tries of a run only the oldest counts. Two hosts that enqueue a run at the same
   time do no harm: the younger try is never taken unless the older one ends, and not for good.
-- A worker that was thought dead and is not finds its try finished at its next beat, and stops.
+- A worker that was thought dead and is not finds its try finished at its next heartbeat, and stops.
 
 A worker holds a lock on each of its runs, see `eanet.workdir.lock`: a free lock in the same place
-tells at once that the worker is dead. Of one elsewhere it is told by its beat: an attribute of
+tells at once that the worker is dead. Of one elsewhere it is told by its heartbeat: an attribute of
 the trial that has not changed for a while, on the clock of the process that looks.
 """
 
@@ -37,7 +37,7 @@ _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
 
 class State(enum.Enum):
-    """Where a run stands."""
+    """What has become of a run."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -52,8 +52,8 @@ class State(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where a run stands, and for a failed one why."""
+class Status:
+    """What has become of a run, and for a failed one why."""
 
     state: State
     reason: str = ""
@@ -80,12 +80,12 @@ class Claim:
         self.lock = lock
         self.crashes = crashes
         self._storage = storage
-        self._beats = 0
+        self._heartbeats = 0
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Tells the others that this worker is alive."""
-        self._beats += 1
-        self._set("beat", self._beats)
+        self._heartbeats += 1
+        self._set("heartbeat", self._heartbeats)
 
     def done(self, value: float) -> None:
         """Ends the run well, with what a search maximises."""
@@ -122,15 +122,17 @@ class Queue:
       storage: of Optuna; every worker has one of its own onto the same data.
       name: of the sweep, the same for all its workers.
       directory: for the locks.
-      silence: seconds without a beat after which a worker elsewhere is thought dead.
+      heartbeat_timeout: seconds without a heartbeat after which a worker elsewhere is thought dead.
     """
 
-    def __init__(self, storage: BaseStorage, name: str, directory: Path, *, silence: float):
+    def __init__(
+        self, storage: BaseStorage, name: str, directory: Path, *, heartbeat_timeout: float
+    ):
         directory.mkdir(parents=True, exist_ok=True)
         self._storage = storage
         self._directory = directory
         self._place = lock_lib.place(directory)
-        self._silence = silence
+        self._heartbeat_timeout = heartbeat_timeout
         self._planned: dict[str, str] = {}
         self._heard: dict[int, tuple[Any, float]] = {}
         self.study = optuna.create_study(
@@ -167,37 +169,34 @@ class Queue:
             if lock is None:
                 continue
             try:
-                mine = self._storage.set_trial_state_values(oldest._trial_id, TrialState.RUNNING)
+                if self._storage.set_trial_state_values(oldest._trial_id, TrialState.RUNNING):
+                    crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
+                    claim = Claim(self._storage, name, oldest._trial_id, lock, crashes)
+                    claim._set("place", self._place)
+                    return claim
             except Lost:
-                mine = False
-            if not mine:
-                lock.close()
-                continue
-            crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
-            claim = Claim(self._storage, name, oldest._trial_id, lock, crashes)
-            try:
-                claim._set("place", self._place)
+                pass
             except BaseException:
                 lock.close()
                 raise
-            return claim
+            lock.close()
         return None
 
-    def revive(self) -> list[str]:
+    def requeue(self) -> list[str]:
         """Enqueues again the runs whose worker died or was interrupted; the names of the dead."""
         dead = []
         for name, tries in self._tries().items():
             for trial in tries:
                 if trial.state == TrialState.RUNNING and self._is_dead(name, trial):
-                    dead += [name] if self._bury(trial) else []
+                    dead += [name] if self._end_dead(trial) else []
         for name, tries in self._tries().items():
             if _final(tries) is None and _oldest_open(tries) is None:
                 self._add(name, like=tries[-1] if tries else None)
         return dead
 
-    def standings(self) -> dict[str, Standing]:
-        """Where every planned run stands."""
-        return {name: _standing(tries) for name, tries in self._tries().items()}
+    def statuses(self) -> dict[str, Status]:
+        """What has become of every planned run."""
+        return {name: _status(tries) for name, tries in self._tries().items()}
 
     def trial(self, claim: Claim, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
         """The try of a claim as Optuna's samplers and pruners know it."""
@@ -230,14 +229,14 @@ class Queue:
     def _is_dead(self, name: str, trial: FrozenTrial) -> bool:
         if trial.user_attrs.get("place") == self._place:
             return lock_lib.is_free(self._lock(name))
-        beat, now = trial.user_attrs.get("beat"), time.monotonic()
-        last, since = self._heard.setdefault(trial.number, (beat, now))
-        if beat != last:
-            self._heard[trial.number] = beat, now
+        heartbeat, now = trial.user_attrs.get("heartbeat"), time.monotonic()
+        last, since = self._heard.setdefault(trial.number, (heartbeat, now))
+        if heartbeat != last:
+            self._heard[trial.number] = heartbeat, now
             return False
-        return now - since > self._silence
+        return now - since > self._heartbeat_timeout
 
-    def _bury(self, trial: FrozenTrial) -> bool:
+    def _end_dead(self, trial: FrozenTrial) -> bool:
         """Ends the try of a dead worker; false where it has ended by now."""
         try:
             ended = {"reason": "its worker died", "again": True}
@@ -252,7 +251,8 @@ class Queue:
 
 
 def _ended(trial: FrozenTrial) -> dict[str, Any]:
-    return trial.user_attrs.get("ended", {})
+    ended = trial.user_attrs.get("ended")
+    return ended if isinstance(ended, dict) else {}
 
 
 def _final(tries: list[FrozenTrial]) -> FrozenTrial | None:
@@ -268,11 +268,11 @@ def _oldest_open(tries: list[FrozenTrial]) -> FrozenTrial | None:
     return next((trial for trial in tries if trial.state in _OPEN), None)
 
 
-def _standing(tries: list[FrozenTrial]) -> Standing:
+def _status(tries: list[FrozenTrial]) -> Status:
     final = _final(tries)
     if final is not None:
         states = {TrialState.COMPLETE: State.DONE, TrialState.PRUNED: State.PRUNED}
-        return Standing(states.get(final.state, State.FAILED), _ended(final).get("reason", ""))
+        return Status(states.get(final.state, State.FAILED), str(_ended(final).get("reason", "")))
     oldest = _oldest_open(tries)
     running = oldest is not None and oldest.state == TrialState.RUNNING
-    return Standing(State.RUNNING if running else State.WAITING)
+    return Status(State.RUNNING if running else State.WAITING)

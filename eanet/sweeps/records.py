@@ -1,22 +1,56 @@
 """The files of a sweep: `sweep.json`, and beside it a directory for each run, a normal workdir."""
 
 import math
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from eanet import config as config_lib
 from eanet import files
 from eanet.errors import UserError
-from eanet.files import read_record
+from eanet.rules import Choice, Number, OrNothing, Rule, Such, Text
 from eanet.workdir import log
+from eanet.workdir.results import read_results
 
 # Made beside the run's own files where it ended without being complete.
 _ENDED = "ended.json"
 
 Record = dict[str, Any]
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _is_planned_run(value: Any) -> bool:
+    count = OrNothing(Number(0, 2**63 - 1, whole=True))
+    return (
+        isinstance(value, dict)
+        and isinstance(name := value.get("name"), str)
+        and os.path.basename(name) == name not in ("", ".", "..")  # leads nowhere else
+        and "\0" not in name
+        and isinstance(settings := value.get("settings", {}), dict)
+        and all(map(_is_scalar, settings.values()))
+        and all(count.allows(value.get(key)) for key in ("parameters", "multiply_adds"))
+    )
+
+
+def _list_of(text: str, test: Callable[[Any], bool]) -> Rule:
+    return Such(text, lambda value: isinstance(value, list) and all(map(test, value)))
+
+
+_KEYS = _list_of("a list of keys", Text().allows)
+_SWEEP: dict[str, Rule] = {
+    "keys": _KEYS,
+    "follow": OrNothing(_KEYS),
+    "runs": _list_of("a list of name, settings, parameters, multiply_adds", _is_planned_run),
+}
+_END: dict[str, Rule] = {"state": Choice("failed", "pruned"), "reason": Text()}
 
 
 @dataclass(frozen=True)
@@ -25,23 +59,28 @@ class RunRecord:
 
     Attributes:
       name: of its directory.
-      settings: the keys of the sweep with the run's values, as far as they are known.
+      settings: the run's values of all keys of a config, as far as they are known.
+      config: of the run; None where it has not begun.
       records: of `metrics.jsonl`.
       results: of `results_test.json`, empty without.
       ended: `state` and `reason` where the run ended early.
-      num_epochs: that it is to train; NaN where it has not begun.
       parameters: of the model; None where unknown.
       multiply_adds: for one image, likewise.
     """
 
     name: str
-    settings: Record
+    settings: Record = field(default_factory=dict)
+    config: ConfigDict | None = None
     records: list[Record] = field(default_factory=list)
     results: Record = field(default_factory=dict)
     ended: Record = field(default_factory=dict)
-    num_epochs: float = math.nan
     parameters: int | None = None
     multiply_adds: int | None = None
+
+    @property
+    def num_epochs(self) -> float:
+        """That it is to train; NaN where it is unknown."""
+        return self.settings.get("num_epochs", math.nan)
 
     @property
     def state(self) -> str:
@@ -51,9 +90,20 @@ class RunRecord:
         return self.ended.get("state", "unfinished" if self.records else "waiting")
 
     @property
-    def epoch(self) -> float:
+    def step(self) -> int:
         """How far the run has come."""
+        return self.records[-1]["step"] if self.records else 0
+
+    @property
+    def epoch(self) -> float:
+        """The same in epochs."""
         return self.records[-1]["epoch"] if self.records else 0.0
+
+    @property
+    def validations(self) -> list[Record]:
+        """The records of validation that have an accuracy."""
+        val = (record for record in self.records if record["split"] == "val")
+        return [record for record in val if 0 <= record.get("accuracy", math.nan) <= 1]
 
     @property
     def best(self) -> Record | None:
@@ -64,6 +114,11 @@ class RunRecord:
     def val_accuracy(self) -> float:
         """The highest accuracy on validation, NaN without any."""
         return self.best["accuracy"] if self.best else math.nan
+
+    @property
+    def test(self) -> Record:
+        """The results on test; empty without, and for another checkpoint than the best."""
+        return self.results if log.is_of_best(self.results, self.records) else {}
 
     @property
     def images_per_second(self) -> float:
@@ -80,24 +135,29 @@ class SweepRecord:
     Attributes:
       name: of its directory.
       keys: that it varies.
+      follow: keys that change with them, as they refer to them.
       runs: those planned, then others that lie in the directory.
     """
 
     name: str
     keys: tuple[str, ...]
+    follow: tuple[str, ...]
     runs: tuple[RunRecord, ...]
 
 
-def write_sweep(directory: Path, keys: Sequence[str], runs: Sequence[Record]) -> None:
+def write_sweep(
+    directory: Path, keys: Sequence[str], runs: Sequence[Record], follow: Sequence[str] = ()
+) -> None:
     """Writes `sweep.json`.
 
     Args:
       directory: of the sweep, must exist.
       keys: that it varies.
       runs: for each its name, and settings, parameters, multiply_adds as far as known.
+      follow: keys that change with them, as they refer to them.
     """
-    record = {"keys": list(keys), "runs": list(runs)}
-    files.write_atomically(directory / "sweep.json", files.strict_json(record, indent=1))
+    record = {"keys": list(keys), "follow": list(follow), "runs": list(runs)}
+    files.write_record(directory / "sweep.json", record)
 
 
 def read_sweep(directory: Path) -> SweepRecord:
@@ -106,54 +166,56 @@ def read_sweep(directory: Path) -> SweepRecord:
     Raises:
       UserError: the directory is not that of a sweep, or one of its files is damaged.
     """
-    record = read_record(directory / "sweep.json")
+    advice = "start the sweep's command again to mend it"
+    record = files.read_record(directory / "sweep.json", advice, _SWEEP)
     if record is None:
         raise UserError(f"there is no sweep.json in {directory}: give the directory of a sweep")
-    try:
-        keys = tuple(record["keys"])
-        planned = {run["name"]: run for run in record["runs"]}
-    except (KeyError, TypeError):
-        raise UserError(
-            f"{directory / 'sweep.json'} is damaged; start the sweep's command again to mend it"
-        ) from None
+    planned = {run["name"]: run for run in record["runs"]}
     others = sorted(path.parent.name for path in directory.glob("*/config.json"))
     names = dict.fromkeys([*planned, *others])
-    runs = tuple(read_run(directory / name, keys, planned.get(name, {})) for name in names)
-    return SweepRecord(directory.resolve().name, keys, runs)
+    runs = tuple(read_run(directory / name, planned.get(name, {})) for name in names)
+    keys, follow = tuple(record["keys"]), tuple(record.get("follow") or ())
+    return SweepRecord(directory.resolve().name, keys, follow, runs)
 
 
-def read_run(workdir: Path, keys: Sequence[str] = (), planned: Record | None = None) -> RunRecord:
+def read_run(workdir: Path, planned: Mapping[str, Any] | None = None) -> RunRecord:
     """Reads the files of one run.
 
     Args:
       workdir: of the run, need not exist.
-      keys: to take out of its config.
       planned: what `sweep.json` says of it.
+
+    Raises:
+      UserError: one of the files is damaged.
     """
     planned = planned or {}
-    settings, num_epochs = dict(planned.get("settings", {})), math.nan
-    if (workdir / "config.json").exists():
-        config = dict(config_lib.flatten(config_lib.from_json(workdir / "config.json")))
-        settings = {key: config[key] for key in keys if key in config}
-        num_epochs = config["num_epochs"]
-    metrics = workdir / "metrics.jsonl"
-    results = read_record(workdir / "results_test.json") or {}
+    settings, config = dict(planned.get("settings", {})), None
+    path, metrics = workdir / "config.json", workdir / "metrics.jsonl"
+    if path.exists():
+        config = config_lib.from_json(path)
+        settings = dict(config_lib.flatten(config))
+        needed: dict[str, Rule] = {"num_epochs": Number(0, 1e6), "dataset.name": Text()}
+        wrong = [key for key, rule in needed.items() if not rule.allows(settings.get(key))]
+        wrong += [key for key, value in settings.items() if not _is_scalar(value)]
+        if wrong:
+            raise UserError(f"{path} is not the config of a run: see {wrong[0]} there")
+    results = read_results(workdir, "test") or {}
     return RunRecord(
         name=workdir.name,
         settings=settings,
+        config=config,
         records=log.read(metrics) if metrics.exists() else [],
         results=results,
-        ended=read_record(workdir / _ENDED) or {},
-        num_epochs=num_epochs,
+        ended=files.read_record(workdir / _ENDED, "remove it", _END) or {},
         parameters=results.get("parameters", planned.get("parameters")),
         multiply_adds=results.get("multiply_adds_per_image", planned.get("multiply_adds")),
     )
 
 
 def write_ended(workdir: Path, state: str, reason: str) -> None:
-    """Records that a run ended early, and why."""
+    """Records that a run ended early, "failed" or "pruned", and why; may raise `OSError`."""
     workdir.mkdir(parents=True, exist_ok=True)
-    record = {"state": state, "reason": reason}
+    record = files.sealed({"state": state, "reason": reason.replace("\0", " ")})
     files.write_atomically(workdir / _ENDED, files.strict_json(record))
 
 

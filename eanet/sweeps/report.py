@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eanet import config as config_lib
 from eanet import files
 from eanet.cli import Parser, say
+from eanet.display import markdown
 from eanet.display.numbers import human
-from eanet.files import read_record
+from eanet.errors import printable
+from eanet.sweeps import latency as latency_lib
 from eanet.sweeps import records
-from eanet.sweeps.latency import model_key
+from eanet.sweeps.keys import short_names, shown_value
 from eanet.sweeps.pictures import draw_all
-from eanet.sweeps.plan import short_names
 from eanet.sweeps.records import RunRecord, SweepRecord
 from eanet.sweeps.statistics import (
     Setting,
@@ -30,7 +30,7 @@ from eanet.sweeps.statistics import (
     best,
     paired_difference,
     settings,
-    shown_value,
+    varied_keys,
 )
 
 Row = tuple[bool, list[str]]  # whether it is the best setting's, and its cells
@@ -89,7 +89,7 @@ class _Parts:
             f"{count} {state}" for state, count in sorted(states.items())
         )
         self.heading, self.rows = _settings_table(found, chosen, latencies)
-        self.notes = _notes(chosen, states, device if latencies else "")
+        self.notes = _notes(sweep.runs, chosen, device if latencies else "")
         self.failures = [
             f"{run.name}: {run.state}: {run.ended.get('reason', '')}"
             for run in sweep.runs
@@ -102,7 +102,7 @@ def _settings_table(
 ) -> tuple[list[str], list[Row]]:
     keys = short_names(found[0].values) if found else {}
     heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
-    heading += ["parameters", "multiply-adds", "latency, ms", "failed", "pruned"]
+    heading += ["parameters", "MACs", "latency, ms", "failed", "pruned"]
     rows = []
     for setting in found:
         run = setting.runs[0]
@@ -131,31 +131,37 @@ def _difference(setting: Setting, chosen: Setting | None) -> str:
     return _percent(difference, "{:+.2f}") + seeds
 
 
-def _notes(chosen: Setting | None, states: Mapping[str, int], device: str) -> list[str]:
+def _notes(runs: Sequence[RunRecord], chosen: Setting | None, device: str) -> list[str]:
     if chosen is None:
         return ["No run has finished yet."]
-    unfinished = sum(states.get(state, 0) for state in ("waiting", "unfinished"))
-    test = chosen.test
+    unfinished = any(run.state in ("waiting", "unfinished") for run in runs)
+    test = f"{_percent(chosen.test, '{:.2f}')} % (n = {chosen.test.count})"
     notes = [
         f"Best on validation{' so far' if unfinished else ''}, of the settings with most finished "
-        f"runs: {chosen.name}. Only of it the test accuracy is reported: "
-        f"{_percent(test, '{:.2f}')} % (n = {test.count}).",
+        f"runs: {chosen.name}. Only of it the test accuracy is reported: {test}.",
         "Validation accuracy is that of each run's best checkpoint, averaged over the n finished "
         "runs; ± is the standard deviation over seeds. The best of many is a little lucky.",
         "A paired difference is over the seeds that finished in both settings, as many as stand in "
         "brackets.",
     ]
+    other = [run.name for run in runs if run.results and not run.test]
+    if other:
+        notes.append(
+            f"Left out: the test results of {', '.join(other)}, which are of another checkpoint "
+            "than the best; python main.py --mode=eval --workdir=RUN evaluates the best."
+        )
     if device:
         notes.append(f"Latency: median time of one image at a time on {device}.")
     return notes
 
 
 def _csv(sweep: SweepRecord, latencies: Mapping[str, float]) -> str:
-    rows = [_csv_row(run, short_names(sweep.keys), latencies) for run in sweep.runs]
+    keys = short_names(dict.fromkeys([*sweep.keys, *varied_keys(sweep)]))
+    rows = [_csv_row(run, keys, latencies) for run in sweep.runs]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -169,37 +175,41 @@ def _csv_row(
         "state": run.state,
         **{short: run.settings.get(key, "") for key, short in keys.items()},
         "epoch": run.epoch,
-        "val_accuracy": _or_empty(chosen.get("accuracy")),
-        "best_epoch": _or_empty(chosen.get("epoch")),
-        "val_loss": _or_empty(chosen.get("loss")),
-        "test_accuracy": _or_empty(run.results.get("accuracy")),
-        "test_top5_accuracy": _or_empty(run.results.get("top5_accuracy")),
-        "parameters": _or_empty(run.parameters),
-        "multiply_adds": _or_empty(run.multiply_adds),
-        "train_images_per_second": _or_empty(run.images_per_second),
-        "latency_ms": _or_empty(latencies.get(run.name)),
+        "val_accuracy": chosen.get("accuracy"),
+        "best_epoch": chosen.get("epoch"),
+        "val_loss": chosen.get("loss"),
+        "test_accuracy": run.test.get("accuracy"),
+        "test_top5_accuracy": run.test.get("top5_accuracy"),
+        "parameters": run.parameters,
+        "multiply_adds": run.multiply_adds,
+        "train_images_per_second": run.images_per_second,
+        "latency_ms": latencies.get(run.name),
         "reason": run.ended.get("reason", "") if early else "",
     }
 
 
 def _markdown(parts: _Parts, pictures: Mapping[str, bytes]) -> str:
-    cells = [parts.heading, ["---"] * len(parts.heading)]
-    cells += [[f"**{cell}**" for cell in row] if best else row for best, row in parts.rows]
+    escape = markdown.escape
+    rows = [
+        [f"**{escape(cell)}**" if best else escape(cell) for cell in row]
+        for best, row in parts.rows
+    ]
+    failures = [f"- {escape(line)}" for line in parts.failures]
     sections = [
-        f"# {parts.title}",
+        f"# {escape(parts.title)}",
         parts.intro,
-        "\n".join(f"| {' | '.join(row)} |" for row in cells),
-        *parts.notes,
-        "\n".join(["Runs that ended early:", "", *(f"- {line}" for line in parts.failures)])
-        if parts.failures
-        else "",
+        markdown.table(list(map(escape, parts.heading)), rows).rstrip(),
+        *map(escape, parts.notes),
+        "\n".join(["Runs that ended early:", "", *failures]) if parts.failures else "",
         *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _html(parts: _Parts, pictures: Mapping[str, bytes]) -> str:
-    escape = html.escape
+    def escape(text: str) -> str:
+        return html.escape(printable(text))
+
     head = "".join(f"<th>{escape(cell)}</th>" for cell in parts.heading)
     body = "".join(
         f"<tr{' class=best' if best else ''}>"
@@ -237,15 +247,10 @@ figcaption {{ color: #666 }}
 
 def _latencies(directory: Path, sweep: SweepRecord) -> tuple[dict[str, float], str]:
     """Milliseconds by name of the run, and the device they were measured on."""
-    record = read_record(directory / "latency.json") or {}
+    record = latency_lib.read(directory)
     models = record.get("models", {})
-    found = {}
-    for run in sweep.runs if models else ():
-        path = directory / run.name / "config.json"
-        if path.exists():
-            key = model_key(config_lib.from_json(path).to_dict())
-            if key in models:
-                found[run.name] = models[key]
+    keys = {run.name: latency_lib.model_key(run.config) for run in sweep.runs if run.config}
+    found = {name: models[key] for name, key in keys.items() if key in models}
     return found, record.get("device", "")
 
 
@@ -256,9 +261,14 @@ def _percent(value: Summary, form: str) -> str:
     return f"{mean} ± {100 * value.std:.2f}" if value.count > 1 else mean
 
 
-def _or_empty(value: Any) -> Any:
-    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
-    return "" if missing else value
+def _cell(value: Any) -> Any:
+    """A value of a table that spreadsheets read: nothing unmeasured, no text that is a formula."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def main(arguments: list[str], prog: str) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 from ml_collections import ConfigDict
@@ -12,7 +13,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from eanet.config import override
 from eanet.sweeps import records as records_lib
 from eanet.sweeps.queue import Claim, Queue
-from eanet.sweeps.spec import Between, Space
+from eanet.sweeps.spec import Between, OneOf, Space
 
 
 def names(trials: int) -> list[str]:
@@ -47,12 +48,13 @@ class Search:
         pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=2)
         trial = self._queue.trial(claim, self._sampler(claim.name), pruner)
         self._reported[claim.trial_id] = trial, 0
-        return override(self._base, {key: _suggest(trial, key, self._space) for key in self._space})
+        choices = {key: _suggest(trial, key, values) for key, values in self._space.items()}
+        return override(self._base, choices)
 
     def hopeless(self, claim: Claim, workdir: Path) -> bool:
         """Tells Optuna the validation results of a run; whether it should be stopped."""
         trial, count = self._reported[claim.trial_id]
-        records = [r for r in records_lib.read_run(workdir).records if r["split"] == "val"]
+        records = records_lib.read_run(workdir).validations
         stop = False
         for number, record in enumerate(records[count:], start=count + 1):
             trial.report(record["accuracy"], number)
@@ -68,10 +70,8 @@ class Search:
         return TPESampler(seed=seed, constant_liar=True)  # counts what runs elsewhere as bad
 
 
-def _suggest(trial: optuna.Trial, key: str, space: Space) -> int | float | str | bool:
-    values = space[key]
-    if not isinstance(values, Between):
+def _suggest(trial: optuna.Trial, key: str, values: Between | OneOf) -> Any:
+    if isinstance(values, OneOf):
         return trial.suggest_categorical(key, values.values)
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return trial.suggest_int(key, values.low, values.high, log=values.log)
-    return trial.suggest_float(key, values.low, values.high, log=values.log)
+    suggest: Any = trial.suggest_int if isinstance(values.low, int) else trial.suggest_float
+    return suggest(key, values.low, values.high, log=values.log)

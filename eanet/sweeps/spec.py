@@ -63,11 +63,16 @@ def chain(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
 
 @dataclass(frozen=True)
 class Between:
-    """Any number from `low` to `high`, an integer where both are; with `log`, evenly in log."""
+    """Any number from `low` to `high`, whole where the key's are; with `log`, evenly in log."""
 
     low: float
     high: float
     log: bool = False
+
+    @property
+    def values(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
 
 
 @dataclass(frozen=True, init=False)

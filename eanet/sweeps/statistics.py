@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eanet.sweeps.keys import NO_SETTING, SEED, by_interest, shown_value
 from eanet.sweeps.records import RunRecord, SweepRecord
-
-SEED = "seed"
-
-# What a person asks about first; a sweep without them is shown by its own first keys.
-_FIRST = ("model.memory_size", "model.embed_dim")
-_NAMES = {"model.memory_size": "S, memory units", "model.embed_dim": "d, width of a token"}
 
 
 @dataclass(frozen=True)
@@ -32,10 +27,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Setting:
-    """The runs that differ in their seed alone.
+    """The runs of one config but for the seed.
 
     Attributes:
-      values: of the keys that differ within the sweep, but the seed.
+      values: of the keys that tell the settings apart.
       runs: all of them, finished or not.
     """
 
@@ -54,8 +49,9 @@ class Setting:
 
     @property
     def test(self) -> Summary:
-        """Of the test accuracy of each finished run."""
-        return summary([run.results["accuracy"] for run in self.done])
+        """Of the test accuracy of the best checkpoint of each finished run."""
+        accuracies = (run.test.get("accuracy") for run in self.done)
+        return summary([each for each in accuracies if each is not None])
 
     @property
     def name(self) -> str:
@@ -65,11 +61,6 @@ class Setting:
     def count(self, state: str) -> int:
         """How many of its runs are in this state."""
         return sum(run.state == state for run in self.runs)
-
-
-def shown_value(value: Any) -> str:
-    """A value of a setting for people."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -83,30 +74,32 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def varied_keys(sweep: SweepRecord) -> list[str]:
-    """The keys, but the seed, of which some runs have different values."""
-    return [
-        key
-        for key in sweep.keys
-        if key != SEED and len({run.settings[key] for run in sweep.runs if key in run.settings}) > 1
-    ]
+    """The keys that tell the settings apart: all that differ between runs, but the seed.
+
+    One that follows others by reference is left out where these tell enough.
+    """
+    runs = [run.settings for run in sweep.runs]
+    everything = [*sweep.keys, *(key for run in runs for key in run if key not in sweep.follow)]
+    keys: list[str] = []
+    for key in dict.fromkeys([*everything, *sweep.follow]):
+        groups: dict[tuple[Any, ...], set[Any]] = {}
+        for run in runs:
+            if key in run and key not in NO_SETTING:
+                alike = tuple(run.get(other) for other in keys) if key in sweep.follow else ()
+                groups.setdefault(alike, set()).add(run[key])
+        if any(len(values) > 1 for values in groups.values()):
+            keys.append(key)
+    return keys
 
 
 def numeric_keys(settings: Sequence[Setting]) -> list[str]:
     """The varied keys whose values are numbers, those of most interest first."""
-    if not settings:
-        return []
-    numeric = [
+    return by_interest(
         key
-        for key in settings[0].values
+        for key in (settings[0].values if settings else ())
         if all(type(setting.values[key]) in (int, float) for setting in settings)
         and len({setting.values[key] for setting in settings}) > 1
-    ]
-    return sorted(numeric, key=lambda key: _FIRST.index(key) if key in _FIRST else len(_FIRST))
-
-
-def key_name(key: str) -> str:
-    """A key for people."""
-    return _NAMES.get(key, key)
+    )
 
 
 def settings(sweep: SweepRecord) -> list[Setting]:

@@ -1,8 +1,12 @@
 """Where the queue of a sweep is kept: a journal in its directory, or a database for many hosts."""
 
+import json
+import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy.exc
@@ -10,9 +14,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+from eanet import files
 from eanet.errors import UserError
 
 _TRIES = 5
+_DIGEST = "digest"  # of a line of the journal
 
 # What a storage raises while its disk or its server cannot be reached, which may pass.
 UNAVAILABLE = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError)
@@ -30,7 +36,36 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
       UserError: the storage cannot be reached, its driver is missing, or it is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if url and "://" not in url:
+        raise UserError(f"--storage={url} is no URL; a file is named sqlite:///{url}")
     return _open_database(url) if url else _open_journal(directory / "journal.log")
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's, but that it notices damage: each line has a digest, and the file only grows."""
+
+    _sealed = False  # whether lines with digests have begun: older versions wrote none
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends lines, each with its digest."""
+        plain = json.loads(json.dumps(logs))
+        super().append_logs([{**log, _DIGEST: files.digest(log)} for log in plain])
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """The lines from a number on; a `UserError` where they are not what was written."""
+        try:
+            if os.stat(self._file_path).st_size < self._log_number_offset.get(log_number_from, 0):
+                raise ValueError("it was cut")
+            for number, log in enumerate(super().read_logs(log_number_from), log_number_from + 1):
+                digest = log.pop(_DIGEST, None) if isinstance(log, dict) else ""
+                self._sealed |= digest is not None
+                if self._sealed and digest != files.digest(log):
+                    raise ValueError(f"line {number} is not what was written")
+                yield log
+        except (FileNotFoundError, ValueError) as error:
+            if isinstance(error, OSError) and not os.path.isdir(os.path.dirname(self._file_path)):
+                raise  # a file system that is away, and may come back
+            raise _damaged(self._file_path, error) from None
 
 
 def _open_journal(path: Path) -> BaseStorage:
@@ -38,7 +73,7 @@ def _open_journal(path: Path) -> BaseStorage:
     name = str(path.absolute())
     lock = JournalFileOpenLock(name)
     try:
-        backend = JournalFileBackend(name, lock_obj=lock)
+        backend = _Journal(name, lock_obj=lock)
         lock.acquire()
         try:
             _mend(path)
@@ -46,22 +81,31 @@ def _open_journal(path: Path) -> BaseStorage:
             lock.release()
         return JournalStorage(backend)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; make room or choose another --workdir"
-        ) from None
-    except (ValueError, KeyError, AssertionError) as error:
-        raise UserError(
-            f"{path} is damaged: {error}; move it away while no worker runs, finished runs are "
-            "recognised by their directories"
-        ) from None
+        raise files.cannot_write(path, error, "make room or choose another --workdir") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever Optuna stumbles over in a journal without digests
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str | Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is damaged: {error}; start the command again, and if it says this again, move the "
+        "file away while no worker runs: finished runs are recognised by their directories"
+    )
 
 
 def _mend(path: Path) -> None:
-    """Removes a last line that a failing disk has cut short, which would spoil the next one."""
-    with open(path, "rb+") as file:
+    """Removes a last line that a failing disk has spoilt, which would spoil the next one."""
+    with os.fdopen(files.open_regular(path, os.O_RDWR), "rb+") as file:
         data = file.read()
-        if data and not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
+        end = data.rfind(b"\n") + 1
+        last = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+        try:
+            json.loads(data[last:end] or b"{}")
+        except ValueError:
+            end = last
+        file.truncate(end)
 
 
 def _open_database(url: str) -> BaseStorage:

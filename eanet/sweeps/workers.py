@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from eanet import host
 from eanet.config import flatten
-from eanet.display.numbers import percent
+from eanet.display.numbers import epochs, percent
 from eanet.errors import UserError
 from eanet.signals import Request
 from eanet.sweeps import records
 from eanet.sweeps.process import Exit, RunProcess
-from eanet.sweeps.queue import Claim, Lost, Queue, Standing
+from eanet.sweeps.queue import Claim, Lost, Queue, Status
 from eanet.sweeps.storage import UNAVAILABLE
 from eanet.workdir.claim import claimed
 from eanet.workdir.tensorboard import write_hparams
@@ -37,7 +37,7 @@ class Task(Protocol):
 
 
 class Display(Protocol):
-    """Where a person sees how the sweep stands."""
+    """Where a person sees how the sweep goes."""
 
     def note(self, text: str) -> None:
         """Says that something happened."""
@@ -45,11 +45,11 @@ class Display(Protocol):
     def warn(self, text: str) -> None:
         """Says something that should not be overlooked."""
 
-    def show(self, standings: dict[str, Standing], here: dict[str, float]) -> None:
+    def show(self, statuses: dict[str, Status], here: dict[str, float]) -> None:
         """Shows all runs.
 
         Args:
-          standings: of every run.
+          statuses: of every run.
           here: for the runs on this machine, seconds since they were taken.
         """
 
@@ -59,8 +59,8 @@ class Timing:
     """How often things are done, in seconds."""
 
     look: float = 2.0  # at the queue and the runs' files
-    beat: float = 60.0  # after which other hosts are told that a run's worker is alive
-    silence: float = 300.0  # after which a worker elsewhere is thought dead
+    heartbeat: float = 60.0  # after which other hosts are told that a run's worker is alive
+    heartbeat_timeout: float = 300.0  # without one, after which a worker elsewhere is thought dead
 
 
 @dataclass
@@ -70,7 +70,7 @@ class _Work:
     workdir: Path
     slot: int
     started: float
-    beaten: float
+    heartbeat: float
     lost: bool = False
     hopeless: bool = False
 
@@ -133,7 +133,7 @@ class Workers:
 
     def _look(self) -> bool:
         """Does what is to be done now and then; whether everything is done."""
-        for name in self.queue.revive():
+        for name in self.queue.requeue():
             self.display.note(f"{name}: its worker died, waits again")
         while len(self._work) < self.count and (claim := self.queue.take()):
             try:
@@ -149,9 +149,9 @@ class Workers:
         return self._show()
 
     def _show(self) -> bool:
-        standings, now = self.queue.standings(), time.monotonic()
-        self.display.show(standings, {work.claim.name: now - work.started for work in self._work})
-        return not self._work and all(each.state.final for each in standings.values())
+        statuses, now = self.queue.statuses(), time.monotonic()
+        self.display.show(statuses, {work.claim.name: now - work.started for work in self._work})
+        return not self._work and all(each.state.final for each in statuses.values())
 
     def _start(self, claim: Claim) -> None:
         workdir = self.directory / claim.name
@@ -169,16 +169,16 @@ class Workers:
             self._give_up(claim, workdir, str(error))
             return
         now = time.monotonic()
-        self._work.append(_Work(claim, process, workdir, slot, started=now, beaten=now))
+        self._work.append(_Work(claim, process, workdir, slot, started=now, heartbeat=now))
         self.display.note(f"{claim.name}: starts")
 
     def _attend(self, work: _Work) -> None:
         if work.lost or work.hopeless:
             return
         try:
-            if time.monotonic() - work.beaten > self.timing.beat:
-                work.claim.beat()
-                work.beaten = time.monotonic()
+            if time.monotonic() - work.heartbeat > self.timing.heartbeat:
+                work.claim.heartbeat()
+                work.heartbeat = time.monotonic()
             if self.task.hopeless(work.claim, work.workdir):
                 work.hopeless = True
                 work.process.stop()
@@ -204,24 +204,25 @@ class Workers:
     def _conclude(self, work: _Work, ended: Exit) -> None:
         claim, say = work.claim, self.display.note
         run = records.read_run(work.workdir)
-        if ended.kind == "ok" and run.state == "done":
+        reached = epochs(run.step, run.epoch)
+        if ended.kind == "ok" and run.state == "done" and run.best:
             claim.done(run.val_accuracy)
             say(f"{claim.name}: done, validation {percent(run.val_accuracy)}")
         elif work.hopeless:
-            reason = f"stopped at epoch {run.epoch:.4g}, worse than others at the same time"
+            reason = f"stopped at epoch {reached}, worse than others at the same time"
             records.write_ended(work.workdir, "pruned", reason)
             claim.pruned(reason)
             say(f"{claim.name}: {reason}")
         elif ended.kind == "interrupted":
             claim.again("interrupted")
-            say(f"{claim.name}: interrupted at epoch {run.epoch:.4g}, its state is saved")
+            say(f"{claim.name}: interrupted at epoch {reached}, its state is saved")
         elif ended.kind == "crashed" and claim.crashes + 1 < _MAX_CRASHES:
             claim.again(ended.reason, crashed=True)
             say(f"{claim.name}: {ended.reason}, waits again")
         elif ended.kind == "crashed":
             self._give_up(claim, work.workdir, f"{ended.reason}, {_MAX_CRASHES} times")
         else:
-            self._give_up(claim, work.workdir, ended.reason or "ended without results")
+            self._give_up(claim, work.workdir, ended.reason or "ended without results to compare")
 
     def _give_up(self, claim: Claim, workdir: Path, reason: str) -> None:
         records.write_ended(workdir, "failed", reason)

@@ -29,7 +29,7 @@ def main(directory, storage, workers, sweep):
             str(ROOT / "tests/helpers/fake_training.py"),
             workdir,
         ],
-        timing=Timing(look=0.05, beat=0.2, silence=2.0),
+        timing=Timing(look=0.05, heartbeat=0.2, heartbeat_timeout=2.0),
     )
     command.finish = lambda console, directory: None
     command.run_grid(sweep, config.lock(), module, options, lambda config: RunSize(1, 1, 1))

@@ -120,21 +120,23 @@ def test_identical_and_confounded_runs_are_warned_of():
     [
         ("memory_sise", {"sweep_memory_size": list}, ["memory_sise", "memory_size?"]),
         ("x", {}, ["made.py has no sweep 'x'", "none"]),
-        ("x", {"sweep_x": list}, ["sweep_x has no runs"]),
+        ("x", {"sweep_x": list}, ["sweep_x of made.py", "returns [], but must return runs"]),
         ("x", {"sweep_x": lambda: [{"model.memory_sise": 4}]},
          ["sweep_x, run 1", "model.memory_sise", "model.memory_size?"]),
         ("x", {"sweep_x": lambda: [{"seed": 0}, {"model.memory_size": "4"}]},
-         ["sweep_x, run 2", "model.memory_size must be an integer, not '4'"]),
-        ("x", {"sweep_x": lambda: [{"model.memory_size": True}]}, ["an integer, not True"]),
-        ("x", {"sweep_x": lambda: [{"model.memory_size": 4.0}]}, ["an integer, not 4.0"]),
+         ["sweep_x, run 2", "model.memory_size must be a whole number, not '4'"]),
+        ("x", {"sweep_x": lambda: [{"model.memory_size": True}]}, ["a whole number, not True"]),
+        ("x", {"sweep_x": lambda: [{"model.memory_size": 4.0}]}, ["a whole number, not 4.0"]),
         ("x", {"sweep_x": lambda: [{"model": {}}]}, ["unknown config key 'model'"]),
         ("x", {"sweep_x": lambda: [7]}, ["must be a dict of overrides, not 7"]),
+        ("x", {"sweep_x": lambda: [{7: 1}]}, ["run 1", "{7: 1}"]),
+        ("x", {"sweep_x": lambda: "seed"}, ["returns 'seed', but must return runs"]),
         ("x", {"sweep_x": lambda: 1 / 0}, ["sweep_x of made.py, line", "ZeroDivisionError"]),
         ("x", {"sweep_x": lambda: spec.zip_(spec.seeds(2), spec.seeds(2))}, ["seed is set"]),
         ("model.memory_sise=4", {}, ["--sweep", "model.memory_sise", "model.memory_size?"]),
-        ("model.memory_size=many", {}, ["model.memory_size must be an integer, not 'many'"]),
-        ("model.final_norm=1", {}, ["model.final_norm must be true or false"]),
-        ("num_epochs=1..3", {}, ["num_epochs must be a number, not '1..3'"]),
+        ("model.memory_size=many", {}, ["--sweep: model.memory_size=many must be a whole number"]),
+        ("model.final_norm=2", {}, ["model.final_norm=2 must be true or false"]),
+        ("num_epochs=1..3", {}, ["num_epochs=1..3 must be a number"]),
         ("seed=3..1", {}, ["seed=3..1 is an empty range"]),
         ("seed=1;seed=2", {}, ["seed stands twice"]),
         ("seed=1;model.memory_size", {}, ["'model.memory_size' is not of the form"]),
@@ -152,13 +154,18 @@ def test_a_bad_definition_is_one_clear_line(definition, functions, parts):
 @pytest.mark.parametrize(
     ("space", "parts"),
     [
-        ({}, ["search_x must give"]),
+        ({}, ["search_x", "returns {}, but must return {key: Between"]),
+        (None, ["search_x", "line", "returns None"]),
         ({"model.memory_sise": spec.OneOf(4)}, ["search_x", "model.memory_size?"]),
         ({"model.memory_size": [4, 8]}, ["model.memory_size needs Between(...) or OneOf(...)"]),
         ({"model.memory_size": spec.OneOf()}, ["needs"]),
-        ({"model.memory_size": spec.OneOf(4, "8")}, ["an integer, not '8'"]),
-        ({"model.memory_size": spec.Between(4, 8.5)}, ["an integer, not 8.5"]),
+        ({"model.memory_size": spec.OneOf(4, "8")}, ["a whole number, not '8'"]),
+        ({"model.memory_size": spec.Between(4, 8.5)}, ["a whole number, not 8.5"]),
         ({"optimizer.learning_rate": spec.Between(1e-2, 1e-3)}, ["empty range"]),
+        ({"optimizer.learning_rate": spec.Between(0, math.inf)}, ["without end"]),
+        ({"optimizer.learning_rate": spec.Between(math.nan, 1)}, ["empty range"]),
+        ({"model.final_norm": spec.Between(False, True)}, ["is no number; give OneOf"]),
+        ({7: spec.OneOf(4)}, ["search_x", "{7: 4}"]),
         ({"optimizer.learning_rate": spec.Between(0.0, 1.0, log=True)}, ["empty range"]),
     ],
 )
@@ -190,10 +197,10 @@ def test_an_impossible_run_is_refused_before_anything_is_written(tmp_path):
         run_grid(directory, "model.memory_size=4,0", size)
     with pytest.raises(UserError, match="--workers must be at least 1, not 0"):
         run_grid(directory, "seed=0", workers=0)
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match="sqlite:///nowhere"):
         run_grid(directory, "seed=0", storage="nowhere")
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*file"):
+    with pytest.raises(UserError, match=r"cannot write .*file"):
         run_grid(tmp_path / "file" / "sweep", "seed=0")
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eanet.errors import UserError
-from eanet.sweeps.queue import Lost, Queue, Standing, State
+from eanet.sweeps.queue import Lost, Queue, Status, State
 from eanet.sweeps.storage import open_storage
 from eanet.workdir import lock as lock_lib
 
@@ -21,14 +21,16 @@ def fast_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-def open_queue(directory, place="here", silence=1e9, runs=RUNS):
-    queue = Queue(open_storage(None, directory), "sweep", directory / place, silence=silence)
+def open_queue(directory, place="here", timeout=1e9, runs=RUNS):
+    queue = Queue(
+        open_storage(None, directory), "sweep", directory / place, heartbeat_timeout=timeout
+    )
     queue.enqueue(runs)
     return queue
 
 
 def state(queue):
-    return {name: standing.state for name, standing in queue.standings().items()}
+    return {name: status.state for name, status in queue.statuses().items()}
 
 
 def test_runs_are_taken_in_order_once_each_by_whoever_asks(tmp_path):
@@ -37,18 +39,18 @@ def test_runs_are_taken_in_order_once_each_by_whoever_asks(tmp_path):
     claims = [queue.take() for queue in queues]
     assert [claim.name for claim in claims] == ["a", "b", "c"]
     assert [queue.take() for queue in queues] == [None] * 3
-    assert [queue.revive() for queue in queues] == [[]] * 3
+    assert [queue.requeue() for queue in queues] == [[]] * 3
     claims[0].done(0.5)
     claims[1].failed("it diverged")
     claims[2].pruned("worse than others")
     expected = {
-        "a": Standing(State.DONE),
-        "b": Standing(State.FAILED, "it diverged"),
-        "c": Standing(State.PRUNED, "worse than others"),
+        "a": Status(State.DONE),
+        "b": Status(State.FAILED, "it diverged"),
+        "c": Status(State.PRUNED, "worse than others"),
     }
-    assert [queue.standings() for queue in queues] == [expected] * 3
+    assert [queue.statuses() for queue in queues] == [expected] * 3
     assert [queue.take() for queue in queues] == [None] * 3
-    assert [queue.revive() for queue in queues] == [[]] * 3
+    assert [queue.requeue() for queue in queues] == [[]] * 3
     assert len(queues[0].study.trials) == 3
 
 
@@ -72,13 +74,13 @@ def test_two_that_enqueue_at_the_same_time_do_no_harm(tmp_path, monkeypatch):
 def test_a_run_whose_worker_died_is_taken_by_another(tmp_path):
     here, beside = open_queue(tmp_path), open_queue(tmp_path)
     claim = here.take()
-    assert beside.revive() == []
+    assert beside.requeue() == []
     claim.lock.close()  # as the system does at the end of the process
-    assert beside.revive() == ["a"] and beside.revive() == []
+    assert beside.requeue() == ["a"] and beside.requeue() == []
     assert state(here)["a"] is State.WAITING
     again = beside.take()
     assert again.name == "a"
-    for end in (claim.beat, lambda: claim.done(1.0), lambda: claim.failed("late")):
+    for end in (claim.heartbeat, lambda: claim.done(1.0), lambda: claim.failed("late")):
         with pytest.raises(Lost):
             end()
     again.done(0.5)
@@ -86,34 +88,34 @@ def test_a_run_whose_worker_died_is_taken_by_another(tmp_path):
 
 
 def test_what_happens_between_a_look_and_an_act_is_noticed(tmp_path, monkeypatch):
-    here, there = open_queue(tmp_path), open_queue(tmp_path, "there", silence=0.0)
+    here, there = open_queue(tmp_path), open_queue(tmp_path, "there", timeout=0.0)
     seen = there._tries()
     claim = here.take()
     with monkeypatch.context() as patch:
         patch.setattr(there, "_tries", lambda: seen)
         assert there.take().name == "b"
-    there.revive()
+    there.requeue()
     seen = there._tries()
     claim.done(1.0)
     with monkeypatch.context() as patch:
         patch.setattr(there, "_tries", lambda: seen)
-        assert there.revive() == []
+        assert there.requeue() == []
     # A worker that ends its run while it is being declared dead has ended it.
     claim = here.take()
     here._storage.set_trial_user_attr(claim.trial_id, "ended", {"reason": "died", "again": True})
     claim.done(1.0)
-    assert there.revive() == [] and state(there)[claim.name] is State.DONE
+    assert there.requeue() == [] and state(there)[claim.name] is State.DONE
 
 
 def test_a_worker_elsewhere_is_alive_as_long_as_it_beats(tmp_path):
-    here, there = open_queue(tmp_path), open_queue(tmp_path, "there", silence=0.0)
+    here, there = open_queue(tmp_path), open_queue(tmp_path, "there", timeout=0.0)
     claim = here.take()
     for _ in range(3):
-        claim.beat()
-        assert there.revive() == []
-    assert there.revive() == ["a"]  # silent since it was last looked at
+        claim.heartbeat()
+        assert there.requeue() == []
+    assert there.requeue() == ["a"]  # silent since it was last looked at
     with pytest.raises(Lost):
-        claim.beat()
+        claim.heartbeat()
     claim.lock.close()
     # An orphan of the first worker that still trains keeps the run from being taken there.
     orphan = lock_lib.acquire(tmp_path / "here" / "a.lock")
@@ -129,9 +131,9 @@ def test_tries_end_and_crashes_are_counted(tmp_path):
         assert claim.crashes == crashes
         claim.again("killed", crashed=True)
         assert queue.take() is None and state(queue)["a"] is State.WAITING
-        queue.revive()
+        queue.requeue()
     queue.take().again("interrupted")
-    queue.revive()
+    queue.requeue()
     assert queue.take().crashes == 3
 
 
@@ -151,16 +153,18 @@ def test_a_queue_grows_but_no_run_changes(tmp_path):
     actions=st.lists(
         st.tuples(
             st.integers(0, 3),
-            st.sampled_from(["take", "beat", "done", "again", "crash", "die", "revive", "join"]),
+            st.sampled_from(
+                ["take", "heartbeat", "done", "again", "crash", "die", "requeue", "join"]
+            ),
         ),
         max_size=40,
     )
 )
 def test_whatever_happens_every_run_ends_once_and_never_two_count_at_a_time(actions):
-    """Four workers, two of them in one place; silence of one look is death."""
+    """Four workers, two of them in one place; a look without heartbeat is death."""
     with tempfile.TemporaryDirectory() as name:
         places = ["one", "one", "two", "three"]
-        queues = [open_queue(Path(name), place, silence=0.0) for place in places]
+        queues = [open_queue(Path(name), place, timeout=0.0) for place in places]
         claims: list[list] = [[] for _ in queues]
         ended: list[str] = []
 
@@ -180,16 +184,16 @@ def test_whatever_happens_every_run_ends_once_and_never_two_count_at_a_time(acti
             queue, own = queues[worker], claims[worker]
             if action == "take":
                 own += filter(None, [queue.take()])
-            elif action == "revive":
-                queue.revive()
+            elif action == "requeue":
+                queue.requeue()
             elif action == "join":
-                queues[worker] = open_queue(Path(name), places[worker], silence=0.0)
+                queues[worker] = open_queue(Path(name), places[worker], timeout=0.0)
             elif action == "die":
                 for claim in own:
                     claim.lock.close()
                 own.clear()
-            elif own and action == "beat":
-                end(own[0], lambda claim: claim.beat())
+            elif own and action == "heartbeat":
+                end(own[0], lambda claim: claim.heartbeat())
             elif own:
                 how = {"done": done, "again": lambda claim: claim.again("interrupted"),
                        "crash": lambda claim: claim.again("killed", crashed=True)}  # fmt: skip
@@ -200,9 +204,9 @@ def test_whatever_happens_every_run_ends_once_and_never_two_count_at_a_time(acti
             for claim in own:
                 end(claim, done)
             own.clear()
-            queues[worker].revive()
-        while not all(each.state.final for each in queues[0].standings().values()):
-            queues[0].revive()
+            queues[worker].requeue()
+        while not all(each.state.final for each in queues[0].statuses().values()):
+            queues[0].requeue()
             while claim := queues[0].take():
                 end(claim, done)
         assert sorted(ended) == sorted(RUNS)
@@ -247,7 +251,7 @@ def test_a_journal_cut_short_is_mended_and_a_damaged_one_refused(tmp_path):
         ("sqlite:////nonexistent/x.db", "does not answer: .*unable to open"),
         ("oracle://x", "cannot be used|needs a driver"),
         ("redis://localhost", "cannot be used"),
-        ("journal", "cannot be used"),
+        ("study.db", "no URL; a file is named sqlite:///study.db"),
     ],
 )
 def test_a_storage_that_is_no_use_is_one_clear_line(tmp_path, monkeypatch, url, message):

@@ -23,7 +23,7 @@ def base():
 
 
 def search(directory, method, trials, place="here"):
-    queue = Queue(open_storage(None, directory), "search", directory / place, silence=1e9)
+    queue = Queue(open_storage(None, directory), "search", directory / place, heartbeat_timeout=1e9)
     queue.enqueue(dict.fromkeys(names(trials), "x"))
     return queue, Search(queue, SPACE, base(), method)
 
@@ -66,7 +66,7 @@ def test_a_run_that_is_tried_again_keeps_its_values(tmp_path):
     claim = queue.take()
     first = values(task.config(claim))
     claim.lock.close()  # the worker dies
-    queue.revive()
+    queue.requeue()
     other, other_task = search(tmp_path, "tpe", 2)
     claim = other.take()
     assert claim.name == "trial_0000" and values(other_task.config(claim)) == first
@@ -98,7 +98,7 @@ def test_a_run_below_the_median_is_hopeless(tmp_path):
     worse.pruned("worse")
     better = queue.take()
     assert hopeless(better, [0.05, 0.3, 0.4]) == [False] * 3
-    assert queue.standings()["trial_0005"].state is State.PRUNED
+    assert queue.statuses()["trial_0005"].state is State.PRUNED
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])
