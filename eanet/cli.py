@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from eanet import streams
-from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line
+from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line, printable
 
 _OPEN_FILES_NEEDED, _OPEN_FILES_WANTED = 64, 1024
 
@@ -58,7 +58,7 @@ def _allow_open_files() -> None:
 
 def say(line: object) -> None:
     """Prints a line at once; whatever no terminal should see of it is escaped."""
-    print(as_line(str(line)), flush=True)
+    print(printable(str(line)), flush=True)
 
 
 class Parser(argparse.ArgumentParser):
