@@ -154,14 +154,15 @@ def _read(
     greyscale = not coloured and wanted.channels != 3
     shape = (headers[0].height, headers[0].width, 1 if greyscale else 3)
     pixels = empty_images(len(paths), shape, root)
-    workers = images_lib.workers_within(budget() - pixels.nbytes, headers[0])
+    workers = images_lib.workers_within(budget() - pixels.nbytes, *shape[:2])
     deep = [path for path, header in zip(paths, headers, strict=True) if header.deep]
     bits = wanted.bits
     if deep and bits is None:
         bits = images_lib.bits_of(deep, workers)
+        scale = f"are divided by {2 ** (bits - 8)}" if bits > 8 else "stay as they are"
         notes += (
             f"{len(deep):,} images have 16 bits a value, of which the largest of all needs {bits}: "
-            f"values are divided by {2 ** (bits - 8)}",
+            f"values {scale}",
         )
     images_lib.decode(paths, pixels, bits=bits or 16, workers=workers)
     label_of = {name: label for label, name in enumerate(class_names)}

@@ -133,10 +133,9 @@ def decode(paths: list[Path], images: np.ndarray, *, bits: int, workers: int) ->
         list(pool.map(decode_one, range(len(paths))))
 
 
-def workers_within(memory: int, header: Header) -> int:
-    """How many images like this may be decoded at once in so many bytes; at least one."""
-    each = header.height * header.width * _BYTES_IN_WORK
-    return max(1, min(os.cpu_count() or 1, memory // each))
+def workers_within(memory: int, height: int, width: int) -> int:
+    """How many images of this size may be decoded at once in so many bytes; at least one."""
+    return max(1, min(os.cpu_count() or 1, memory // max(1, height * width * _BYTES_IN_WORK)))
 
 
 def _decoded(path: Path, shape: tuple[int, ...], bits: int) -> np.ndarray:

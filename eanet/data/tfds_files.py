@@ -1,0 +1,219 @@
+"""The files of a data set that TensorFlow Datasets has prepared, read by their documented forms.
+
+TFDS itself would import every class that `features.json` names. Here only plain values of two
+features are taken from it, whatever else it holds. Both forms on users' disks are read,
+`array_record` and TFRecord, each of serialized `tf.train.Example`s.
+"""
+
+import io
+import itertools
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eanet import files
+from eanet.data import images as images_lib
+from eanet.data.base import Decoded, Split, budget, empty_images
+from eanet.errors import UserError
+
+_ADVICE = "prepare it again"
+_RECORDS_AT_ONCE = 1024
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_MOST_CLASSES = 1_000_000
+# By channels: how Pillow names them.
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CLASSES = {"image": "image_feature.Image", "label": "class_label_feature.ClassLabel"}
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    examples: int
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """The content of `dataset_info.json`, empty where there is none."""
+    return files.read_record(folder / "dataset_info.json", _ADVICE) or {}
+
+
+def read_prepared(folder: Path, only: str | None) -> Decoded:
+    """Decodes the splits of a prepared directory, or only one, in their order on disk.
+
+    Raises:
+        UserError: it is damaged, or of another kind than images with class labels.
+    """
+    try:
+        channels, class_names = _features(folder)
+        read, shards = _shards(folder)
+        available = {name: sum(shard.examples for shard in shards[name]) for name in shards}
+        names = {"train": "train", "test": "test", "val": "validation"}
+        if "test" not in available:
+            names = {"train": "train", "test": "validation"}
+        names = {part: name for part, name in names.items() if available.get(name)}
+        if not {"train", "test"} <= names.keys():
+            raise UserError(f"{folder} needs a train and a test or validation split: {available}")
+        if only and only not in names:
+            raise UserError(f"{folder} has no {only} split")
+        splits = {}
+        for part, name in names.items():
+            if only in (None, part):
+                records = itertools.chain.from_iterable(read(shard.path) for shard in shards[name])
+                splits[part] = _decode(records, available[name], channels, f"{folder} ({name})")
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make the readers raise almost anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"{folder} cannot be read, {_ADVICE}: {reason}") from None
+    return Decoded(splits, class_names)
+
+
+def _features(folder: Path) -> tuple[int, tuple[str, ...]]:
+    """The channels of the images, and the class names."""
+    root = files.read_record(folder / "features.json", _ADVICE)
+    if root is None:
+        raise ValueError("there is no features.json")
+    # Versions before 4.5 write "type" and "content" in place of "pythonClassName" and the kind.
+    features = root["featuresDict"]["features"] if "featuresDict" in root else root["content"]
+    if not _CLASSES.keys() <= features.keys():
+        raise UserError(f"{folder} has no image and class label, only {', '.join(features)}")
+    for name, expected in _CLASSES.items():
+        named = features[name].get("pythonClassName", features[name].get("type"))
+        if named != f"tensorflow_datasets.core.features.{expected}":
+            raise UserError(f"{folder}/features.json: {name} is {named}, not TFDS's {expected}")
+    image = features["image"].get("image", features["image"].get("content"))
+    label = features["label"].get("classLabel", features["label"].get("content"))
+    if image["dtype"] != "uint8":
+        raise UserError(f"{folder}: its images are {image['dtype']}, not uint8")
+    shape = image["shape"]
+    channels = int((shape["dimensions"] if isinstance(shape, dict) else shape)[-1])
+    if channels not in _MODES:
+        raise UserError(f"{folder}: its images have {channels} channels, not 1, 3 or 4")
+    return channels, _class_names(folder, int(label.get("numClasses", label.get("num_classes"))))
+
+
+def _class_names(folder: Path, count: int) -> tuple[str, ...]:
+    path = folder / "label.labels.txt"
+    if path.exists():
+        lines = files.read_bytes(path).decode("utf-8").split("\n")
+        names = tuple(line.strip() for line in lines if line.strip())
+    else:
+        names = tuple(map(str, range(min(count, _MOST_CLASSES))))
+    if len(names) != count:
+        raise ValueError(f"there are {len(names)} names of {count} classes")
+    return names
+
+
+def _shards(folder: Path) -> tuple[Callable[[Path], Iterator[bytes]], dict[str, list[_Shard]]]:
+    """What reads the files of this folder, and the files of each split."""
+    info = read_info(folder)
+    form = info.get("fileFormat", "tfrecord")
+    if form not in _READERS:
+        raise UserError(f"{folder} is in {form} form: prepare it with file_format='array_record'")
+    shards: dict[str, list[_Shard]] = {}
+    for split in info["splits"]:
+        lengths = [int(length) for length in split.get("shardLengths", ())]
+        template = split.get("filepathTemplate") or _TEMPLATE
+        names = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": form}
+        shards[split["name"]] = [
+            _Shard(folder / _shard_path(template, names, number, len(lengths)), length)
+            for number, length in enumerate(lengths)
+        ]
+    return _READERS[form], shards
+
+
+def _shard_path(template: str, names: dict[str, str], number: int, total: int) -> Path:
+    """The path of a file inside its folder.
+
+    Raises:
+        ValueError: it would lie elsewhere.
+    """
+    digits = max(5, len(str(total)))
+    index, count = f"{number:0{digits}}", f"{total:0{digits}}"
+    shard = {"SHARD_INDEX": index, "NUM_SHARDS": count, "SHARD_X_OF_Y": f"{index}-of-{count}"}
+    path = Path(re.sub(r"\{(\w+)\}", lambda match: {**names, **shard}[match[1]], template))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{path} is no file of this folder")
+    return path
+
+
+def _tfrecords(path: Path) -> Iterator[bytes]:
+    """Records of a TFRecord file: uint64 length, its checksum, the bytes, their checksum.
+
+    The checksums (CRC-32C, which Python lacks) are skipped; sizes are checked here, counts and
+    encoded images by the caller.
+    """
+    with os.fdopen(files.open_regular(path, follow=True), "rb") as file:
+        remaining = os.fstat(file.fileno()).st_size
+        while remaining:
+            header = file.read(12)
+            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else remaining
+            remaining -= 12 + length + 4
+            if remaining < 0:
+                raise ValueError(f"{path.name} is truncated")
+            yield file.read(length)
+            file.seek(4, os.SEEK_CUR)
+
+
+def _array_records(path: Path) -> Iterator[bytes]:
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    os.close(files.open_regular(path, follow=True))  # for a pipe the reader would wait
+    reader = ArrayRecordReader(str(path))
+    try:
+        count = reader.num_records()
+        for start in range(0, count, _RECORDS_AT_ONCE):
+            yield from reader.read(start, min(start + _RECORDS_AT_ONCE, count))
+    finally:
+        reader.close()
+
+
+_READERS = {"tfrecord": _tfrecords, "array_record": _array_records}
+
+
+def _decode(records: Iterator[bytes], count: int, channels: int, name: str) -> Split:
+    """Images and labels of `count` serialized examples.
+
+    Memory for all is asked for by the header of the first image, before any is decoded.
+    """
+    from PIL import Image
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    def parse(record: bytes) -> tuple[Any, int]:
+        feature = tf_example_pb2.Example.FromString(record).features.feature
+        encoded = io.BytesIO(feature["image"].bytes_list.value[0])
+        image = Image.open(encoded, formats=("PNG", "JPEG", "GIF", "BMP"))
+        return image, feature["label"].int64_list.value[0]
+
+    def decode(index: int, record: bytes) -> None:
+        image, labels[index] = parse(record)
+        if (image.height, image.width) != shape[:2]:
+            raise UserError(
+                f"{name}: all images must have one size, found {image.width}x{image.height} and "
+                f"{shape[1]}x{shape[0]}; resize them into a folder and use folder:PATH"
+            )
+        images[index] = np.asarray(image.convert(_MODES[channels])).reshape(shape)
+
+    first = next(records, None)
+    if first is None:
+        raise ValueError(f"{name} has none of the {count} records it states")
+    image, _ = parse(first)
+    shape = (image.height, image.width, channels)
+    images, labels = empty_images(count, shape, name), np.empty(count, np.int32)
+    workers = images_lib.workers_within(budget() - images.nbytes, image.height, image.width)
+    done, records = 0, itertools.chain([first], records)
+    with images_lib.quietly(), ThreadPoolExecutor(workers) as pool:
+        while batch := list(itertools.islice(records, _RECORDS_AT_ONCE)):
+            if done + len(batch) > count:
+                raise ValueError(f"{name} has more than the {count} records it states")
+            list(pool.map(decode, itertools.count(done), batch))
+            done += len(batch)
+    if done != count:
+        raise ValueError(f"{name} has {done} of the {count} records it states")
+    return Split(images, labels)
