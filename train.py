@@ -53,6 +53,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     config = config or config_schema.read(workdir / "config.json")
     known = known_of(workdir, config, console)
     run = set_up(config, console.note, known=known)
+    config_schema.refuse_hopeless(config)
     with claimed(workdir, config, console.warn) as lock, save_request() as save:
         describe(run, console)
         with open_checkpoints(workdir, console, config) as checkpoints:
@@ -215,6 +216,7 @@ def size(config: ConfigDict) -> RunSize:
       UserError: for what `train` would refuse, and for a run without validation.
     """
     run = set_up(config, lambda _: None)
+    config_schema.refuse_hopeless(config)
     if not len(run.dataset.val):
         raise UserError("a sweep compares on validation, but dataset.val_fraction leaves none")
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))

@@ -390,6 +390,7 @@ def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
         ({"optimizer.learning_rate": -1.0}, ["optimizer.learning_rate=-1.0", "from 0"]),
         ({"optimizer.learning_rate": float("inf")}, ["optimizer.learning_rate=inf"]),
         ({"optimizer.epsilon": 0.0}, ["optimizer.epsilon=0.0"]),
+        ({"model.param_dtype": "float16"}, ["epsilon=1e-07", "optimizer.epsilon=1e-4", "bfloat16"]),
         ({"model.depth": 0}, ["model.depth=0", "from 1 to 1,000"]),
         ({"model.dropout_rate": 1.5}, ["model.dropout_rate=1.5", "from 0 to 0.999"]),
         ({"model.embed_dim": 65536, "model.num_heads": 65536}, ["GB of memory", "embed_dim"]),

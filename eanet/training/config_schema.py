@@ -59,6 +59,26 @@ def check(config: ConfigDict) -> None:
     rules_lib.check(rules, given)
 
 
+def refuse_hopeless(config: ConfigDict) -> None:
+    """Refuses to train with possible values that can only diverge together.
+
+    Raises:
+      UserError: saying why, and what to change.
+    """
+    optimizer = config.optimizer
+    # In float16 the square of a gradient below 2e-4 is zero, and epsilon alone is what divides it.
+    if (
+        config.model.param_dtype == "float16"
+        and optimizer.name in ("adam", "adamw")
+        and optimizer.epsilon < 1e-5
+    ):
+        raise UserError(
+            f"with model.param_dtype=float16, {optimizer.name} divides small gradients by "
+            f"optimizer.epsilon={optimizer.epsilon:g} and diverges; set optimizer.epsilon=1e-4, "
+            "or model.param_dtype=bfloat16"
+        )
+
+
 def read(path: Path) -> ConfigDict:
     """The config in the `config.json` of a run, whatever version of the program wrote it.
 

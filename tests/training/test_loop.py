@@ -238,3 +238,9 @@ def test_layers_are_compiled_once(tmp_path):
         train.train(make_config(layer_statistics=True), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert sum(line["split"] == "layers" for line in lines) == 2 and made == [1]
+
+
+@pytest.mark.slow
+def test_parameters_in_float16_train_with_the_epsilon_that_is_advised(tmp_path):
+    changes = {"model.param_dtype": "float16", "optimizer.epsilon": 1e-4, "num_epochs": 4.0}
+    assert train.train(make_config(**changes), tmp_path / "run")["accuracy"] > 0.3
