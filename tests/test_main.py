@@ -244,8 +244,8 @@ import train
 from eanet.config import load_module
 from eanet.errors import Interrupted
 
-def set_up(config, log, set_up=train.set_up):
-    run = set_up(config, log)
+def set_up(config, log, set_up=train.set_up, **options):
+    run = set_up(config, log, **options)
     def evaluate(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         return run.evaluate(*arguments)

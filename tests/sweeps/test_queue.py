@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eanet.errors import UserError
-from eanet.sweeps.queue import Lost, Queue, Status, State
+from eanet.sweeps.queue import Lost, Queue, State, Status
 from eanet.sweeps.storage import open_storage
 from eanet.workdir import lock as lock_lib
 

@@ -83,8 +83,8 @@ def test_a_signal_in_the_final_evaluation_is_answered_and_writes_nothing(
 ):
     set_up = run_lib.set_up
 
-    def stopping(*arguments):
-        run = set_up(*arguments)
+    def stopping(*arguments, **options):
+        run = set_up(*arguments, **options)
         evaluate = run.evaluate
 
         def stopped(params, examples, should_stop):
