@@ -22,8 +22,10 @@ _HUB_NAMES = {
     "fashion_mnist": "zalando-datasets/fashion_mnist",
 }
 _SPLITS = {"test": "test", "val": "validation", "train": "train"}
-_PAPER = "[Guo et al., 2021](https://arxiv.org/abs/2105.02358)"
 _COLUMNS = ("accuracy", "top5_accuracy", "loss", "num_examples", "step")
+_UNDESCRIBED = """\
+Its blocks mix tokens by the attention *{}*; the project is about *external attention*
+([Guo et al., 2021](https://arxiv.org/abs/2105.02358))."""
 
 Record = Mapping[str, Any]
 
@@ -44,11 +46,12 @@ def write_model_card(workdir: str | Path, attention: str = "") -> Path:
       UserError: No `config.json`, a damaged record, or the card cannot be written.
     """
     workdir = Path(workdir)
-    config = read_record(workdir / "config.json")
-    if config is None:
+    values = read_record(workdir / "config.json")
+    if values is None:
         raise UserError(
             f"no config.json in {workdir}: give the directory of a run that was started"
         )
+    config, name = dict(_flat(values)), workdir.resolve().name
     metrics = workdir / "metrics.jsonl"
     records = log.read(metrics) if metrics.exists() else []
     found = {split: read_results(workdir, split) for split in _SPLITS}
@@ -57,33 +60,30 @@ def write_model_card(workdir: str | Path, attention: str = "") -> Path:
         for split, record in found.items()
         if record is not None and log.is_of_best(record, records)
     }
+    any_split: Record = next(iter(results.values()), {})
     sections = [
-        _front_matter(workdir, config, results),
-        _description(workdir, config, results, attention),
+        _front_matter(name, config, results),
+        _description(name, config, any_split, attention),
         _results(workdir, results),
         _training(config, records),
-        _evaluation(workdir),
-        _environment(results),
+        _evaluation(workdir, name),
+        _environment(any_split),
         _limitations(config),
     ]
     text = "\n".join(section for section in sections if section)
     return files.write(workdir / "README.md", text.encode("utf-8", "replace"))
 
 
-def _front_matter(workdir: Path, config: Record, results: Mapping[str, Record]) -> str:
+def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> str:
     import yaml
 
-    kind, name = _dataset(config)
+    kind, dataset = _dataset(config)
+    attention = f"{_attention(config)}-attention"
     header: dict[str, Any] = {
         "license": "apache-2.0",
         "library_name": "flax",
         "pipeline_tag": "image-classification",
-        "tags": [
-            "image-classification",
-            "vision-transformer",
-            f"{_attention(config)}-attention",
-            "jax",
-        ],
+        "tags": ["image-classification", "vision-transformer", attention, "jax"],
         "metrics": ["accuracy"],
     }
     if kind in _HUB_NAMES.values():
@@ -91,13 +91,13 @@ def _front_matter(workdir: Path, config: Record, results: Mapping[str, Record]) 
     entries = [
         {
             "task": {"type": "image-classification", "name": "Image classification"},
-            "dataset": {"type": kind, "name": name, "split": _SPLITS[split]},
+            "dataset": {"type": kind, "name": dataset, "split": _SPLITS[split]},
             "metrics": _metrics(record),
         }
         for split, record in results.items()
     ]
     if entries:
-        header["model-index"] = [{"name": _name(workdir), "results": entries}]
+        header["model-index"] = [{"name": name, "results": entries}]
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n"
 
 
@@ -110,16 +110,10 @@ def _metrics(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def _description(
-    workdir: Path, config: Record, results: Mapping[str, Record], attention: str
-) -> str:
-    about = attention.strip() or (
-        f"Its blocks mix tokens by the attention *{escape(_attention(config))}*; the project is "
-        f"about *external attention* ({_PAPER})."
-    )
-    text = f"# {escape(_name(workdir))}\n\nA vision transformer. {about}\n"
-    sizes = next(iter(results.values()), {})
-    parameters, macs = sizes.get("parameters"), sizes.get("multiply_adds_per_image")
+def _description(name: str, config: Record, results: Record, attention: str) -> str:
+    about = attention.strip() or _UNDESCRIBED.format(escape(_attention(config)))
+    text = f"# {escape(name)}\n\nA vision transformer. {about}\n"
+    parameters, macs = results.get("parameters"), results.get("multiply_adds_per_image")
     if parameters is not None and macs is not None:
         text += (
             f"\nThis model has {parameters:,} parameters and needs {human(macs)} multiply-adds for "
@@ -132,7 +126,8 @@ def _results(workdir: Path, results: Mapping[str, Record]) -> str:
     if not results:
         return "## Results\n\nNot evaluated yet.\n"
     rows = [
-        (_SPLITS[split], *(_shown(record, key) for key in _COLUMNS))
+        [_SPLITS[split]]
+        + [RESULTS[key][1](record[key]) if record.get(key) is not None else "–" for key in _COLUMNS]
         for split, record in results.items()
     ]
     text = f"## Results\n\n{table(('split', *(RESULTS[key][0] for key in _COLUMNS)), rows)}"
@@ -142,7 +137,8 @@ def _results(workdir: Path, results: Mapping[str, Record]) -> str:
 
 
 def _training(config: Record, records: list[dict[str, Any]]) -> str:
-    text = f"## Data and training\n\nTrained on {escape(_dataset(config)[1])}"
+    dataset = _dataset(config)[1]
+    text = f"## Data and training\n\nTrained on {escape(dataset)}"
     if records:
         last = max(records, key=lambda record: record["step"])
         text += f" up to step {last['step']:,}, epoch {epochs(last['step'], last['epoch'])}"
@@ -151,13 +147,16 @@ def _training(config: Record, records: list[dict[str, Any]]) -> str:
         accuracy, epoch = percent(best["accuracy"]), epochs(best["step"], best["epoch"])
         text += f"Best validation accuracy: {accuracy}, after epoch {epoch}.\n"
     # Where the data lay is no property of the model, and says who trained it.
-    settings = [(key, value) for key, value in _flat(config) if key != "dataset.data_dir"]
-    rows = [(escape(key), escape(_setting(key, value, config))) for key, value in settings]
+    shown = {**config, "dataset.name": dataset} if "dataset.name" in config else {**config}
+    shown.pop("dataset.data_dir", None)
+    rows = [(escape(key), escape(str(value))) for key, value in shown.items()]
     return f"{text}\n{table(('setting', 'value'), rows)}"
 
 
-def _evaluation(workdir: Path) -> str:
-    place = printable(shlex.quote(_shown_path(workdir)))
+def _evaluation(workdir: Path, name: str) -> str:
+    # The directory as seen from here, or its name alone: no path of this machine.
+    relative = os.path.relpath(workdir)
+    place = printable(shlex.quote(name if relative.startswith("..") else relative))
     return f"""\
 ## Evaluate
 
@@ -167,30 +166,28 @@ In a checkout of the code, with the requirements installed and this directory as
 """
 
 
-def _environment(results: Mapping[str, Record]) -> str:
-    record = next(iter(results.values()), None)
-    if record is None:
-        return ""
+def _environment(results: Record) -> str:
     lines = []
-    if record.get("device"):
-        lines.append(f"device: {record['device']}")
-    versions = record.get("versions")
+    if results.get("device"):
+        lines.append(f"device: {results['device']}")
+    versions = results.get("versions")
     if isinstance(versions, Mapping):
         lines.append(", ".join(f"{name} {version}" for name, version in versions.items()))
-    if record.get("git_commit"):
-        changed = ", with local changes" if record.get("git_dirty") else ""
-        lines.append(f"code: commit {record['git_commit']}{changed}")
-    if (seconds := record.get("evaluation_seconds")) is not None:
+    if results.get("git_commit"):
+        changed = ", with local changes" if results.get("git_dirty") else ""
+        lines.append(f"code: commit {results['git_commit']}{changed}")
+    if (seconds := results.get("evaluation_seconds")) is not None:
         lines.append(f"this evaluation took {duration(seconds)}")
-    return "\n".join(["## Environment", "", *(f"- {escape(line)}" for line in lines), ""])
+    items = "".join(f"- {escape(line)}\n" for line in lines)
+    return f"## Environment\n\n{items}" if items else ""
 
 
 def _limitations(config: Record) -> str:
-    data = escape(_dataset(config)[1])
+    dataset = escape(_dataset(config)[1])
     return f"""\
 ## Limitations
 
-- Trained on one data set, {data}, and meant for images like its own: the same size,
+- Trained on one data set, {dataset}, and meant for images like its own: the same size,
   the same kinds of things. Whatever it is shown, it answers with one of that set's classes.
 - The results are of a single run with one seed; another seed gives slightly different ones.
 - Its probabilities have not been calibrated, and it has not been examined for bias.
@@ -200,25 +197,14 @@ def _limitations(config: Record) -> str:
 
 def _dataset(config: Record) -> tuple[str, str]:
     """What kind of data set it is, in the Hub's words, and its name without any directory."""
-    name = str(_section(config, "dataset").get("name", "unknown"))
+    name = str(config.get("dataset.name", "unknown"))
     if name.startswith("folder:"):
         return "imagefolder", "a folder of images"
     return _HUB_NAMES.get(name, name), name
 
 
 def _attention(config: Record) -> str:
-    return str(_section(config, "model").get("attention", "external"))
-
-
-def _section(config: Record, name: str) -> Record:
-    section = config.get(name)
-    return section if isinstance(section, Mapping) else {}
-
-
-def _setting(key: str, value: Any, config: Record) -> str:
-    if key == "dataset.name":
-        return _dataset(config)[1]
-    return str(value)
+    return str(config.get("model.attention", "external"))
 
 
 def _flat(config: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -227,17 +213,3 @@ def _flat(config: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _shown(record: Record, key: str) -> str:
-    return RESULTS[key][1](record[key]) if record.get(key) is not None else "–"
-
-
-def _shown_path(workdir: Path) -> str:
-    """The directory as seen from here, or its name alone: no path of this machine."""
-    relative = os.path.relpath(workdir)
-    return _name(workdir) if relative.startswith("..") else relative
-
-
-def _name(workdir: Path) -> str:
-    return workdir.resolve().name

@@ -17,23 +17,14 @@ Metrics = Mapping[str, float]
 
 @dataclasses.dataclass
 class Progress:
-    """Where training stands; drawn live on a terminal, told once an epoch elsewhere.
+    """Where training stands; drawn live on a terminal, told once an epoch elsewhere."""
 
-    Attributes:
-      total_steps: of the whole training.
-      step: where it stands; at first, where it starts.
-      steps_per_epoch: may be fractional.
-      num_epochs: of the whole training.
-      say: takes the line of an epoch.
-      width: of the terminal; None elsewhere.
-    """
-
-    total_steps: int
-    step: int
-    steps_per_epoch: float
-    num_epochs: float
-    say: Callable[[str], None]
-    width: Callable[[], int | None]
+    total_steps: int  # of the whole training
+    step: int  # where it stands; at first, where it starts
+    steps_per_epoch: float  # may be fractional
+    num_epochs: float  # of the whole training
+    say: Callable[[str], None]  # takes the line of an epoch
+    width: Callable[[], int | None]  # of the terminal; None elsewhere
     _train: Metrics = dataclasses.field(default_factory=dict)
     _val: Metrics = dataclasses.field(default_factory=dict)
     _timed_from: tuple[int, float] | None = None
@@ -54,28 +45,17 @@ class Progress:
         """Says how an epoch ended.
 
         Args:
-          epoch: Passes over the training set so far.
+          epoch: Epochs so far.
           train: loss, accuracy, images_per_second of the epoch.
           val: loss, accuracy, top5_accuracy; None where the epoch was not validated.
         """
         self._val = val or self._val
-        self.say(self._epoch_line(epoch, train, val))
-
-    def _epoch_line(self, epoch: float, train: Metrics, val: Metrics | None) -> str:
         end = f"{self.num_epochs:g}"
         shown = epochs(round(epoch * self.steps_per_epoch), epoch)
-        parts = [(0, f"epoch {shown:>{len(end)}}/{end}"), (0, "train " + _figures(train))]
-        if val:
-            parts.append((0, "val " + _figures(val)))
-            if "top5_accuracy" in val:
-                parts.append((2, f"top-5 {100 * val['top5_accuracy']:.1f}%"))
-        if "images_per_second" in train:
-            parts.append((1, f"{_rate(train['images_per_second'])} images/s"))
+        parts = [(0, f"epoch {shown:>{len(end)}}/{end}"), *_figures(train, val)]
         width = self.width()
         left = self._seconds_left() if width is None else None  # a terminal has it in the bar
-        if left:
-            parts.append((0, _time_left(left)))
-        return _fit(parts, width)
+        self.say(_fit([*parts, (0, _time_left(left))] if left else parts, width))
 
     def _seconds_left(self) -> float | None:
         if self._timed_from is None or self.step == self._timed_from[0]:
@@ -101,16 +81,25 @@ class Progress:
             Text(f"{self.step / max(self.total_steps, 1):.0%}  {_time_left(left)}"),
         )
         yield bar
-        parts = [(0, "train " + (_figures(self._train) or "compiling the first step"))]
-        if self._val:
-            parts.append((0, "val " + _figures(self._val)))
-        if "images_per_second" in self._train:
-            parts.append((1, f"{_rate(self._train['images_per_second'])} images/s"))
-        yield Text(_fit(parts, width), no_wrap=True, overflow="ellipsis", style="cyan")
+        text = "compiling the first step"
+        if self._train:
+            text = _fit(_figures(self._train, self._val), width)
+        yield Text(text, no_wrap=True, overflow="ellipsis", style="cyan")
 
 
-def _figures(metrics: Metrics) -> str:
-    """The text "loss 2.445 acc 48.5%", as far as the figures are there."""
+def _figures(train: Metrics, val: Metrics | None) -> list[tuple[int, str]]:
+    """Texts with their ranks, as far as the figures are there."""
+    parts = [(0, f"train {_loss_and_accuracy(train)}")]
+    if val:
+        parts.append((0, f"val {_loss_and_accuracy(val)}"))
+        if "top5_accuracy" in val:
+            parts.append((2, f"top-5 {100 * val['top5_accuracy']:.1f}%"))
+    if "images_per_second" in train:
+        parts.append((1, f"{_rate(train['images_per_second'])} images/s"))
+    return parts
+
+
+def _loss_and_accuracy(metrics: Metrics) -> str:
     parts = []
     if "loss" in metrics:
         loss = metrics["loss"]

@@ -16,15 +16,14 @@ from eanet.display.console import Console
 from eanet.errors import Interrupted, UserError
 from eanet.signals import stop_request
 from eanet.sweeps import plan as plan_lib
-from eanet.sweeps import records as records_lib
 from eanet.sweeps import search
 from eanet.sweeps.console import SweepDisplay, show_plan
 from eanet.sweeps.estimate import RunSize, measured_rate
 from eanet.sweeps.plan import PlannedRun, SweepPlan
 from eanet.sweeps.process import LOG
 from eanet.sweeps.queue import Claim, Queue, State
+from eanet.sweeps.records import write_sweep
 from eanet.sweeps.report import write_report
-from eanet.sweeps.search import Search
 from eanet.sweeps.storage import UNAVAILABLE, open_storage
 from eanet.sweeps.workers import Task, Timing, Workers
 from eanet.workdir.claim import check
@@ -32,23 +31,23 @@ from eanet.workdir.claim import check
 
 @dataclass(frozen=True)
 class Options:
-    """How to work at a sweep on this machine.
+    """How to work at a sweep on this machine."""
 
-    Attributes:
-      directory: of the sweep; None for one in `runs`, named after config file and sweep.
-      storage: URL of the queue; None for a journal in the directory.
-      workers: runs at once.
-      dry_run: whether only to say what would be done.
-      command: what trains in a given workdir.
-      timing: how often to look after the runs.
-    """
+    directory: Path | None  # of the sweep; None for runs/CONFIG_SWEEP
+    storage: str | None  # URL of the queue; None for a journal in the directory
+    workers: int  # runs at once
+    dry_run: bool  # whether only to say what would be done
+    command: Callable[[Path], list[str]]  # what trains in a given workdir
+    timing: Timing = field(default_factory=Timing)  # how often to look after the runs
 
-    directory: Path | None
-    storage: str | None
-    workers: int
-    dry_run: bool
-    command: Callable[[Path], list[str]]
-    timing: Timing = field(default_factory=Timing)
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, not {self.workers}")
+        host.share(0, self.workers)
+
+    def place(self, module: ModuleType, title: str) -> Path:
+        """The directory of a sweep of a config file."""
+        return self.directory or Path("runs") / f"{module.__name__}_{title}"
 
 
 def run_grid(
@@ -73,9 +72,8 @@ def run_grid(
       Interrupted: if SIGTERM or SIGINT came.
     """
     console = Console()
-    _check(options)
     plan = plan_lib.plan(definition, module, base)
-    directory = options.directory or Path("runs") / f"{module.__name__}_{plan.title}"
+    directory = options.place(module, plan.title)
     for warning in plan.warnings:
         console.warn(warning)
     for run in plan.runs:
@@ -86,16 +84,11 @@ def run_grid(
         return
     queue = _open(directory, options, {run.name: run.digest for run in plan.runs})
     runs = [
-        {
-            "name": run.name,
-            "settings": dict(flatten(run.config)),
-            "parameters": sizes[run.name].parameters,
-            "multiply_adds": sizes[run.name].multiply_adds,
-        }
+        {"name": run.name, "settings": dict(flatten(run.config)), **sizes[run.name]._asdict()}
         for run in plan.runs
     ]
     follow = plan_lib.followers(base, (run.config for run in plan.runs), plan.keys)
-    records_lib.write_sweep(directory, plan.keys, runs, follow)
+    write_sweep(directory, plan.keys, runs, follow)
     _work(console, directory, options, queue, _Grid(plan))
 
 
@@ -108,7 +101,7 @@ def run_search(
     method: str,
     trials: int,
 ) -> None:
-    """Works at the runs of a search.
+    """Works at the runs of a search; raises as `run_grid` does.
 
     Args:
       name: of the function `search_NAME` of the config file.
@@ -117,18 +110,12 @@ def run_search(
       options: how to work.
       method: see `eanet.sweeps.search.Search`.
       trials: how many runs in all.
-
-    Raises:
-      UserError: for what is wrong with the space, before the first run starts; at the end where
-        no run succeeded.
-      Interrupted: if SIGTERM or SIGINT came.
     """
     console = Console()
-    _check(options)
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}")
     space = plan_lib.search_space(name, module, base)
-    directory = options.directory or Path("runs") / f"{module.__name__}_{name}"
+    directory = options.place(module, name)
     if options.dry_run:
         for key, values in space.items():
             console.note(f"{key}: {values}")
@@ -139,8 +126,8 @@ def run_search(
     queue = _open(directory, options, dict.fromkeys(names, digest))
     changed = [override(base, {key: value}) for key in space for value in space[key].values]
     follow = plan_lib.followers(base, changed, space)
-    records_lib.write_sweep(directory, list(space), [{"name": each} for each in names], follow)
-    _work(console, directory, options, queue, Search(queue, space, base, method))
+    write_sweep(directory, list(space), [{"name": each} for each in names], follow)
+    _work(console, directory, options, queue, search.Search(queue, space, base, method))
 
 
 class _Grid:
@@ -151,18 +138,10 @@ class _Grid:
         self._configs = {run.name: run.config for run in plan.runs}
 
     def config(self, claim: Claim) -> ConfigDict:
-        """The run's config."""
         return self._configs[claim.name]
 
     def hopeless(self, claim: Claim, workdir: Path) -> bool:
-        """None is: all runs are wanted."""
-        return False
-
-
-def _check(options: Options) -> None:
-    if options.workers < 1:
-        raise UserError(f"--workers must be at least 1, not {options.workers}")
-    host.share(0, options.workers)
+        return False  # all are wanted
 
 
 def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) -> dict[str, RunSize]:
@@ -184,9 +163,8 @@ def _open(directory: Path, options: Options, runs: Mapping[str, str]) -> Queue:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.cannot_write(directory, error, "choose another --workdir") from None
-    storage = open_storage(options.storage, own)
+    storage, timeout = open_storage(options.storage, own), options.timing.heartbeat_timeout
     with _reachable():
-        timeout = options.timing.heartbeat_timeout
         queue = Queue(storage, directory.resolve().name, own, heartbeat_timeout=timeout)
         queue.enqueue(runs)
     return queue

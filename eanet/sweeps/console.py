@@ -60,7 +60,7 @@ class SweepDisplay:
         self._rows: list[Row] = []
 
     def show(self, statuses: dict[str, Status], here: dict[str, float]) -> None:
-        """Takes what has become of the runs; see `eanet.sweeps.workers.Display`."""
+        """Takes the status of every run, and seconds since those on this machine were taken."""
         for name, status in statuses.items():
             # What will not change is read once.
             if name in here or status != self._statuses.get(name):

@@ -6,10 +6,9 @@ import math
 import re
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -22,17 +21,11 @@ _NOT_IN_NAMES = re.compile(r"[^\w.+-]")
 _MAX_NAME = 120  # characters; file systems allow 255 bytes
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a sweep.
+class PlannedRun(NamedTuple):
+    """One run of a sweep."""
 
-    Attributes:
-      name: of its directory, made of what it overrides.
-      config: the resolved config.
-    """
-
-    name: str
-    config: ConfigDict
+    name: str  # of its directory, made of what it overrides
+    config: ConfigDict  # resolved
 
     @property
     def digest(self) -> str:
@@ -40,21 +33,13 @@ class PlannedRun:
         return digest(config_lib.lasting(self.config))
 
 
-@dataclass(frozen=True)
-class SweepPlan:
-    """The runs of a sweep in their order, and what should be known before they start.
+class SweepPlan(NamedTuple):
+    """The runs of a sweep in their order, and what should be known before they start."""
 
-    Attributes:
-      title: short, for the name of a directory.
-      keys: all keys that some run overrides.
-      runs: no two with the same config.
-      warnings: a line each.
-    """
-
-    title: str
-    keys: tuple[str, ...]
-    runs: tuple[PlannedRun, ...]
-    warnings: tuple[str, ...]
+    title: str  # short, for the name of a directory
+    keys: tuple[str, ...]  # all that some run overrides
+    runs: tuple[PlannedRun, ...]  # no two with the same config
+    warnings: tuple[str, ...]  # a line each
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -88,9 +73,14 @@ def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
         PlannedRun(_name({shown[key]: _value(config, key) for key in each}), config)
         for each, config in zip(overrides, configs, strict=True)
     ]
-    distinct, identical = _without_repetitions(named)
-    planned = tuple(_with_names_of_their_own(distinct))
-    return SweepPlan(title, keys, planned, (*identical, *_confounded(planned, keys)))
+    distinct: dict[str, PlannedRun] = {}
+    warnings = []
+    for run in named:
+        first = distinct.setdefault(run.digest, run)
+        if first is not run:
+            warnings.append(f"{run.name} is identical to {first.name}: they run only once")
+    runs = tuple(_with_names_of_their_own(list(distinct.values())))
+    return SweepPlan(title, keys, runs, (*warnings, *_confounded(runs, keys)))
 
 
 def search_space(name: str, module: ModuleType, base: ConfigDict) -> Space:
@@ -105,13 +95,7 @@ def search_space(name: str, module: ModuleType, base: ConfigDict) -> Space:
 
 
 def followers(base: ConfigDict, configs: Iterable[ConfigDict], keys: Iterable[str]) -> list[str]:
-    """The keys that differ from the base besides those that were overridden, as they refer to them.
-
-    Args:
-      base: of all.
-      configs: made of it by overriding some of `keys`.
-      keys: that were overridden.
-    """
+    """The keys that configs made of `base` by overriding `keys` changed too, by reference."""
     changed = (key for config in configs for key, _, _ in config_lib.differences(base, config))
     return [key for key in dict.fromkeys(changed) if key not in keys]
 
@@ -211,23 +195,13 @@ def _name(values: Mapping[str, Any]) -> str:
     return ",".join(parts) or "base"
 
 
-def _without_repetitions(runs: Iterable[PlannedRun]) -> tuple[list[PlannedRun], list[str]]:
-    kept: dict[str, PlannedRun] = {}
-    warnings = []
-    for run in runs:
-        first = kept.setdefault(run.digest, run)
-        if first is not run:
-            warnings.append(f"{run.name} is identical to {first.name}: they run only once")
-    return list(kept.values()), warnings
-
-
 def _with_names_of_their_own(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Different values may look alike as parts of a file's name, or make it too long."""
     names = [run.name for run in runs]
     return [
         run
         if names.count(run.name) == 1 and len(run.name) <= _MAX_NAME
-        else replace(run, name=f"{run.name[:_MAX_NAME]},{run.digest}")
+        else run._replace(name=f"{run.name[:_MAX_NAME]},{run.digest}")
         for run in runs
     ]
 

@@ -4,27 +4,23 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from eanet import files
 from eanet.host import Share
 
 LOG = "train.log"
 _INTERRUPTED = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
 
 
-@dataclass(frozen=True)
-class Exit:
-    """How a process ended.
+class Exit(NamedTuple):
+    """How a process ended."""
 
-    Attributes:
-      kind: "ok", "interrupted" (asked to stop), "crashed" (the system ended it) or "failed".
-      reason: for the last two, one line.
-    """
-
-    kind: str
-    reason: str = ""
+    kind: str  # "ok", "interrupted" (asked to stop), "crashed" (the system ended it) or "failed"
+    reason: str = ""  # for the last two, one line
 
 
 class RunProcess:
@@ -42,7 +38,8 @@ class RunProcess:
 
     def __init__(self, command: Sequence[str], workdir: Path, share: Share, inherit: int):
         self._log = workdir / LOG
-        with open(self._log, "ab") as log:
+        append = files.open_regular(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        with open(append, "ab") as log:
             self._log_start = log.tell()
             with _on_cores(share.cores):
                 self._process = subprocess.Popen(
@@ -80,7 +77,7 @@ class RunProcess:
 
     def _last_words(self) -> str:
         """The line that says what was wrong."""
-        with open(self._log, "rb") as log:
+        with open(files.open_regular(self._log), "rb") as log:
             log.seek(max(self._log_start, os.fstat(log.fileno()).st_size - 20_000))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines()]
         # The message of an exception may go on for lines after the one that names it.
@@ -89,17 +86,15 @@ class RunProcess:
         return words.removeprefix("error: ")[:500]
 
 
-class _on_cores:
+@contextmanager
+def _on_cores(cores: frozenset[int] | None) -> Iterator[None]:
     """Processes that are started meanwhile run on these cores alone."""
-
-    def __init__(self, cores: frozenset[int] | None):
-        self._cores = cores
-
-    def __enter__(self) -> None:
-        if self._cores is not None:
-            self._before = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, self._cores)
-
-    def __exit__(self, *_: object) -> None:
-        if self._cores is not None:
-            os.sched_setaffinity(0, self._before)
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

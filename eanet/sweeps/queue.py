@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError as Lost
@@ -32,6 +32,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from eanet.errors import UserError
 from eanet.workdir import lock as lock_lib
+from eanet.workdir.lock import RunLock
 
 _OPEN = (TrialState.WAITING, TrialState.RUNNING)
 
@@ -51,36 +52,27 @@ class State(enum.Enum):
         return self not in (State.WAITING, State.RUNNING)
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """What has become of a run, and for a failed one why."""
 
     state: State
     reason: str = ""
 
 
+@dataclass(eq=False)
 class Claim:
     """A run that this process works at, until one of the methods that end it.
 
     All of them raise `Lost`, Optuna's error that a trial is finished, where the run is no longer
     this worker's; the lock is then still held.
-
-    Attributes:
-      name: of the run.
-      trial_id: of Optuna.
-      lock: on the run, for the processes that work at it to inherit.
-      crashes: earlier tries that ended `again` as crashed.
     """
 
-    def __init__(
-        self, storage: BaseStorage, name: str, trial_id: int, lock: lock_lib.RunLock, crashes: int
-    ):
-        self.name = name
-        self.trial_id = trial_id
-        self.lock = lock
-        self.crashes = crashes
-        self._storage = storage
-        self._heartbeats = 0
+    name: str  # of the run
+    trial_id: int  # of Optuna
+    lock: RunLock  # on the run, for the processes that work at it to inherit
+    crashes: int  # earlier tries that ended `again` as crashed
+    _storage: BaseStorage
+    _heartbeats: int = 0
 
     def heartbeat(self) -> None:
         """Tells the others that this worker is alive."""
@@ -93,23 +85,22 @@ class Claim:
 
     def pruned(self, reason: str) -> None:
         """Ends the run as not worth its time."""
-        self._set("ended", {"reason": reason})
-        self._end(TrialState.PRUNED)
+        self._end(TrialState.PRUNED, reason=reason)
 
     def failed(self, reason: str) -> None:
         """Ends the run for good."""
-        self._set("ended", {"reason": reason, "again": False})
-        self._end(TrialState.FAIL)
+        self._end(TrialState.FAIL, reason=reason, again=False)
 
     def again(self, reason: str, *, crashed: bool = False) -> None:
         """Ends this try alone."""
-        self._set("ended", {"reason": reason, "again": True, "crashed": crashed})
-        self._end(TrialState.FAIL)
+        self._end(TrialState.FAIL, reason=reason, again=True, crashed=crashed)
 
     def _set(self, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self.trial_id, key, value)
 
-    def _end(self, state: TrialState, value: float | None = None) -> None:
+    def _end(self, state: TrialState, value: float | None = None, **ended: Any) -> None:
+        if ended:
+            self._set("ended", ended)
         values = None if value is None else [value]
         self._storage.set_trial_state_values(self.trial_id, state, values)
         self.lock.close()
@@ -171,7 +162,7 @@ class Queue:
             try:
                 if self._storage.set_trial_state_values(oldest._trial_id, TrialState.RUNNING):
                     crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
-                    claim = Claim(self._storage, name, oldest._trial_id, lock, crashes)
+                    claim = Claim(name, oldest._trial_id, lock, crashes, self._storage)
                     claim._set("place", self._place)
                     return claim
             except Lost:
@@ -210,21 +201,14 @@ class Queue:
         """The tries of each planned run, oldest first."""
         found: dict[str, list[FrozenTrial]] = {name: [] for name in self._planned}
         for trial in sorted(self.study.get_trials(deepcopy=False), key=lambda t: t.number):
-            name = trial.user_attrs.get("run")
-            if name in found:
+            if (name := str(trial.user_attrs.get("run"))) in found:
                 found[name].append(trial)
         return found
 
     def _add(self, name: str, like: FrozenTrial | None = None) -> None:
+        known: Any = {"params": like.params, "distributions": like.distributions} if like else {}
         attributes = {"run": name, "config": self._planned[name]}
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.WAITING,
-                user_attrs=attributes,
-                params=like.params if like else None,
-                distributions=like.distributions if like else None,
-            )
-        )
+        self.study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes, **known))
 
     def _is_dead(self, name: str, trial: FrozenTrial) -> bool:
         if trial.user_attrs.get("place") == self._place:

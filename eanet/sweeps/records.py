@@ -4,9 +4,9 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -19,6 +19,7 @@ from eanet.workdir.results import read_results
 
 # Made beside the run's own files where it ended without being complete.
 _ENDED = "ended.json"
+EARLY = ("failed", "pruned")
 
 Record = dict[str, Any]
 
@@ -50,37 +51,26 @@ _SWEEP: dict[str, Rule] = {
     "follow": OrNothing(_KEYS),
     "runs": _list_of("a list of name, settings, parameters, multiply_adds", _is_planned_run),
 }
-_END: dict[str, Rule] = {"state": Choice("failed", "pruned"), "reason": Text()}
+_END: dict[str, Rule] = {"state": Choice(*EARLY), "reason": Text()}
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What the files tell of one run.
+    """What the files tell of one run."""
 
-    Attributes:
-      name: of its directory.
-      settings: the run's values of all keys of a config, as far as they are known.
-      config: of the run; None where it has not begun.
-      records: of `metrics.jsonl`.
-      results: of `results_test.json`, empty without.
-      ended: `state` and `reason` where the run ended early.
-      parameters: of the model; None where unknown.
-      multiply_adds: for one image, likewise.
-    """
-
-    name: str
-    settings: Record = field(default_factory=dict)
-    config: ConfigDict | None = None
-    records: list[Record] = field(default_factory=list)
-    results: Record = field(default_factory=dict)
-    ended: Record = field(default_factory=dict)
-    parameters: int | None = None
-    multiply_adds: int | None = None
+    name: str  # of its directory
+    settings: Record  # values of all keys of its config, as far as they are known
+    config: ConfigDict | None  # None where it has not begun
+    records: list[Record]  # of `metrics.jsonl`
+    results: Record  # of `results_test.json`, empty without
+    ended: Record  # `state` and `reason` where the run ended early
+    parameters: int | None  # of the model; None where unknown
+    multiply_adds: int | None  # for one image, likewise
 
     @property
     def num_epochs(self) -> float:
-        """That it is to train; NaN where it is unknown."""
-        return self.settings.get("num_epochs", math.nan)
+        """That it is to train; NaN where it has not begun."""
+        return self.config.num_epochs if self.config else math.nan
 
     @property
     def state(self) -> str:
@@ -102,8 +92,7 @@ class RunRecord:
     @property
     def validations(self) -> list[Record]:
         """The records of validation that have an accuracy."""
-        val = (record for record in self.records if record["split"] == "val")
-        return [record for record in val if 0 <= record.get("accuracy", math.nan) <= 1]
+        return log.validations(self.records)
 
     @property
     def best(self) -> Record | None:
@@ -128,21 +117,13 @@ class RunRecord:
         return statistics.median(rates) if rates else math.nan
 
 
-@dataclass(frozen=True)
-class SweepRecord:
-    """What the files tell of a sweep.
+class SweepRecord(NamedTuple):
+    """What the files tell of a sweep."""
 
-    Attributes:
-      name: of its directory.
-      keys: that it varies.
-      follow: keys that change with them, as they refer to them.
-      runs: those planned, then others that lie in the directory.
-    """
-
-    name: str
-    keys: tuple[str, ...]
-    follow: tuple[str, ...]
-    runs: tuple[RunRecord, ...]
+    name: str  # of its directory
+    keys: tuple[str, ...]  # that it varies
+    follow: tuple[str, ...]  # keys that change with them, as they refer to them
+    runs: tuple[RunRecord, ...]  # those planned, then others that lie in the directory
 
 
 def write_sweep(
@@ -201,19 +182,19 @@ def read_run(workdir: Path, planned: Mapping[str, Any] | None = None) -> RunReco
             raise UserError(f"{path} is not the config of a run: see {wrong[0]} there")
     results = read_results(workdir, "test") or {}
     return RunRecord(
-        name=workdir.name,
-        settings=settings,
-        config=config,
-        records=log.read(metrics) if metrics.exists() else [],
-        results=results,
-        ended=files.read_record(workdir / _ENDED, "remove it", _END) or {},
-        parameters=results.get("parameters", planned.get("parameters")),
-        multiply_adds=results.get("multiply_adds_per_image", planned.get("multiply_adds")),
+        workdir.name,
+        settings,
+        config,
+        log.read(metrics) if metrics.exists() else [],
+        results,
+        files.read_record(workdir / _ENDED, "remove it", _END) or {},
+        results.get("parameters", planned.get("parameters")),
+        results.get("multiply_adds_per_image", planned.get("multiply_adds")),
     )
 
 
 def write_ended(workdir: Path, state: str, reason: str) -> None:
-    """Records that a run ended early, "failed" or "pruned", and why; may raise `OSError`."""
+    """Records that a run ended early, one of `EARLY`, and why; may raise `OSError`."""
     workdir.mkdir(parents=True, exist_ok=True)
     record = files.sealed({"state": state, "reason": reason.replace("\0", " ")})
     files.write_atomically(workdir / _ENDED, files.strict_json(record))

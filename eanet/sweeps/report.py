@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eanet import files
 from eanet.cli import Parser, say
@@ -23,7 +23,7 @@ from eanet.sweeps import latency as latency_lib
 from eanet.sweeps import records
 from eanet.sweeps.keys import short_names, shown_value
 from eanet.sweeps.pictures import draw_all
-from eanet.sweeps.records import RunRecord, SweepRecord
+from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
 from eanet.sweeps.statistics import (
     Setting,
     Summary,
@@ -52,49 +52,34 @@ def write_report(directory: Path) -> list[Path]:
     sweep = records.read_sweep(directory)
     latencies, device = _latencies(directory, sweep)
     found = settings(sweep)
+    chosen = best(found)
     pictures = draw_all(sweep.name, found, latencies)
-    parts = _Parts(sweep, found, latencies, device)
+    states = sorted(Counter(run.state for run in sweep.runs).items())
+    text = _Text(
+        sweep.name,
+        f"{len(sweep.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states),
+        *_settings_table(found, chosen, latencies),
+        _notes(sweep.runs, chosen, device if latencies else ""),
+        [f"{run.name}: {run.state}: {_reason(run)}" for run in sweep.runs if run.state in EARLY],
+    )
     content = {
         "sweep.csv": _csv(sweep, latencies).encode(),
-        "sweep.md": _markdown(parts, pictures).encode(),
+        "sweep.md": _markdown(text, pictures).encode(),
         **pictures,
-        "report.html": _html(parts, pictures).encode(),
+        "report.html": _html(text, pictures).encode(),
     }
     return [files.write(directory / name, data) for name, data in content.items()]
 
 
-class _Parts:
-    """What the report says, whatever it is written in.
+class _Text(NamedTuple):
+    """What the report says, whatever it is written in."""
 
-    Attributes:
-      title: of the whole.
-      intro: how many runs there are.
-      heading: of the table of settings.
-      rows: of that table.
-      notes: a sentence each.
-      failures: a line each.
-    """
-
-    def __init__(
-        self,
-        sweep: SweepRecord,
-        found: Sequence[Setting],
-        latencies: Mapping[str, float],
-        device: str,
-    ):
-        chosen = best(found)
-        states = Counter(run.state for run in sweep.runs)
-        self.title = sweep.name
-        self.intro = f"{len(sweep.runs)} runs: " + ", ".join(
-            f"{count} {state}" for state, count in sorted(states.items())
-        )
-        self.heading, self.rows = _settings_table(found, chosen, latencies)
-        self.notes = _notes(sweep.runs, chosen, device if latencies else "")
-        self.failures = [
-            f"{run.name}: {run.state}: {run.ended.get('reason', '')}"
-            for run in sweep.runs
-            if run.state in ("failed", "pruned")
-        ]
+    title: str
+    intro: str  # how many runs there are
+    heading: list[str]  # of the table of settings
+    rows: list[Row]  # of that table
+    notes: list[str]  # a sentence each
+    failures: list[str]  # a line each
 
 
 def _settings_table(
@@ -102,7 +87,7 @@ def _settings_table(
 ) -> tuple[list[str], list[Row]]:
     keys = short_names(found[0].values) if found else {}
     heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
-    heading += ["parameters", "MACs", "latency, ms", "failed", "pruned"]
+    heading += ["parameters", "MACs", "latency, ms", *EARLY]
     rows = []
     for setting in found:
         run = setting.runs[0]
@@ -116,8 +101,7 @@ def _settings_table(
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
             f"{latency:.2f}" if latency is not None else "–",
-            str(setting.count("failed")),
-            str(setting.count("pruned")),
+            *(str(sum(run.state == state for run in setting.runs)) for state in EARLY),
         ]
         rows.append((setting is chosen, cells))
     return heading, rows
@@ -158,18 +142,17 @@ def _notes(runs: Sequence[RunRecord], chosen: Setting | None, device: str) -> li
 def _csv(sweep: SweepRecord, latencies: Mapping[str, float]) -> str:
     keys = short_names(dict.fromkeys([*sweep.keys, *varied_keys(sweep)]))
     rows = [_csv_row(run, keys, latencies) for run in sweep.runs]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return text.getvalue()
+    return file.getvalue()
 
 
 def _csv_row(
     run: RunRecord, keys: Mapping[str, str], latencies: Mapping[str, float]
 ) -> dict[str, Any]:
     chosen = run.best or {}
-    early = run.state in ("failed", "pruned")
     return {
         "run": run.name,
         "state": run.state,
@@ -184,49 +167,47 @@ def _csv_row(
         "multiply_adds": run.multiply_adds,
         "train_images_per_second": run.images_per_second,
         "latency_ms": latencies.get(run.name),
-        "reason": run.ended.get("reason", "") if early else "",
+        "reason": _reason(run),
     }
 
 
-def _markdown(parts: _Parts, pictures: Mapping[str, bytes]) -> str:
+def _reason(run: RunRecord) -> str:
+    return run.ended.get("reason", "") if run.state in EARLY else ""
+
+
+def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:
     escape = markdown.escape
     rows = [
-        [f"**{escape(cell)}**" if best else escape(cell) for cell in row]
-        for best, row in parts.rows
+        [f"**{escape(cell)}**" if best else escape(cell) for cell in row] for best, row in text.rows
     ]
-    failures = [f"- {escape(line)}" for line in parts.failures]
+    failures = [f"- {escape(line)}" for line in text.failures]
     sections = [
-        f"# {escape(parts.title)}",
-        parts.intro,
-        markdown.table(list(map(escape, parts.heading)), rows).rstrip(),
-        *map(escape, parts.notes),
-        "\n".join(["Runs that ended early:", "", *failures]) if parts.failures else "",
+        f"# {escape(text.title)}",
+        text.intro,
+        markdown.table(list(map(escape, text.heading)), rows).rstrip(),
+        *map(escape, text.notes),
+        "\n".join(["Runs that ended early:", "", *failures]) if text.failures else "",
         *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _html(parts: _Parts, pictures: Mapping[str, bytes]) -> str:
-    def escape(text: str) -> str:
-        return html.escape(printable(text))
+def _html(text: _Text, pictures: Mapping[str, bytes]) -> str:
+    def each(tag: str, texts: Sequence[str]) -> str:
+        return "".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for text in texts)
 
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in parts.heading)
     body = "".join(
-        f"<tr{' class=best' if best else ''}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
-        + "</tr>\n"
-        for best, row in parts.rows
+        f"<tr{' class=best' if best else ''}>{each('td', row)}</tr>\n" for best, row in text.rows
     )
-    notes = "".join(f"<p>{escape(note)}</p>\n" for note in parts.notes)
-    failures = "".join(f"<li>{escape(line)}</li>\n" for line in parts.failures)
     images = "".join(
-        f'<figure><img alt="{escape(_CAPTIONS[name])}" '
+        f'<figure><img alt="{_CAPTIONS[name]}" '
         f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{escape(_CAPTIONS[name])}</figcaption></figure>\n"
+        f"{each('figcaption', [_CAPTIONS[name]])}</figure>\n"
         for name, data in pictures.items()
     )
+    early = f"<h2>Runs that ended early</h2><ul>{each('li', text.failures)}</ul>\n"
     return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{escape(parts.title)}</title><style>
+<html lang="en"><head><meta charset="utf-8">{each("title", [text.title])}<style>
 body {{ font: 15px/1.5 system-ui, sans-serif; color: #333; max-width: 70rem; margin: 2rem auto;
   padding: 0 1rem }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
@@ -236,12 +217,11 @@ figure {{ margin: 2rem 0 }}
 img {{ max-width: 100% }}
 figcaption {{ color: #666 }}
 </style></head><body>
-<h1>{escape(parts.title)}</h1>
-<p>{escape(parts.intro)}</p>
-<table><thead><tr>{head}</tr></thead><tbody>
+{each("h1", [text.title])}{each("p", [text.intro])}
+<table><thead><tr>{each("th", text.heading)}</tr></thead><tbody>
 {body}</tbody></table>
-{notes}{"<h2>Runs that ended early</h2><ul>" + failures + "</ul>" if failures else ""}
-{images}</body></html>
+{each("p", text.notes)}
+{early if text.failures else ""}{images}</body></html>
 """
 
 

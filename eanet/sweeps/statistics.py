@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from eanet.sweeps.keys import NO_SETTING, SEED, by_interest, shown_value
 from eanet.sweeps.records import RunRecord, SweepRecord
@@ -12,30 +12,18 @@ from eanet.sweeps.records import RunRecord, SweepRecord
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean.
+    """A mean."""
 
-    Attributes:
-      mean: of the values; NaN without any.
-      std: their standard deviation, of a sample; NaN below two.
-      count: of the values.
-    """
-
-    mean: float
-    std: float
-    count: int
+    mean: float  # of the values; NaN without any
+    std: float  # their standard deviation, of a sample; NaN below two
+    count: int  # of the values
 
 
-@dataclass(frozen=True)
-class Setting:
-    """The runs of one config but for the seed.
+class Setting(NamedTuple):
+    """The runs of one config but for the seed."""
 
-    Attributes:
-      values: of the keys that tell the settings apart.
-      runs: all of them, finished or not.
-    """
-
-    values: dict[str, Any]
-    runs: tuple[RunRecord, ...]
+    values: dict[str, Any]  # of the keys that tell the settings apart
+    runs: tuple[RunRecord, ...]  # all of them, finished or not
 
     @property
     def done(self) -> list[RunRecord]:
@@ -57,10 +45,6 @@ class Setting:
     def name(self) -> str:
         """The values in one line."""
         return ", ".join(map(shown_value, self.values.values())) or "all runs"
-
-    def count(self, state: str) -> int:
-        """How many of its runs are in this state."""
-        return sum(run.state == state for run in self.runs)
 
 
 def summary(values: Sequence[float]) -> Summary:

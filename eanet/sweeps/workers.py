@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ml_collections import ConfigDict
 
@@ -14,8 +14,9 @@ from eanet.display.numbers import epochs, percent
 from eanet.errors import UserError
 from eanet.signals import Request
 from eanet.sweeps import records
+from eanet.sweeps.console import SweepDisplay
 from eanet.sweeps.process import Exit, RunProcess
-from eanet.sweeps.queue import Claim, Lost, Queue, Status
+from eanet.sweeps.queue import Claim, Lost, Queue
 from eanet.sweeps.storage import UNAVAILABLE
 from eanet.workdir.claim import claimed
 from eanet.workdir.tensorboard import write_hparams
@@ -36,26 +37,7 @@ class Task(Protocol):
         """Whether a run is not worth going on with; asked now and then while it trains."""
 
 
-class Display(Protocol):
-    """Where a person sees how the sweep goes."""
-
-    def note(self, text: str) -> None:
-        """Says that something happened."""
-
-    def warn(self, text: str) -> None:
-        """Says something that should not be overlooked."""
-
-    def show(self, statuses: dict[str, Status], here: dict[str, float]) -> None:
-        """Shows all runs.
-
-        Args:
-          statuses: of every run.
-          here: for the runs on this machine, seconds since they were taken.
-        """
-
-
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """How often things are done, in seconds."""
 
     look: float = 2.0  # at the queue and the runs' files
@@ -77,25 +59,15 @@ class _Work:
 
 @dataclass
 class Workers:
-    """The workers on this machine.
+    """The workers on this machine."""
 
-    Attributes:
-      queue: of the sweep.
-      task: what its runs are.
-      directory: of the sweep.
-      count: how many work at once.
-      command: what trains in a given workdir; see `RunProcess` for what is asked of it.
-      display: where to say how it goes.
-      timing: how often things are done.
-    """
-
-    queue: Queue
-    task: Task
-    directory: Path
-    count: int
-    command: Callable[[Path], list[str]]
-    display: Display
-    timing: Timing = Timing()
+    queue: Queue  # of the sweep
+    task: Task  # what its runs are
+    directory: Path  # of the sweep
+    count: int  # how many work at once
+    command: Callable[[Path], list[str]]  # what trains in a workdir, as `RunProcess` asks for it
+    display: SweepDisplay  # where to say how it goes
+    timing: Timing  # how often things are done
     _work: list[_Work] = field(default_factory=list)
     _unavailable: bool = False
 

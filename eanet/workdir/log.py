@@ -136,14 +136,18 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return list(_parse(data).values())
 
 
-def best_validation(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The record of highest accuracy on validation, the earliest of several; None without any."""
-    validated = [
+def validations(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records of validation that have an accuracy."""
+    return [
         dict(record)
         for record in records
         if record["split"] == "val" and 0 <= record.get("accuracy", math.nan) <= 1
     ]
-    return max(validated, key=lambda record: record["accuracy"], default=None)
+
+
+def best_validation(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The record of highest accuracy on validation, the earliest of several; None without any."""
+    return max(validations(records), key=lambda record: record["accuracy"], default=None)
 
 
 def is_of_best(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> bool:

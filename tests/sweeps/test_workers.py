@@ -111,12 +111,16 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(sweeping, tmp_path):
     said = finish(process, 130)
     assert said.endswith("sweep interrupted: the same command goes on\n")
     assert "interrupted at epoch 0." in said and "running" not in said.splitlines()[-2]
-    before = Counter(states(tmp_path / "sweep").values())
+    stood = states(tmp_path / "sweep")
+    before = Counter(stood.values())
     assert before["unfinished"] and before["waiting"]
+    # A run that had not come to its first epoch begins anew.
+    anew = {f"begin {n}" for n in stood if stood[n] == "waiting"} & set(trace(tmp_path))
     assert not any(line.startswith("overlap") for line in trace(tmp_path))
     finish(sweeping(sweep))
     counts = Counter(line.split()[0] for line in trace(tmp_path))
-    assert counts["begin"] == counts["end"] == 6 and counts["resume"] == before["unfinished"]
+    assert counts["end"] == 6 and counts["resume"] == before["unfinished"]
+    assert counts["begin"] == 6 + len(anew)
 
 
 @pytest.mark.slow
