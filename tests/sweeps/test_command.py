@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -264,3 +265,32 @@ def test_self_attention_is_matched_in_the_sweep_that_says_so():
     assert as_wide == (623_268, 419_633_408)
     assert math.isclose(parameters[0], external[0], rel_tol=0.02)
     assert math.isclose(multiply_adds[1], external[1], rel_tol=0.02)
+
+
+def test_references_follow_in_sweeps_and_searches():
+    config = base()
+    config.model.mlp_dim = config.model.get_ref("embed_dim") * 2
+    runs = plan_lib.plan("model.embed_dim=16,24", module(), config).runs
+    assert [run.config.model.mlp_dim for run in runs] == [32, 48]
+    followers = plan_lib.followers(config, [run.config for run in runs], ["model.embed_dim"])
+    assert followers == ["model.mlp_dim"]
+
+
+def test_the_type_of_the_key_decides_what_is_between():
+    space = {"optimizer.weight_decay": spec.Between(0, 1), "model.memory_size": spec.Between(1, 9)}
+    found = plan_lib.search_space("x", module(search_x=lambda: space), base())
+    decay, memory = found.values()
+    assert isinstance(decay.low, float) and isinstance(decay.high, float)
+    assert isinstance(memory.low, int) and isinstance(memory.high, int)
+
+
+def test_scalars_of_numpy_are_the_numbers_that_they_are():
+    rates = np.array([1e-4, 1e-3])
+    made = plan("x", sweep_x=lambda: spec.product(
+        spec.axis("optimizer.learning_rate", *rates),
+        spec.axis("model.memory_size", *np.array([4, 8])),
+    ))  # fmt: skip
+    assert [type(run.config.optimizer.learning_rate) for run in made.runs] == [float] * 4
+    assert made.runs[0].name == "learning_rate=0.0001,memory_size=4"
+    (same,) = plan("optimizer.learning_rate=0.0001;model.memory_size=4").runs
+    assert made.runs[0].digest == same.digest

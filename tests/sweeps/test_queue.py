@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -259,3 +260,73 @@ def test_a_storage_that_is_no_use_is_one_clear_line(tmp_path, monkeypatch, url, 
     with pytest.raises(UserError, match=message) as refusal:
         open_storage(url, tmp_path)
     assert "\n" not in str(refusal.value) and "secret" not in str(refusal.value)
+
+
+def fill(directory):
+    queue = open_queue(directory)
+    queue.take().done(0.5)
+    queue.take().again("interrupted")
+    queue.requeue()
+    claim = queue.take()
+    claim.heartbeat()
+    claim.lock.close()
+    return (directory / "journal.log").read_bytes()
+
+
+def work_off(directory):
+    # Where the cut took the place of a worker, its heartbeats tell that it is dead.
+    queue = open_queue(directory, timeout=0.0)
+    for _ in range(9):
+        queue.requeue()
+        while claim := queue.take():
+            claim.done(1.0)
+        if all(status.state.final for status in queue.statuses().values()):
+            return
+    pytest.fail("waits for ever")
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.floats(0, 1))
+def test_a_journal_that_was_cut_anywhere_is_worked_off(share):
+    with tempfile.TemporaryDirectory() as name:
+        whole = fill(Path(name))
+        (Path(name) / "journal.log").write_bytes(whole[: round(share * len(whole))])
+        work_off(Path(name))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.floats(0, 1), st.integers(1, 9))
+def test_no_flipped_digit_of_a_journal_goes_unseen(share, change):
+    with tempfile.TemporaryDirectory() as name:
+        whole = fill(Path(name))
+        places = [place for place, byte in enumerate(whole) if chr(byte).isdigit()]
+        place = places[round(share * (len(places) - 1))]
+        digit = b"%d" % ((int(whole[place : place + 1]) + change) % 10)
+        (Path(name) / "journal.log").write_bytes(whole[:place] + digit + whole[place + 1 :])
+        with pytest.raises(UserError, match="is damaged"):
+            open_queue(Path(name))
+
+
+@pytest.mark.parametrize("spoil", ["cut", "remove"])
+def test_a_journal_that_is_spoilt_at_work_ends_it_and_the_next_start_goes_on(tmp_path, spoil):
+    queue = open_queue(tmp_path)
+    path = tmp_path / "journal.log"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.unlink() if spoil == "remove" else path.write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(UserError, match="start the command again"):
+        queue.statuses()
+    work_off(tmp_path)
+
+
+def test_a_last_line_that_is_no_json_is_removed(tmp_path):
+    fill(tmp_path)
+    with open(tmp_path / "journal.log", "ab") as file:
+        file.write(b'{"op_code": 4,\n')
+    work_off(tmp_path)
+
+
+def test_a_journal_of_older_versions_is_read(tmp_path):
+    lines = [json.loads(line) for line in fill(tmp_path).splitlines()]
+    old = [{key: value for key, value in line.items() if key != "digest"} for line in lines]
+    (tmp_path / "journal.log").write_text("".join(json.dumps(line) + "\n" for line in old))
+    work_off(tmp_path)

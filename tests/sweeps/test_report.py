@@ -211,3 +211,100 @@ def test_the_front_beats_every_other_point(points):
     for index, (x, y) in enumerate(points):
         beaten = any(a <= x and b >= y for a, b in chosen)
         assert beaten and (index not in front or not any(a < x and b >= y for a, b in points))
+
+
+def with_epochs(directory, names, epochs):
+    """Makes runs those of a base config that trains for so long."""
+    for name in names:
+        path = directory / name / "config.json"
+        values = json.loads(path.read_text())
+        path.write_text(json.dumps(values | {"num_epochs": epochs}))
+
+
+def test_a_setting_is_everything_but_the_seed(tmp_path):
+    make(tmp_path, grid(memory=(4,), width=(32,), seeds=range(4)), [0.3, 0.4, 0.6, 0.7])
+    assert [setting.validation.count for setting in settings(records.read_sweep(tmp_path))] == [4]
+    with_epochs(tmp_path, ["run0", "run1"], 1.0)
+    one, other = settings(records.read_sweep(tmp_path))
+    assert (one.values, other.values) == ({"num_epochs": 1.0}, {"num_epochs": 3.0})
+    assert (one.validation.count, other.validation.count) == (2, 2)
+    report.write_report(tmp_path)
+    assert [row["num_epochs"] for row in rows(tmp_path)] == ["1.0", "1.0", "3.0", "3.0"]
+
+
+def test_a_key_that_follows_by_reference_is_no_column(tmp_path):
+    overrides = [{"model.embed_dim": d, "model.mlp_dim": 2 * d, "seed": 0} for d in (16, 24)]
+    make(tmp_path, overrides, [0.5, 0.6], ("model.embed_dim", "seed"))
+    assert len(settings(records.read_sweep(tmp_path))[0].values) == 2
+    record = json.loads((tmp_path / "sweep.json").read_text())
+    records.write_sweep(tmp_path, record["keys"], record["runs"], ["model.mlp_dim"])
+    found = settings(records.read_sweep(tmp_path))
+    assert [setting.values for setting in found] == [
+        {"model.embed_dim": 16}, {"model.embed_dim": 24}
+    ]  # fmt: skip
+
+
+def test_only_results_of_the_best_checkpoint_count(tmp_path):
+    make(tmp_path, grid(memory=(4,), width=(32,)), [0.5, 0.6])
+    results = {"accuracy": 0.99, "step": 3}  # the best is step 2
+    (tmp_path / "run1" / "results_test.json").write_text(json.dumps(results))
+    report.write_report(tmp_path)
+    assert [row["test_accuracy"] for row in rows(tmp_path)] == ["0.4", ""]
+    text = (tmp_path / "sweep.md").read_text()
+    assert "40.00 % (n = 1)" in text and "Left out: the test results of run1" in text
+
+
+HOSTILE = "=cmd|'/c calc'!A1 <script>alert(1)</script> [x](javascript:y)\x1b[2J\n| # b"
+
+
+def test_what_comes_from_outside_stands_as_text(tmp_path):
+    make(tmp_path, [{"dataset.name": HOSTILE, "seed": n} for n in (0, 1)], [0.5, HOSTILE],
+         ("dataset.name", "seed"))  # fmt: skip
+    with_epochs(tmp_path, ["run1"], 1.0)
+    report.write_report(tmp_path)
+    assert rows(tmp_path)[1]["reason"].startswith("'=cmd")
+    for name in ("sweep.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "<script" not in text and "\x1b" not in text
+    assert "[x](" not in (tmp_path / "sweep.md").read_text()
+
+
+WRONG = [
+    ("sweep.json", {"keys": 3, "runs": []}),
+    ("sweep.json", {"keys": [4], "runs": []}),
+    ("sweep.json", {"keys": [], "runs": {}}),
+    *[("sweep.json", {"keys": [], "runs": [{"name": name}]})
+      for name in ("../..", "..", ".", "", "a/b", "/etc", "a\0b", 4, None)],
+    ("sweep.json", {"keys": [], "runs": [{"name": "a", "parameters": "many"}]}),
+    ("sweep.json", {"keys": [], "runs": [{"name": "a", "settings": {"seed": [1]}}]}),
+    ("latency.json", {"device": 4, "models": {}}),
+    ("latency.json", {"device": "cpu", "models": [1]}),
+    ("latency.json", {"device": "cpu", "models": {"m": "fast"}}),
+    ("run0/results_test.json", {"accuracy": "high", "step": 2}),
+    ("run0/results_test.json", {"accuracy": 40, "step": 2}),
+    ("run0/ended.json", {"state": "odd", "reason": "x"}),
+    ("run0/ended.json", {"state": "failed", "reason": {}}),
+    ("run0/config.json", {"model": {}, "num_epochs": "x", "dataset": {"name": "digits"}}),
+    ("run0/config.json", {"model": {}, "num_epochs": 1.0}),
+    ("run0/config.json", {"model": {"norm": [1]}, "num_epochs": 1.0, "dataset": {"name": "d"}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), WRONG)
+def test_a_value_that_cannot_be_is_one_clear_line(tmp_path, name, content):
+    make(tmp_path, grid(memory=(4,), width=(32,)), [0.5, 0.6])
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=re.escape(name.rsplit("/")[-1])) as refusal:
+        report.write_report(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_flipped_digit_is_noticed(tmp_path):
+    make(tmp_path, grid(memory=(4,), width=(32,)), [None, "diverged in step 4"])
+    for name in ("sweep.json", "run1/ended.json"):
+        whole = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(whole.replace("4", "5", 1))
+        with pytest.raises(UserError, match="not what was written"):
+            report.write_report(tmp_path)
+        (tmp_path / name).write_text(whole)
+    report.write_report(tmp_path)

@@ -102,6 +102,12 @@ def test_what_goes_wrong_in_one_run_is_recorded_and_stops_no_other(sweeping, tmp
     assert results["cores"] == max(1, cores // 2)
 
 
+def test_a_sweep_of_which_no_run_succeeds_has_an_exit_code_and_a_line(sweeping):
+    said = finish(sweeping("seed=77"), 2)
+    assert "error: no run succeeded, 1 of 1 failed; seed=77: RuntimeError" in said
+    assert said.rstrip().endswith("seed=77/train.log")
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(sweeping, tmp_path):
     sweep = f"{SIX};num_epochs=2"
