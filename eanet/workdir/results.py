@@ -41,8 +41,8 @@ def results_name(split: str, checkpoint: str = "best", other: str | None = None)
     if checkpoint != "best":
         name += f"_{checkpoint}" if checkpoint == "latest" else f"_step_{checkpoint}"
     if other is not None:
-        last = re.split(r"[/\\:]", other.rstrip("/\\"))[-1]
-        name += f"_on_{re.sub(r'[^A-Za-z0-9.-]+', '-', last)[:_MOST]}"
+        shown = Path(other).name if other.startswith("folder:") else other
+        name += f"_on_{re.sub(r'[^A-Za-z0-9.-]+', '-', shown)[:_MOST]}"
     return f"{name}.json"
 
 

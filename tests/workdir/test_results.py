@@ -85,3 +85,47 @@ def test_a_damaged_record_is_one_clear_line(tmp_path, content):
         read_record(tmp_path / "results_test.json")
     assert "\n" not in str(caught.value)
     assert read_record(tmp_path / "results_val.json") is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({}, "results_test.json"),
+        ({"checkpoint": "latest"}, "results_test_latest.json"),
+        ({"checkpoint": "39"}, "results_test_step_39.json"),
+        ({"other": "digits"}, "results_test_on_digits.json"),
+        ({"other": "folder:/a/b c/"}, "results_test_on_b-c.json"),
+        ({"other": "folder:a/.."}, "results_test_on_...json"),
+        ({"other": "folder:/\x1b[31m\\é"}, "results_test_on_-31m-.json"),
+        (
+            {"other": "name/config:1.0.0", "checkpoint": "7"},
+            "results_test_step_7_on_name-config-1.0.0.json",
+        ),
+        ({"other": "x" * 300}, f"results_test_on_{'x' * 60}.json"),
+    ],
+)
+def test_only_the_best_on_the_own_data_has_the_name_that_reports_read(tmp_path, arguments, name):
+    path = write_results(tmp_path, "test", RESULTS, **arguments)
+    assert path == tmp_path / name and path.exists()
+
+
+def test_an_evaluation_that_began_earlier_does_not_undo_a_later_one(tmp_path):
+    def step():
+        return read_record(tmp_path / "results_test.json")["step"]
+
+    data = {"fingerprint": "f"}
+    write_results(tmp_path, "test", RESULTS | data | {"step": 9})
+    assert write_results(tmp_path, "test", RESULTS | data, final=False) is None and step() == 9
+    for later in ({"step": 9}, {"step": 12}):
+        assert write_results(tmp_path, "test", RESULTS | data | later, final=False)
+    assert step() == 12
+    # The end of training counts, whatever is there; so does an evaluation on other data.
+    assert write_results(tmp_path, "test", RESULTS | data) and step() == 7
+    write_results(tmp_path, "test", RESULTS | data | {"step": 9})
+    assert write_results(tmp_path, "test", RESULTS | {"fingerprint": "g"}, final=False)
+    assert step() == 7
+
+
+def test_damaged_results_are_replaced(tmp_path):
+    (tmp_path / "results_test.json").write_bytes(b'{"step": 9')
+    assert write_results(tmp_path, "test", RESULTS, final=False)
