@@ -13,15 +13,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eanet import host
-
-if __name__ == "__main__":
-    host.set_up()  # before JAX is imported
-
 from absl import flags
 
 from eanet import config as config_lib
-from eanet import config_flags, signals
+from eanet import config_flags, host, signals
 from eanet.errors import UserError
 from eanet.files import local_path
 
@@ -59,6 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     del arguments
     config_flags.refuse_unread(MODE.value, MODES)
     workdir = local_path(WORKDIR.value) if WORKDIR.value else None
+    host.import_jax()
     import train  # after the flags, so that a mistyped one is answered at once
 
     if STOP_AT_EOF.value:
@@ -114,4 +110,5 @@ def sweep(directory: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    config_flags.run(main)
+    # JAX reads its settings when it is imported, by a config file at the earliest.
+    config_flags.run(main, before_config=lambda: host.set_up(cpu_devices=HOST_SETUP.value))

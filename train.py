@@ -15,7 +15,7 @@ from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.display.curves import plot_curves
 from eanet.display.model_card import write_model_card
-from eanet.environment import device
+from eanet.environment import device, versions
 from eanet.errors import Interrupted, TrainingDiverged, UserError
 from eanet.inference.examples import Examples, load_examples
 from eanet.inference.load import load
@@ -26,14 +26,14 @@ from eanet.sweeps.estimate import RunSize
 from eanet.training import config_schema, diagnostics
 from eanet.training.loop import Training
 from eanet.training.run import Run, build_evaluate, build_plan, set_up
-from eanet.workdir import model_record
+from eanet.workdir import machine, model_record
 from eanet.workdir.claim import claimed
 from eanet.workdir.log import RunLog
 from eanet.workdir.model_record import ModelRecord
 from eanet.workdir.results import results_name, write_results
 
 
-@devices.out_of_memory_refused()
+@devices.refusals()
 def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
 
@@ -66,6 +66,14 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
                 model_record.write(workdir, record)
             like = run.abstract_state()
             step, state, history = checkpoints.restore_newest(like) or (0, None, "")
+            computed_on: dict[str, Any] = {
+                "device": device(run.mesh.devices.flat),
+                "versions": versions(),
+                "settings": host.settings(),
+            }
+            if step and (changed := machine.describe_change(workdir, computed_on)):
+                console.warn(f"the last digits may be others than before: {changed}")
+            machine.write(workdir, computed_on)
             with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
                 train_steps: Future[Any] = Future()
                 if step < run.plan.total_steps:
@@ -74,7 +82,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
                     state = run.initial_state()
                 console.run_header(
                     workdir=workdir,
-                    device=device(),
+                    device=computed_on["device"],
                     step=step,
                     total_steps=run.plan.total_steps,
                     steps_per_epoch=run.plan.steps_per_epoch,
@@ -90,7 +98,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     return results
 
 
-@devices.out_of_memory_refused()
+@devices.refusals()
 def replay(workdir: Path) -> None:
     """Repeats the step that `blackbox.json` tells of, and shows it layer by layer.
 
@@ -116,7 +124,7 @@ def replay(workdir: Path) -> None:
     console.note(f"step {step + 1} is finite here")
 
 
-@devices.out_of_memory_refused()
+@devices.refusals()
 def evaluate(
     workdir: Path,
     *,
@@ -149,13 +157,16 @@ def evaluate(
     console = console or Console()
     model = load(workdir, checkpoint, log=console.warn)
     config, record = model.config, model.record
+    mesh = devices.make_mesh(config.batch_size)
     if run is None:
+        if unused := host.unused_accelerator():
+            console.warn(unused)
         examples = load_examples(model, split, dataset=dataset, data_dir=data_dir, log=console.note)
         measure = build_evaluate(config, model.network, model.mean, model.std)
     else:
         examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])
         measure = run.evaluate
-    params = devices.replicate(model.params, devices.make_mesh(config.batch_size))
+    params = devices.replicate(model.params, mesh)
     start = time.perf_counter()
     with stop_request() as stop:
         metrics = measure(params, examples.split, lambda: bool(stop))
@@ -173,6 +184,7 @@ def evaluate(
         "parameters": parameters,
         "multiply_adds_per_image": multiply_adds,
         "evaluation_seconds": round(time.perf_counter() - start, 3),
+        "device": device(mesh.devices.flat),
         "host_settings": host.settings(),
     }
     console.results_table({**results, "split": split})
@@ -236,7 +248,15 @@ def known_of(workdir: Path, config: ConfigDict, console: Console) -> ModelRecord
 
 
 def describe(run: Run, console: Console) -> None:
-    """Shows data and model."""
+    """Shows data and model, and says where not all devices compute."""
+    there, used = len(devices.local_devices()), run.mesh.size
+    if used < there:
+        console.warn(
+            f"{used} of {there} devices are used: batch_size={run.config.batch_size} is a multiple "
+            "of no more"
+        )
+    if unused := host.unused_accelerator():
+        console.warn(unused)
     dataset = run.dataset
     console.dataset_table(
         dataset.name,

@@ -45,7 +45,8 @@ def call(arguments: Sequence[str]) -> int | None:
         near = difflib.get_close_matches(name, TOOLS, 1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(TOOLS)}"
         raise UserError(f"{program} has no tool {name!r}; {hint}")
-    host.set_up()  # before JAX is imported
+    host.set_up()
+    host.import_jax()
     module = importlib.import_module(TOOLS[name][0])
     return module.main(rest, f"{program} {name}")
 

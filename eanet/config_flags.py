@@ -1,6 +1,7 @@
 """`--config=FILE` and its overrides `--config.KEY=VALUE`, among the flags of a command line."""
 
 import argparse
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,14 +37,27 @@ def config_file(flag_values: flags.FlagValues = flags.FLAGS) -> Path:
     return flag.file
 
 
-def run(main: Callable[[Sequence[str]], Any]) -> NoReturn:
-    """Parses the flags, calls `main` and exits as `eanet.cli.run` does."""
+def run(
+    main: Callable[[Sequence[str]], Any], before_config: Callable[[], object] = lambda: None
+) -> NoReturn:
+    """Parses the flags, calls `main` and exits as `eanet.cli.run` does; see `parse`."""
     logging.set_verbosity(logging.WARNING)
-    cli.run(lambda: app.run(main, flags_parser=parse))
+    parser = functools.partial(parse, before_config=before_config)
+    cli.run(lambda: app.run(main, flags_parser=parser))
 
 
-def parse(arguments: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+def parse(
+    arguments: Sequence[str],
+    flag_values: flags.FlagValues = flags.FLAGS,
+    before_config: Callable[[], object] = lambda: None,
+) -> list[str]:
     """Parses the command line, the name of the program first; gives back that name alone.
+
+    Args:
+      arguments: of the command line.
+      flag_values: takes the values.
+      before_config: called when all flags but the config have their values: the config is a Python
+        file, which may import anything.
 
     Raises:
       UserError: for a flag, a key, a value or a config file that cannot be.
@@ -52,11 +66,12 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS)
         expanded = flag_values.read_flags_from_files(arguments[1:])
         others, overrides = _split(expanded) if "config" in flag_values else (expanded, [])
         rest = flag_values([arguments[0], *others])
-    except (flags.Error, OSError) as error:
+    except (flags.Error, OSError, ValueError) as error:
         said = str(error).removeprefix("ERROR:: ")
         raise UserError(f"{said} (--help lists the flags)") from None
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    before_config()
     if "config" in flag_values:
         _set_config(flag_values["config"], overrides)
     return rest

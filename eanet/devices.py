@@ -21,9 +21,52 @@ _LESS_MEMORY = (
 )
 
 
+# Settings of JAX that change what is computed, and the values that this program is written for.
+_SETTINGS = {
+    "jax_enable_x64": False,
+    "jax_disable_jit": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+}
+
+
+def check_settings() -> None:
+    """Refuses settings of JAX under which a run would be another, or break.
+
+    Raises:
+      UserError: naming the setting and the value that is needed.
+    """
+    for name, needed in _SETTINGS.items():
+        value = getattr(jax.config, name)
+        if value != needed:
+            raise UserError(
+                f"JAX is set to {name}={value}, which changes what is computed; {name}={needed} is "
+                f"needed: unset {name.upper()} in the environment"
+            )
+
+
+def local_devices() -> list[jax.Device]:
+    """The devices that JAX finds on this machine.
+
+    Raises:
+      UserError: it finds none, or not those that the environment asks for.
+    """
+    try:
+        return jax.local_devices()
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"JAX finds no device: {first}; see README.md, Install") from None
+
+
 def make_mesh(batch_size: int) -> Mesh:
-    """A mesh of as many local devices as divide the batch evenly."""
-    devices = jax.local_devices()
+    """A mesh of as many local devices as divide the batch evenly.
+
+    Raises:
+      UserError: as `local_devices`.
+    """
+    devices = local_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return jax.make_mesh((count,), (BATCH_AXIS,), (AxisType.Auto,), devices=devices[:count])
 
@@ -65,24 +108,36 @@ def microbatch(mesh: Mesh, batch_size: int, microbatch_size: int, images_in_cach
     return max(n for n in range(1, min(wanted, share) + 1) if share % n == 0)
 
 
-def check_memory(needed: int, mesh: Mesh) -> None:
+def check_memory(model: int, data: int, mesh: Mesh) -> None:
     """Refuses what cannot fit on a device of the mesh.
 
+    Args:
+      model: bytes that a model needs at least on a device, with all that goes with it.
+      data: bytes of the examples, of which each device has a copy, and this process one.
+      mesh: the devices; those of the CPU share the memory of the process.
+
     Raises:
-      UserError: `needed` bytes are more than there are.
+      UserError: there are not as many.
     """
     statistics = mesh.devices.flat[0].memory_stats() or {}
-    available = statistics.get("bytes_limit", physical_memory() // mesh.size)
-    if needed > available:
+    available = statistics.get("bytes_limit", (physical_memory() - data) // mesh.size)
+    if model + data > available:
         raise UserError(
-            f"this model needs at least {needed / 1e9:,.1f} GB of memory, but a device has "
-            f"{available / 1e9:,.1f} GB; {_LESS_MEMORY}"
+            f"this model needs at least {model / 1e9:,.1f} GB of memory and the training data "
+            f"{data / 1e9:,.1f} GB, but a device has {max(0, available) / 1e9:,.1f} GB; "
+            f"{_LESS_MEMORY}"
         )
 
 
 @contextlib.contextmanager
-def out_of_memory_refused() -> Iterator[None]:
-    """Around training or evaluation: says in one line that memory did not suffice."""
+def refusals() -> Iterator[None]:
+    """Around training or evaluation: devices, settings or memory that do not suffice are one line.
+
+    Raises:
+      UserError: as `check_settings` and `local_devices`, or memory ran out.
+    """
+    check_settings()
+    local_devices()  # before anything long is begun
     try:
         yield
     except MemoryError as error:

@@ -3,6 +3,7 @@
 import functools
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
-def environment() -> dict[str, Any]:
+def environment(devices: Iterable[Any] = ()) -> dict[str, Any]:
     """The device, the versions of what computes, and the commit of this project.
 
     Neither the name of the host nor that of its user is in it.
+
+    Args:
+      devices: those that are used; none for all that JAX has.
 
     Returns:
       device: such as "1 × NVIDIA A100" or "2 × cpu (AMD EPYC 9R14)".
@@ -23,32 +27,33 @@ def environment() -> dict[str, Any]:
     """
     commit, dirty = _git_state()
     return {
-        "device": device(),
-        "versions": _versions(),
+        "device": device(devices),
+        "versions": versions(),
         "git_commit": commit,
         "git_dirty": dirty,
     }
 
 
-def device() -> str:
-    """The devices JAX computes on, as a person names them."""
+def device(devices: Iterable[Any] = ()) -> str:
+    """The devices that are used, or all that JAX has, as a person names them."""
     import jax
 
-    devices = jax.devices()
+    devices = list(devices) or jax.devices()
     name = f"{len(devices)} × {devices[0].device_kind}"
     if devices[0].platform == "cpu" and (model := _cpu_model()):
         name += f" ({model})"
     return name
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """The version of Python and of each package that computes."""
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _cpu_model() -> str:

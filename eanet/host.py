@@ -1,12 +1,12 @@
 """What the host process needs before JAX starts, so that it starts and computes fast.
 
-None of it changes the mathematics. `--nohost_setup` leaves out what is for the CPU alone, and
-settings that the user has made in the environment stay. What each is worth is measured in
-docs/performance.md.
+None of it changes the mathematics, and settings that the user has made in the environment stay.
+What each is worth is measured in docs/performance.md.
 """
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
@@ -14,20 +14,37 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from eanet.errors import UserError
+from eanet.errors import UserError, as_line
 
 # More devices than this would each hold a copy of the data for little gain.
 _MAX_CPU_DEVICES = 8
+
+_DEVICES_FLAG = "xla_force_host_platform_device_count"
+
+# Settings that a record of results names: they may change its last digits.
+_RECORDED = (
+    "GLIBC_TUNABLES",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_NUM_CPU_DEVICES",
+    "JAX_PLATFORMS",
+    "NVIDIA_TF32_OVERRIDE",
+    "XLA_FLAGS",
+)
+
+_ACCELERATORS = {"/dev/nvidia0": "an NVIDIA GPU", "/dev/kfd": "an AMD GPU", "/dev/accel0": "a TPU"}
 
 # What `set_up` has put into the environment for this process alone.
 _chosen_here: set[str] = set()
 
 
-def set_up() -> None:
+def set_up(cpu_devices: bool = True) -> None:
     """Sets the environment for JAX; call it before jax is imported.
 
     Two devices of one thread each compute faster than one device with two threads, so every core
     becomes a device. Compiled programs are kept for later starts.
+
+    Args:
+      cpu_devices: whether to do so where nothing else is said of CPU devices.
     """
     accelerator = _has_accelerator()
     # A full disk need not be told of a cache; it will be of what is not saved.
@@ -35,12 +52,28 @@ def set_up() -> None:
     # On some processors XLA:CPU takes its own tuning flags for missing instructions, and says so at
     # length for every program that it reads from the cache; what fails, JAX raises all the same.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if accelerator else "3")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compilation_cache()))
-    os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-    off = "--nohost_setup" in sys.argv or "--host_setup=false" in sys.argv or accelerator
-    if not off and "JAX_NUM_CPU_DEVICES" not in os.environ:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _compilation_cache()):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        logger = logging.getLogger("jax._src.compiler")
+        logger.setLevel(logging.DEBUG)  # its filters see nothing else
+        logger.addFilter(_RemovesUnreadable(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _DEVICES_FLAG in os.environ.get("XLA_FLAGS", "")
+    if cpu_devices and not accelerator and not chosen:
         os.environ["JAX_NUM_CPU_DEVICES"] = str(_cpu_devices(_usable_cores()))
         _chosen_here.add("JAX_NUM_CPU_DEVICES")
+
+
+def import_jax() -> None:
+    """Imports JAX, which reads its settings from the environment.
+
+    Raises:
+      UserError: it does not take one of them.
+    """
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise UserError(f"JAX does not take a setting of the environment: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -81,20 +114,81 @@ def share(index: int, count: int) -> Share:
 
 def settings() -> dict[str, str]:
     """The settings in force, for the record of a run."""
-    names = ("GLIBC_TUNABLES", "JAX_NUM_CPU_DEVICES", "JAX_PLATFORMS", "XLA_FLAGS")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    return {name: os.environ[name] for name in _RECORDED if name in os.environ}
 
 
 def physical_memory() -> int:
-    """Bytes of memory in this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory that this process may use: this machine's, or fewer in a container."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _memory_limits():
+        try:
+            limits.append(int(file.read_text()))
+        except (OSError, ValueError):  # there is none; "max"
+            continue
+    return min(limits)
 
 
-def _compilation_cache() -> Path:
-    """Compiled programs, apart for each kind of processor: code for one may not run on another."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+def unused_accelerator() -> str:
+    """What to tell where a GPU is in this machine and JAX computes on the CPU unasked; or ""."""
+    import jax
+
+    asked = os.environ.get("JAX_PLATFORMS") or os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    found = next((name for path, name in _ACCELERATORS.items() if os.path.exists(path)), None)
+    if asked or found is None or jax.default_backend() != "cpu":
+        return ""
+    return (
+        f"{found} is in this machine, but JAX computes on the CPU: README.md, Install, says how to "
+        "install JAX for it; JAX_PLATFORMS=cpu says that this is meant"
+    )
+
+
+class _RemovesUnreadable(logging.Filter):
+    """Removes a compiled program that is there and that JAX could not read: it never replaces one.
+
+    JAX logs a miss for it, as for one that is not there, before it compiles and writes it.
+    """
+
+    def __init__(self, cache: Path):
+        super().__init__()
+        self._cache = cache
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to show a record, as if the logger's level were WARNING."""
+        if "CACHE MISS" in str(record.msg) and isinstance(record.args, tuple):
+            (self._cache / f"{record.args[-1]}-cache").unlink(missing_ok=True)
+        return record.levelno >= logging.WARNING
+
+
+def _compilation_cache() -> Path | None:
+    """Where compiled programs are kept, apart for each kind of processor; None for nowhere.
+
+    What lies there is executed, so that it must be this user's, and no one else may write to it.
+    """
     processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-    return root / "eanet" / f"compiled-{processor}"
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = root / "eanet" / f"compiled-{processor}"
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = cache.stat()
+    except (OSError, RuntimeError):  # read-only, or a user without a home
+        return None
+    if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+        return cache
+    note = f"compiled programs are not kept: {cache} is another user's or others may write to it"
+    print(as_line(f"note: {note}"), file=sys.stderr)
+    return None
+
+
+def _memory_limits() -> list[Path]:
+    """The files in which Linux tells the limits of this process's control groups, old and new."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    own = root / next((line[4:] for line in lines if line.startswith("0::/")), "")
+    groups = [own, *own.parents]
+    return [*(group / "memory.max" for group in groups), root / "memory/memory.limit_in_bytes"]
 
 
 def _processor() -> str:

@@ -34,10 +34,11 @@ def test_a_microbatch_divides_the_share_of_a_device(
 
 def test_more_than_a_device_has_is_refused(monkeypatch):
     mesh = devices.make_mesh(2)
-    monkeypatch.setattr(devices, "physical_memory", lambda: mesh.size * 1000)
-    devices.check_memory(1000, mesh)
-    with pytest.raises(UserError, match=r"at least .* GB of memory.* lower model\.embed_dim"):
-        devices.check_memory(1001, mesh)
+    monkeypatch.setattr(devices, "physical_memory", lambda: mesh.size * 1000 + 90)
+    devices.check_memory(1000 - 90, 90, mesh)
+    for model, data in ((1001 - 90, 90), (1000 - 90, 91), (0, 2000)):
+        with pytest.raises(UserError, match=r"at least .* GB of memory.* lower model\.embed_dim"):
+            devices.check_memory(model, data, mesh)
 
 
 def test_a_shortage_is_one_line():
@@ -46,6 +47,6 @@ def test_a_shortage_is_one_line():
 
     for use_up in (run_out, lambda: jnp.zeros(2**46).block_until_ready()):
         with pytest.raises(UserError, match=r"(?i)^out of memory|RESOURCE_EXHAUSTED"):
-            devices.out_of_memory_refused()(use_up)()
-    with pytest.raises(ZeroDivisionError), devices.out_of_memory_refused():
+            devices.refusals()(use_up)()
+    with pytest.raises(ZeroDivisionError), devices.refusals():
         _ = 1 / 0

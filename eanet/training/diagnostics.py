@@ -79,13 +79,13 @@ def write_black_box(workdir: Path, record: Mapping[str, Any]) -> Path:
       workdir: of the run.
       record: step (the number of finished steps, and of the checkpoint to begin at), epoch,
         indices (of the batch, into the training split), seed, random_bits, where (numbers first
-        stop being finite), layers (from `examine`), and replay (the command). What `environment`
-        tells is added.
+        stop being finite), layers (from `examine`), device, and replay (the command). What else
+        `environment` tells is added.
 
     Raises:
       UserError: it cannot be written.
     """
-    return files.write_json(workdir / _BLACK_BOX, {**record, **environment()})
+    return files.write_json(workdir / _BLACK_BOX, {**environment(), **record})
 
 
 def read_black_box(workdir: Path) -> tuple[int, list[int]]:

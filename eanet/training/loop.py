@@ -11,6 +11,7 @@ from typing import Any
 from eanet import devices
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
+from eanet.environment import device
 from eanet.errors import Interrupted, TrainingDiverged
 from eanet.signals import Request
 from eanet.training import diagnostics, metrics
@@ -201,6 +202,7 @@ class Training:
                 "skipped_steps": skipped,
                 "where": where,
                 "layers": layers,
+                "device": device(run.mesh.devices.flat),
                 "replay": replay,
             },
         )

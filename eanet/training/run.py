@@ -187,7 +187,8 @@ def set_up(
         config.microbatch_size,
         costs.images_in_cache(model.abstract, training=True),
     )
-    devices.check_memory(costs.least_bytes(model.abstract, microbatch), mesh)
+    needed = costs.least_bytes(model.abstract, microbatch)
+    devices.check_memory(needed, dataset.train.images.nbytes, mesh)
     options = OptimizerOptions(**config.optimizer)
     learning_rate = make_schedule(options, plan.total_steps, plan.steps(options.warmup_epochs))
     return Run(

@@ -61,8 +61,8 @@ def write_results(
       workdir: directory of the run.
       split: "test", "val" or "train".
       results: loss, accuracy and top5_accuracy (fractions), num_examples, step (of the
-        checkpoint), parameters, multiply_adds_per_image, evaluation_seconds. What `environment`
-        tells is added.
+        checkpoint), parameters, multiply_adds_per_image, evaluation_seconds, device. What else
+        `environment` tells is added.
       checkpoint: as it was asked for.
       other: name of other data than the run's.
       final: whether these results count, whatever is recorded; otherwise those of a later step
@@ -76,7 +76,7 @@ def write_results(
     """
     path = Path(workdir) / results_name(split, checkpoint, other)
     which = {"split": split, "checkpoint": checkpoint} | ({"dataset": other} if other else {})
-    record = {**which, **results, **environment()}
+    record = {**which, **environment(), **results}
     if not final and _is_later(path, record):
         return None
     return files.write_record(path, record, "make room or mend its directory, then evaluate again")
