@@ -1,12 +1,15 @@
 """Files that are either whole or as they were, and the one line where they cannot be written."""
 
+import contextlib
 import errno
+import glob
 import hashlib
 import json
 import math
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from eanet.errors import UserError
 
 _MAKE_ROOM = "make room or mend its directory"
 _DIGEST = "sha256"
+_LEFT_OVER_SECONDS = 3600.0  # no process takes as long to write a file
 
 
 def write(path: str | Path, data: bytes, advice: str = _MAKE_ROOM) -> Path:
@@ -60,8 +64,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # of a process that had the same number
     try:
+        _remove_left_over(path)
         with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(data)
             file.flush()
@@ -71,6 +75,15 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _remove_left_over(path: Path) -> None:
+    """Removes what processes that were killed while they wrote a file left beside it."""
+    long_ago = time.time() - _LEFT_OVER_SECONDS
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if left.lstat().st_mtime < long_ago or left.name.split(".")[-2] == str(os.getpid()):
+                left.unlink()
 
 
 def local_path(path: str | Path) -> Path:

@@ -96,6 +96,21 @@ def test_a_temporary_file_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"new" and target.read_bytes() == b"precious"
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Long ago, or by one that had this number; what another may be writing now is left alone."""
+    path = tmp_path / "fi[l]e.json"
+    old, own, fresh, other = (
+        tmp_path / f".{name}.tmp"
+        for name in ("fi[l]e.json.1", f"fi[l]e.json.{os.getpid()}", "fi[l]e.json.2", "file.json.1")
+    )
+    for each in (old, own, fresh, other):
+        each.write_text("torn")
+    for each in (old, other):
+        os.utime(each, (0, 0))
+    files.write(path, b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([path, fresh, other])
+
+
 def test_a_record_tells_of_damage_and_older_ones_are_read(tmp_path):
     path = tmp_path / "record.json"
     files.write_record(path, {"step": 24, "accuracy": 0.5, "loss": math.nan, "name": "ü\ud800"})

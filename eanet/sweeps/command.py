@@ -14,7 +14,7 @@ from eanet import files, host
 from eanet.config import flatten, lasting, override
 from eanet.display.console import Console
 from eanet.errors import Interrupted, UserError
-from eanet.signals import stop_request
+from eanet.signals import save_request, stop_request
 from eanet.sweeps import plan as plan_lib
 from eanet.sweeps import search
 from eanet.sweeps.console import SweepDisplay, show_plan
@@ -188,7 +188,8 @@ def _work(
     workers = Workers(
         queue, task, directory, options.workers, options.command, display, options.timing
     )
-    with stop_request() as stop, console.live(display):
+    # A lost terminal is for the runs to save at; the sweep goes on as they do.
+    with stop_request() as stop, save_request(), console.live(display):
         workers.run(stop)
     console.note(f"{directory}: {display.summary()}")
     if stop.signal is not None:

@@ -129,6 +129,14 @@ def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(sweeping, tmp_path):
     assert counts["begin"] == 6 + len(anew)
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1], ids=str)
+def test_a_lost_terminal_ends_no_sweep(sweeping, tmp_path, number):
+    process = sweeping("seed=0..1")
+    wait_for(lambda: trace(tmp_path), process)
+    process.send_signal(number)
+    assert "2 runs: 2 done" in finish(process)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["", "sqlite:///{}/queue.db"], ids=["journal", "sqlite"])
 def test_killed_five_times_it_ends_with_each_run_once(sweeping, tmp_path, storage):
