@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from eanet import streams
+from eanet import signals, streams
 from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line, printable
 
 _OPEN_FILES_NEEDED, _OPEN_FILES_WANTED = 64, 1024
@@ -27,7 +27,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     message = ""
     try:
         _allow_open_files()
-        code = main() or 0
+        with signals.end_at_stop():
+            code = main() or 0
     except UserError as error:
         code, message = 2, f"error: {error}"
     except TrainingDiverged as error:
@@ -36,7 +37,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code, message = 128 + error.signal, str(error)
     except KeyboardInterrupt:
         code, message = 128 + signal.SIGINT, "interrupted"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to interrupt
+    finally:  # absl exits by itself
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to interrupt
     sys.stdout.flush()
     if message:
         print(as_line(message), file=sys.stderr, flush=True)

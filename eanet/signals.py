@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -61,6 +61,25 @@ def save_request() -> Iterator[Request]:
 
     with _handled((each for each in SAVE if signal.getsignal(each) != signal.SIG_IGN), note):
         yield request
+
+
+@contextmanager
+def end_at_stop() -> Iterator[None]:
+    """While the context lasts, a signal of `STOP` ends the process: one line, code 128 + signal.
+
+    Not by an exception, which may be swallowed by whatever runs at that moment, such as a callback
+    of garbage collection. In a `stop_request` within, that counts.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        with suppress(Exception):  # it may have been at just that
+            sys.stdout.flush()
+        with suppress(OSError):
+            os.write(2, b"interrupted\n")
+        os._exit(128 + number)
+
+    with _handled((each for each in STOP if signal.getsignal(each) != signal.SIG_IGN), end):
+        yield
 
 
 @contextmanager

@@ -54,3 +54,35 @@ def test_an_interrupt_after_the_end_interrupts_nothing():
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
+
+
+SWALLOWING = """
+import time
+from eanet import cli
+
+def main():
+    print("begun", end="")
+    while True:
+        try:
+            print(".", flush=True)
+            time.sleep(60)
+        except BaseException:
+            pass
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_whatever_swallows_exceptions_swallows_no_signal(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWING],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "begun.\n"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, "interrupted\n")
