@@ -90,7 +90,7 @@ def local_path(path: str | Path) -> Path:
     """A directory as a user names it, with `~` expanded.
 
     Raises:
-      UserError: it is a place in a cloud.
+      UserError: it is a place in a cloud, or `~` stands for no directory.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))  # "gs:/x" is what a Path makes of it
     if scheme:
@@ -98,7 +98,18 @@ def local_path(path: str | Path) -> Path:
             f"{path} is no directory of this machine, and {scheme[1]}: is not supported; give one "
             "and copy it there afterwards, or mount the place as a directory"
         )
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: {error}; give the directory without ~") from None
+
+
+def home() -> Path:
+    """The user's home directory; for a user who has none a place where nothing can be."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, follow: bool = False) -> int:

@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from eanet import files
 from eanet.errors import UserError, as_line
 
 # More devices than this would each hold a copy of the data for little gain.
@@ -166,11 +167,11 @@ def _compilation_cache() -> Path | None:
     """
     processor = hashlib.sha256(_processor().encode()).hexdigest()[:12]
     try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        root = Path(os.environ.get("XDG_CACHE_HOME") or files.home() / ".cache")
         cache = root / "eanet" / f"compiled-{processor}"
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = cache.stat()
-    except (OSError, RuntimeError):  # read-only, or a user without a home
+    except OSError:  # it cannot be written, or the user has no home
         return None
     if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
         return cache

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import jax
@@ -151,14 +152,38 @@ def test_a_cache_of_another_user_is_not_used(clean, capsys):
     assert "another user's" in capsys.readouterr().err
 
 
-def test_no_home_and_no_user_entry_do_not_matter(clean):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
+def test_a_user_without_home_and_entry_trains(tmp_path):
+    """As in a container that is started with the number of a user."""
+    run = tmp_path / "run"
+    code = """
+        import pwd, runpy, sys
+        from pathlib import Path
 
-    clean.delenv("XDG_CACHE_HOME")
-    clean.setattr(Path, "home", no_home)
-    host.set_up()
-    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+        def unknown(*_):
+            raise KeyError("uid not found")
+
+        pwd.getpwuid = pwd.getpwnam = unknown
+        sys.argv = ["main.py", *sys.argv[1:]]
+        sys.path.insert(0, ".")
+        runpy.run_path("main.py", run_name="__main__")
+    """
+    environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG")}
+    arguments = ["--config=configs/testing.py", "--config.num_epochs=1"]
+
+    def started(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    done = started(*arguments, f"--workdir={run}")
+    assert (done.returncode, done.stderr) == (0, "") and (run / "results_test.json").exists()
+    done = started(*arguments, "--workdir=~/run")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "give the directory without ~" in done.stderr
 
 
 def test_a_damaged_program_in_the_cache_is_replaced(tmp_path):

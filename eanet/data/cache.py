@@ -36,7 +36,7 @@ class _Unusable(Exception):
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/eanet`, or `~/.cache/eanet` where that is unset or relative."""
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "eanet"
+    return (base if base.is_absolute() else files.home() / ".cache") / "eanet"
 
 
 def cached(source: Source, cache_dir: Path, log: Callable[[str], object]) -> Decoded:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from eanet import files
 from eanet.data.base import Source, Wanted, fingerprint
 from eanet.data.tfds_files import read_info, read_prepared
 from eanet.errors import UserError
@@ -72,7 +73,7 @@ def tfds_dir(data_dir: str | os.PathLike[str] | None) -> Path:
             if not os.path.isdir(path):
                 raise UserError(f"{origin}={value} is no directory; create it or name another")
             return Path(path).absolute()
-    return Path.home() / "tensorflow_datasets"
+    return files.home() / "tensorflow_datasets"
 
 
 def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | None:

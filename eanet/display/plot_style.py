@@ -1,6 +1,7 @@
 """How the pictures look: one style, without matplotlib's global state."""
 
 import io
+import logging
 import math
 from itertools import pairwise
 from typing import Any
@@ -17,6 +18,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6
 
 def new_figure(width: float, height: float, title: str) -> Any:
     """An empty figure of this many inches."""
+    # Where its directory cannot be written, matplotlib is slower to start, which helps nobody here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
