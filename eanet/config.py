@@ -246,6 +246,8 @@ def from_json(path: Path) -> ConfigDict:
 def written_by(path: Path) -> str:
     """Which version of the program wrote this `config.json`, and which one this is."""
     version = _record(path).get("version", "before 0.2.0")
+    if version == __version__:
+        return "written by this version"
     return f"written by version {version}, this is {__version__}"
 
 
