@@ -121,3 +121,18 @@ def test_the_tasks_of_the_layout_lead_to_what_they_are_about():
     assert len(rows) >= 10
     for task, path, word in rows:
         assert word in (ROOT / path).read_text(), f"{task}: {path} has no {word}"
+
+
+def test_the_tests_that_the_promises_name_are_there():
+    text = (ROOT / "docs/reliability.md").read_text()
+    named = re.findall(r"`(tests/[\w/]+(?:\.py)?)?((?:::\w+)?)`", text)
+    file, seen = "", 0
+    for path, test in named:
+        file = path or file
+        if not path and not test:
+            continue
+        assert (ROOT / file).exists(), file
+        if test:
+            assert f"def {test[2:]}(" in (ROOT / file).read_text(), f"{file}{test}"
+        seen += 1
+    assert seen > 50
