@@ -11,20 +11,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet import files
+from eanet.checkpoints.manager import Checkpoints
 from eanet.cli import Parser, in_checkout, say
 from eanet.convert import keras_files
 from eanet.convert.keras_architecture import Architecture, check_expressible
 from eanet.convert.keras_weights import KerasWeights, infer, to_params
-from eanet.convert.workdir import write_run
 from eanet.data.load import Dataset, load_dataset
 from eanet.errors import UserError
 from eanet.models.costs import count_parameters
 from eanet.training import config_schema
+from eanet.training.optimizer import OptimizerOptions, make_optimizer
+from eanet.training.run import build_model
+from eanet.training.step import init_state
+from eanet.workdir import model_record
+from eanet.workdir.claim import claimed
 from eanet.workdir.model_record import ModelRecord
 
 # Where the weights came from, for people.
@@ -80,9 +88,34 @@ def import_weights(
     else:
         class_names = dataset.class_names
     record = ModelRecord(class_names, architecture.image_shape, mean, std)
-    write_run(workdir, config, record, params, log)
+    _write_run(workdir, config, record, params, log)
     files.write_json(workdir / RECORD, {"source": str(source)})
     return architecture
+
+
+def _write_run(
+    workdir: Path,
+    config: ConfigDict,
+    record: ModelRecord,
+    params: Any,
+    log: Callable[[str], object],
+) -> None:
+    """Writes a run whose only checkpoint has these parameters; training goes on there."""
+    options = OptimizerOptions(**config.optimizer)
+    kernels = build_model(config, len(record.class_names), record.image_shape).kernels
+    # The learning rate does not change the form of the state.
+    optimizer = make_optimizer(options, optax.constant_schedule(0.0), kernels)
+    state = init_state(jax.tree.map(jnp.asarray, params), optimizer, ema=options.ema_decay > 0)
+    values = dict(config_lib.flatten(config))
+    with (
+        claimed(workdir, config, log),
+        Checkpoints(workdir / "checkpoints", log=log, config=values) as checkpoints,
+    ):
+        if checkpoints.steps():
+            raise UserError(f"{workdir} holds a run already; choose another --workdir")
+        model_record.write(workdir, record)
+        (workdir / "metrics.jsonl").touch()  # the log of a run without a step
+        checkpoints.save(0, state)
 
 
 def _dataset(
@@ -134,18 +167,15 @@ def _normalization(
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise UserError(f"deviations must be above 0 and means finite, not {std} and {mean}")
     log(f"normalisation: mean {_shown(mean)}, deviation {_shown(std)}")
-    if dataset is not None and _differ(mean, std, dataset):
-        log(
-            f"warning: images of {dataset.name} have mean {_shown(dataset.mean)}, deviation "
-            f"{_shown(dataset.std)}: the weights were trained on others, or on another scale than "
-            "0..255 (see --mean and --std)"
-        )
+    if dataset is not None:
+        offsets = np.abs([mean - dataset.mean, std - dataset.std]) / dataset.std
+        if offsets.max() > _SAME_STATISTICS:
+            log(
+                f"warning: images of {dataset.name} have mean {_shown(dataset.mean)}, deviation "
+                f"{_shown(dataset.std)}: the weights were trained on others, or on another scale "
+                "than 0..255 (see --mean and --std)"
+            )
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _differ(mean: np.ndarray, std: np.ndarray, dataset: Dataset) -> bool:
-    offset = np.max(np.abs(mean - dataset.mean) / dataset.std)
-    return bool(max(offset, np.max(np.abs(std / dataset.std - 1))) > _SAME_STATISTICS)
 
 
 def _shown(values: np.ndarray) -> str:
