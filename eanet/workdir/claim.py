@@ -47,14 +47,13 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
         raise _cannot_write(workdir, error) from None
     lock = lock_lib.acquire(workdir / LOCK)
     if lock is None:
-        owner = _describe(_owner(workdir)) or "another process"
+        owner = _owner(workdir) or "another process"
         raise UserError(
             f"{workdir} is in use by {owner}; wait for it, stop it, or choose another --workdir"
         )
     try:
         check(workdir, config)  # again, for what another process did before it ended
-        died = _describe(_owner(workdir))
-        if died:
+        if died := _owner(workdir):
             say(f"{workdir} was left by {died}, which no longer runs; taking over")
         try:
             _write_owner(lock.descriptor)
@@ -122,16 +121,10 @@ def _write_owner(lock: int) -> None:
     os.fsync(lock)
 
 
-def _owner(workdir: Path) -> dict[str, Any]:
-    """What the last process to hold the lock wrote; empty where it ended in order."""
+def _owner(workdir: Path) -> str:
+    """The last process to hold the lock, as it described itself; "" where it ended in order."""
     try:
         owner = json.loads((workdir / LOCK).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def _describe(owner: dict[str, Any]) -> str:
-    if not {"host", "pid", "since"} <= owner.keys():
+        return f"process {owner['pid']} on {owner['host']}, running since {owner['since']}"
+    except (OSError, ValueError, LookupError, TypeError):
         return ""
-    return f"process {owner['pid']} on {owner['host']}, running since {owner['since']}"

@@ -71,10 +71,9 @@ def acquire(path: Path) -> RunLock | None:
 def is_free(path: Path) -> bool:
     """Whether nobody holds the lock."""
     lock = acquire(path)
-    if lock is None:
-        return False
-    lock.close()
-    return True
+    if lock:
+        lock.close()
+    return lock is not None
 
 
 def place(directory: Path) -> str:

@@ -30,6 +30,7 @@ from eanet.workdir.tensorboard import EventFile
 Records = dict[tuple[int, str], dict[str, Any]]  # by step and split, in the order of the lines
 
 _MOST = 2**31
+_ADVICE = "make room or choose another --workdir, then start the same command again to go on"
 
 
 class RunLog:
@@ -66,7 +67,7 @@ class RunLog:
             self._file = open(descriptor, "ab", buffering=0)  # noqa: SIM115 - closed by close()
             sync(workdir)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, _ADVICE) from error
         self._events = EventFile(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, epoch: float, split: str, **metrics: Any) -> None:
@@ -93,7 +94,7 @@ class RunLog:
             self._records[step, split] = record
             self._events.write(step, {f"{split}/{name}": value for name, value in scalars.items()})
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, _ADVICE) from error
 
     def has(self, step: int, split: str) -> bool:
         """Whether the metrics of a split at a step are recorded."""
@@ -164,10 +165,7 @@ def is_of_best(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]])
 
 def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], None]) -> Records:
     """Makes the file hold the history, and what else it has of steps up to `step`; returns that."""
-    data = b""
-    if os.path.lexists(path):
-        with os.fdopen(open_regular(path), "rb") as file:
-            data = file.read()
+    data = read_bytes(path, follow=False) if os.path.lexists(path) else b""
     found = _parse(data)
     kept = history | {
         key: record
@@ -178,7 +176,8 @@ def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], No
     if text == data:
         return kept
     whole = data[: data.rfind(b"\n") + 1]
-    changed = [key for key in history if key in found and _differ(history[key], found[key])]
+    shared = history.keys() & found.keys()  # compared as written, where NaN equals NaN
+    changed = [key for key in shared if strict_json(history[key]) != strict_json(found[key])]
     if changed or whole != _as_written(_parse(whole)):
         aside = free_name(path.with_name(path.name + ".damaged"))
         write_atomically(aside, data)
@@ -192,10 +191,6 @@ def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], No
         say(f"{path}: lines after step {step:,} removed, to be written again: {redone}")
     write_atomically(path, text)
     return kept
-
-
-def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return strict_json(one) != strict_json(other)  # where NaN equals NaN
 
 
 def _as_written(records: Records) -> bytes:
@@ -248,8 +243,3 @@ def _append(file: Any, line: bytes) -> None:
 
 def _plain(value: Any) -> int | float:
     return int(value) if isinstance(value, int) else float(value)
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    advice = "make room or choose another --workdir, then start the same command again to go on"
-    return cannot_write(path, error, advice)
