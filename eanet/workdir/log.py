@@ -203,7 +203,7 @@ def _parse(data: bytes) -> Records:
     for line in data.split(b"\n"):
         try:
             record = _as_record(json.loads(line))
-        except (ValueError, OverflowError, RecursionError):
+        except (ValueError, KeyError, OverflowError, RecursionError):
             continue
         records.setdefault((record["step"], record["split"]), record)
     return records
@@ -221,9 +221,8 @@ def _as_record(value: Any) -> dict[str, Any]:
             # An integer too large for a float is no measurement: OverflowError.
             item = item if item is not None and math.isfinite(item) else math.nan
         record[name] = item
-    if not isinstance(record.get("step"), int) or not isinstance(record.get("epoch"), int | float):
-        raise ValueError("no step or epoch")
-    if not (0 <= record["step"] < _MOST and 0 <= record["epoch"] < _MOST):
+    step, epoch = record["step"], record["epoch"]
+    if not (isinstance(step, int) and 0 <= step < _MOST and 0 <= epoch < _MOST):
         raise ValueError("no run counts that far")
     return record
 

@@ -115,11 +115,7 @@ class ModelRecord:
     def of(cls, dataset: "Dataset") -> "ModelRecord":
         """Of a model that is trained on this data set."""
         mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
-        splits = {
-            split: SplitRecord(len(getattr(dataset, split)), dataset.fingerprints[split])
-            for split in SPLITS
-        }
-        data = DataRecord(dataset.name, dataset.place, splits)
+        data = DataRecord(dataset.name, dataset.place, _splits(dataset))
         return cls(dataset.class_names, dataset.image_shape, mean, std, data, bits=dataset.bits)
 
     def refuse_other(self, dataset: "Dataset") -> None:
@@ -130,27 +126,30 @@ class ModelRecord:
         """
         if self.data is None:
             return
-        now = ModelRecord.of(dataset)
-        if changes := self._changes(now):
+        names, names_now = set(self.class_names), set(dataset.class_names)
+        changes = []
+        if missing := names - names_now:
+            changes.append(f"{_some(missing)} missing")
+        if new := names_now - names:
+            changes.append(f"{_some(new)} new")
+        if not changes and dataset.class_names != self.class_names:
+            changes.append("the classes are in another order")
+        now = _splits(dataset)
+        for split, then in self.data.splits.items():
+            if change := difference(then, now[split]):
+                changes.append(f"{split} has {change}")
+        if changes:
             raise UserError(
                 f"the data is not what the run was trained on: {'; '.join(changes)}. Restore "
                 f"{self.data.place or self.data.name}, or train in another --workdir"
             )
 
-    def _changes(self, now: "ModelRecord") -> list[str]:
-        assert self.data is not None and now.data is not None
-        names, names_now = set(self.class_names), set(now.class_names)
-        phrases = []
-        if missing := names - names_now:
-            phrases.append(f"{_some(missing)} missing")
-        if new := names_now - names:
-            phrases.append(f"{_some(new)} new")
-        if not phrases and now.class_names != self.class_names:
-            phrases.append("the classes are in another order")
-        for split, then in self.data.splits.items():
-            if change := difference(then, now.data.splits[split]):
-                phrases.append(f"{split} has {change}")
-        return phrases
+
+def _splits(dataset: "Dataset") -> dict[str, SplitRecord]:
+    return {
+        split: SplitRecord(len(getattr(dataset, split)), dataset.fingerprints[split])
+        for split in SPLITS
+    }
 
 
 def difference(then: SplitRecord, now: SplitRecord) -> str:
