@@ -51,12 +51,9 @@ class Architecture:
 
 
 def check_expressible(options: Mapping[str, Any]) -> None:
-    """Refuses a model that the Keras example's model cannot be.
+    """Refuses a `config.model` that the Keras example's model cannot be.
 
     A key that is not known here passes with the value that it had before it existed.
-
-    Args:
-      options: `config.model`.
 
     Raises:
       UserError: naming the first key of another value.

@@ -46,7 +46,7 @@ def statistics(source: str, found: Layers, adapted: Statistics | None) -> Statis
 
     Args:
       source: the file, for messages.
-      found: as `layers` gives them, or none where the file has no config.
+      found: as `layers` gives them.
       adapted: mean and variance that a Normalization layer has among its weights.
 
     Returns:
@@ -84,12 +84,10 @@ def _affine(kind: str, options: dict[str, Any], adapted: Statistics | None) -> S
     """Factor and summand of one layer."""
     if kind == "Rescaling":
         return _numbers(options["scale"]), _numbers(options.get("offset", 0.0))
-    if options.get("mean") is not None:
-        mean, variance = _numbers(options["mean"]), _numbers(options["variance"])
-    elif adapted is not None:
-        mean, variance = map(_numbers, adapted)
-    else:
-        raise KeyError("mean")
+    known = options.get("mean") is not None
+    mean, variance = map(
+        _numbers, (options["mean"], options["variance"]) if known else adapted or ()
+    )
     if (variance < 0).any():
         raise ValueError("variance")
     deviation = np.maximum(np.sqrt(variance), _LEAST_DEVIATION)

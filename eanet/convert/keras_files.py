@@ -46,29 +46,24 @@ def read(source: str | Path) -> KerasWeights:
     if path.is_dir() or (not path.exists() and path.with_name(path.name + ".index").is_file()):
         return _read_tensorflow(path)
     try:
-        start = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB and is no EANet")
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if start is None:
-        raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB and is no EANet")
-    if start.startswith(b"PK"):
-        return _read_archive(path, start)
-    return _read_h5(str(path), start, b"")
+    if content.startswith(b"PK"):
+        return _read_archive(path, content)
+    return _read_h5(str(path), content, b"")
 
 
 def write(path: Path, values: Mapping[str, np.ndarray], mean: Any, std: Any) -> None:
     """Writes a `.weights.h5` file of Keras 3, with a Normalization layer as the example has it.
 
-    Args:
-      path: of the file.
-      values: by the names of the variables inside `layers/`.
-      mean: per channel, on the scale 0..255.
-      std: likewise.
+    Values are named inside `layers/`; mean and deviation are per channel, on the scale 0..255.
 
     Raises:
       UserError: it cannot be written.
     """
-    # Where the export puts one: as in the example, in front of the augmentation.
     layer = "sequential/layers/normalization/vars"
     statistics = {
         f"{layer}/0": np.asarray(mean, np.float32),
@@ -121,9 +116,9 @@ def _read_h5(source: str, content: bytes, config: bytes | str) -> KerasWeights:
             }
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{source} is damaged, truncated or no HDF5 file: {error}") from None
-    return _in_order(
-        source, named if legacy else _keras3(source, named), keras_config.layers(config)
-    )
+    if not legacy:
+        named = _keras3(source, named)
+    return _in_order(source, named, keras_config.layers(config))
 
 
 def _node(source: str, root: Any, path: str) -> Any:
@@ -190,9 +185,10 @@ def _keras3(source: str, named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     for slot in expected:
         if slot.keras not in plain:
             raise UserError(f"{source}: layers/{slot.keras} is missing, which is {slot.name}")
-    for key in sorted({*rest} - {slot.keras for slot in expected}):
+    if others := sorted({*rest} - {slot.keras for slot in expected}):
+        name = plain[others[0]]
         raise UserError(
-            f"{source}: {plain[key]}, of shape {list(named[plain[key]].shape)}, is no part of the "
+            f"{source}: {name}, of shape {list(named[name].shape)}, is no part of the "
             f"Keras example's model with {depth} blocks of {attention} attention"
         )
     names = [statistics[i] for i in sorted(statistics)] + [plain[slot.keras] for slot in expected]

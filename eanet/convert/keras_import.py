@@ -35,12 +35,10 @@ from eanet.workdir import model_record
 from eanet.workdir.claim import claimed
 from eanet.workdir.model_record import ModelRecord
 
-# Where the weights came from, for people.
-RECORD = "keras_import.json"
-
 # Statistics of one data set's parts differ by less, in units of the deviation.
 _SAME_STATISTICS = 0.02
 
+Log = Callable[[str], object]
 Numbers = Sequence[float] | np.ndarray
 
 
@@ -53,7 +51,7 @@ def import_weights(
     channels: int | None = None,
     mean: Numbers | None = None,
     std: Numbers | None = None,
-    log: Callable[[str], object] = print,
+    log: Log = print,
 ) -> Architecture:
     """Writes a run whose only checkpoint, of step 0, has the weights of a Keras file.
 
@@ -81,7 +79,7 @@ def import_weights(
     config.model.update(norm="double", final_norm=False, param_dtype="float32")
     check_expressible(config.model)
     dataset = _dataset(weights.source, architecture, config, log)
-    mean, std = _normalization(weights, dataset, mean, std, architecture.image_shape[2], log)
+    mean, std = _normalization(weights, dataset, (mean, std), architecture.image_shape[2], log)
     if dataset is None:
         log("class names are not known, so classes are numbers")
         class_names = tuple(map(str, range(architecture.num_classes)))
@@ -89,16 +87,12 @@ def import_weights(
         class_names = dataset.class_names
     record = ModelRecord(class_names, architecture.image_shape, mean, std)
     _write_run(workdir, config, record, params, log)
-    files.write_json(workdir / RECORD, {"source": str(source)})
+    files.write_json(workdir / "keras_import.json", {"source": str(source)})  # for people
     return architecture
 
 
 def _write_run(
-    workdir: Path,
-    config: ConfigDict,
-    record: ModelRecord,
-    params: Any,
-    log: Callable[[str], object],
+    workdir: Path, config: ConfigDict, record: ModelRecord, params: Any, log: Log
 ) -> None:
     """Writes a run whose only checkpoint has these parameters; training goes on there."""
     options = OptimizerOptions(**config.optimizer)
@@ -119,7 +113,7 @@ def _write_run(
 
 
 def _dataset(
-    source: str, architecture: Architecture, config: ConfigDict, log: Callable[[str], object]
+    source: str, architecture: Architecture, config: ConfigDict, log: Log
 ) -> Dataset | None:
     """The data set of the config, None where it cannot be loaded; refused with other images."""
     try:
@@ -139,20 +133,15 @@ def _dataset(
 
 
 def _normalization(
-    weights: KerasWeights,
-    dataset: Dataset | None,
-    asked_mean: Numbers | None,
-    asked_std: Numbers | None,
-    channels: int,
-    log: Callable[[str], object],
+    weights: KerasWeights, dataset: Dataset | None, asked: tuple[Any, Any], channels: int, log: Log
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel: asked for, of the file, or of the data set."""
     own: tuple[Any, Any] = weights.statistics or (None, None)
     if weights.statistics is None and dataset is not None:
         own = dataset.mean, dataset.std
-        if asked_mean is None or asked_std is None:
+        if any(values is None for values in asked):
             log(f"{weights.source} has no normalisation: that of {dataset.name} is taken")
-    given = [a if a is not None else b for a, b in zip((asked_mean, asked_std), own, strict=True)]
+    given = [mine if mine is not None else its for mine, its in zip(asked, own, strict=True)]
     if any(values is None for values in given):
         raise UserError(
             f"{weights.source} has no normalisation: give --mean and --std of the images, from 0 "

@@ -7,7 +7,6 @@ needed for this, and for nothing else in this project. Exit code 0: the same fun
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,34 +28,22 @@ _IMAGES = 4
 
 
 def main(arguments: list[str], prog: str) -> int:
-    """The command `verify-keras`."""
-    parser = Parser(prog, __doc__)
-    add_source(parser)
-    return 0 if verify(**vars(parser.parse_args(arguments)), log=say) else 1
-
-
-def verify(
-    source: str,
-    *,
-    image_size: tuple[int, int] | None = None,
-    channels: int | None = None,
-    log: Callable[[str], object] = print,
-) -> bool:
-    """Says how large the differences after each block are, and whether they are only rounding.
-
-    Absolute, and relative to the largest value in Keras there.
+    """The command `verify-keras`: differences, also relative to the largest value in Keras there.
 
     Raises:
       UserError: Keras is not installed, or the file cannot be imported.
     """
-    weights = keras_files.read(source)
-    architecture = infer(weights, image_size=image_size, channels=channels)
+    parser = Parser(prog, __doc__)
+    add_source(parser)
+    options = parser.parse_args(arguments)
+    weights = keras_files.read(options.source)
+    architecture = infer(weights, image_size=options.image_size, channels=options.channels)
     params = to_params(weights, architecture)
     images = np.random.default_rng(0).normal(size=(_IMAGES, *architecture.image_shape))
     images = images.astype(np.float32)
-    theirs = _keras_outputs(source, architecture, params, images)
-    log(f"{weights.source}: {architecture}")
-    log(f"{'after':<16}{'largest value':>15}{'absolute':>12}{'relative':>12}")
+    theirs = _keras_outputs(options.source, architecture, params, images)
+    say(f"{weights.source}: {architecture}")
+    say(f"{'after':<16}{'largest value':>15}{'absolute':>12}{'relative':>12}")
     worst = 0.0
     model = our_model(architecture).merge(jax.tree.map(jnp.asarray, params))
     inputs = jnp.asarray(images)
@@ -64,10 +51,10 @@ def verify(
     for name, actual, expected in zip(names, map(np.asarray, ours), theirs, strict=True):
         scale, absolute = np.max(np.abs(expected)), np.max(np.abs(actual - expected))
         worst = max(worst, absolute / scale)
-        log(f"{name:<16}{scale:>15.4g}{absolute:>12.2e}{absolute / scale:>12.2e}")
-    agree = bool(worst <= TOLERANCE)
-    log("the same function" if agree else f"different: relative by {worst:.2e}")
-    return agree
+        say(f"{name:<16}{scale:>15.4g}{absolute:>12.2e}{absolute / scale:>12.2e}")
+    agree = worst <= TOLERANCE
+    say("the same function" if agree else f"different: relative by {worst:.2e}")
+    return 0 if agree else 1
 
 
 def _keras_outputs(

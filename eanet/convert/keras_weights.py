@@ -29,35 +29,23 @@ _CHANNELS = (1, 3, 4)
 
 
 class Slot(NamedTuple):
-    """One variable of the Keras model.
+    """One variable of the Keras model."""
 
-    Attributes:
-      keras: its name inside `layers/` of a Keras 3 weight file.
-      name: that of the parameter in our tree, such as "blocks/0/mlp/out/bias".
-      dims: its shape in Keras, in names of sizes; in our tree the shape may split or join axes.
-    """
-
-    keras: str
-    name: str
-    dims: tuple[str, ...]
+    keras: str  # its name inside `layers/` of a Keras 3 weight file
+    name: str  # that of the parameter in our tree, such as "blocks/0/mlp/out/bias"
+    dims: tuple[str, ...]  # its shape in names of sizes; our tree may split or join axes
 
 
 @dataclass(frozen=True)
 class KerasWeights:
-    """What a file of Keras weights holds.
+    """What a file of Keras weights holds."""
 
-    Attributes:
-      source: the file, for messages.
-      tensors: all trainable variables in the order of the model, by the file's names for them.
-      statistics: mean and deviation by which the file's layers normalise pixels from 0 to 255, each
-        `float64[C]` or of one value for all channels; None where the file has no such layer.
-      image_shape: height, width and channels where the file states them, or None.
-    """
-
-    source: str
-    tensors: dict[str, np.ndarray]
+    source: str  # the file, for messages
+    tensors: dict[str, np.ndarray]  # all trainable variables, by name, in the order of the model
+    # Mean and deviation by which layers normalise pixels from 0 to 255, if any do: each
+    # `float64[C]`, or of one value for all channels.
     statistics: tuple[np.ndarray, np.ndarray] | None = None
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, int, int] | None = None  # height, width, channels, where it states them
 
 
 def slots(depth: int, attention: str) -> list[Slot]:
@@ -202,27 +190,27 @@ def _image_size(
     name = list(weights.tensors)[2]
     if image_size is None and weights.image_shape is not None:
         image_size = weights.image_shape[:2]
-    if image_size is not None:
-        height, width = image_size
-        if height % patch_size or width % patch_size:
+    if image_size is None:
+        side = math.isqrt(tokens)
+        if side * side != tokens:
             raise UserError(
-                f"{weights.source}: images of {height}x{width} do not divide into patches of "
-                f"{patch_size}x{patch_size}; correct --image_size or --channels"
+                f"{weights.source}: {name} has {tokens} tokens, no square number, so the images "
+                "are not square: say --image_size=HEIGHTxWIDTH"
             )
-        if (height // patch_size) * (width // patch_size) != tokens:
-            raise UserError(
-                f"{weights.source}: {name} has {tokens} tokens, but images of {height}x{width} "
-                f"have {(height // patch_size) * (width // patch_size)} patches of "
-                f"{patch_size}x{patch_size}; correct --image_size or --channels"
-            )
-        return height, width
-    side = math.isqrt(tokens)
-    if side * side != tokens:
+        return side * patch_size, side * patch_size
+    height, width = image_size
+    patches = (height // patch_size) * (width // patch_size)
+    found = ""
+    if height % patch_size or width % patch_size:
+        found = f"images of {height}x{width} do not divide into"
+    elif patches != tokens:
+        found = f"{name} has {tokens} tokens, but images of {height}x{width} have {patches}"
+    if found:
         raise UserError(
-            f"{weights.source}: {name} has {tokens} tokens, no square number, so the images are "
-            "not square: say --image_size=HEIGHTxWIDTH"
+            f"{weights.source}: {found} patches of {patch_size}x{patch_size}; "
+            "correct --image_size or --channels"
         )
-    return side * patch_size, side * patch_size
+    return height, width
 
 
 def to_params(weights: KerasWeights, architecture: Architecture) -> dict:
