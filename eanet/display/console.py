@@ -36,11 +36,7 @@ _RUN_FILES = {
 
 
 class Console:
-    """Where a run writes what its user reads.
-
-    Args:
-      interactive: Whether a person watches a terminal; None finds out from standard output.
-    """
+    """Where a run writes what its user reads, by default as standard output is a terminal."""
 
     def __init__(self, interactive: bool | None = None):
         if interactive is None:
@@ -110,8 +106,7 @@ class Console:
         """Shows a model by parts.
 
         Args:
-          rows: For each part its name, the shape of its output for one image, its number of
-            parameters, and its MACs for one image.
+          rows: Each part: name, shape of its output for one image, parameters, MACs an image.
           total: Parameters and MACs of the whole.
         """
         table = Rows("part", "output shape", "parameters", "MACs")

@@ -18,10 +18,9 @@ Records = Sequence[Record]
 
 
 def plot_curves(workdir: str | Path) -> Path:
-    """Draws `curves.png` from `metrics.jsonl`, with the best checkpoint's test result if recorded.
+    """Draws `curves.png` from `metrics.jsonl` and the best checkpoint's test result, if recorded.
 
-    Returns:
-      The path of the picture.
+    Returns its path.
 
     Raises:
       UserError: There is no `metrics.jsonl`, or the picture cannot be written.
@@ -43,20 +42,14 @@ def plot_curves(workdir: str | Path) -> Path:
         axes.set_xlim(0, end if end > 0 else 1)
         axes.locator_params(axis="x", nbins=6, integer=end >= 3)
     labels = {
-        loss: _draw_loss(loss, records, best),
+        loss: _draw_metric(loss, records, "loss", digits=2),
         accuracy: _draw_accuracy(accuracy, records, best, test),
     }
+    _ring(loss, best, "loss")
     figure.draw_without_rendering()  # fixes the scales, which the spreading needs
     for axes, texts in labels.items():
         plots.spread(axes, texts)
     return files.write(workdir / "curves.png", plots.png(figure))
-
-
-def _draw_loss(axes: Any, records: Records, best: Record | None) -> list[Any]:
-    texts = _draw_metric(axes, records, "loss", digits=2)
-    if best and math.isfinite(height := _number(best, "loss")):
-        _ring(axes, best["epoch"], height)
-    return texts
 
 
 def _draw_accuracy(axes: Any, records: Records, best: Record | None, test: Record) -> list[Any]:
@@ -69,9 +62,9 @@ def _draw_accuracy(axes: Any, records: Records, best: Record | None, test: Recor
             text = f"{prefix}test {_shown(result, 1)}"
             texts += plots.label(axes, result, text, plots.INK, weight="bold")
     axes.set_ylim(bottom=0)
+    _ring(axes, best, "accuracy")
     if best:
         height = _number(best, "accuracy")
-        _ring(axes, best["epoch"], height)
         late = best["epoch"] > axes.get_xlim()[1] / 2
         axes.annotate(
             f"best validation {_shown(height, 1)}\nepoch {epochs(best['step'], best['epoch'])}",
@@ -119,10 +112,10 @@ def _draw_metric(
     return texts
 
 
-def _ring(axes: Any, epoch: float, height: float) -> None:
-    _, colour = _SPLITS["val"]
-    look = {"color": colour, "markerfacecolor": "white", "markeredgewidth": 1.6}
-    axes.plot([epoch], [height], "o", markersize=6.5, clip_on=False, zorder=3, **look)
+def _ring(axes: Any, best: Record | None, name: str) -> None:
+    if best and math.isfinite(height := _number(best, name)):
+        look = {"color": _SPLITS["val"][1], "markerfacecolor": "white", "markeredgewidth": 1.6}
+        axes.plot([best["epoch"]], [height], "o", markersize=6.5, clip_on=False, zorder=3, **look)
 
 
 def _shown(value: float, digits: int) -> str:

@@ -30,7 +30,7 @@ Record = Mapping[str, Any]
 
 
 def write_model_card(workdir: str | Path, config: Record, attention: str = "") -> Path:
-    """Writes `README.md` of a run from its config, metrics.jsonl and results_*.json alone.
+    """Writes `README.md` of a run from config, metrics.jsonl and results_*.json; returns its path.
 
     What has not been recorded is left out, and results of another checkpoint than the best.
 
@@ -38,9 +38,6 @@ def write_model_card(workdir: str | Path, config: Record, attention: str = "") -
       workdir: of the run.
       config: its values by full key, such as "model.memory_size".
       attention: what the run's attention computes, in Markdown, see `eanet.models.base.Attention`.
-
-    Returns:
-      The path of the card.
 
     Raises:
       UserError: a damaged record, or the card cannot be written.
@@ -50,8 +47,8 @@ def write_model_card(workdir: str | Path, config: Record, attention: str = "") -
     metrics = workdir / "metrics.jsonl"
     records = log.read(metrics) if metrics.exists() else []
     results = {
-        split: record
-        for split in _SPLITS
+        shown: record
+        for split, shown in _SPLITS.items()
         if (record := read_results(workdir, split)) is not None and log.is_of_best(record, records)
     }
     any_split: Record = next(iter(results.values()), {})
@@ -85,7 +82,7 @@ def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> s
     entries = [
         {
             "task": {"type": "image-classification", "name": "Image classification"},
-            "dataset": {"type": kind, "name": dataset, "split": _SPLITS[split]},
+            "dataset": {"type": kind, "name": dataset, "split": split},
             "metrics": _metrics(record),
         }
         for split, record in results.items()
@@ -120,7 +117,7 @@ def _results(workdir: Path, results: Mapping[str, Record]) -> str:
     if not results:
         return "## Results\n\nNot evaluated yet.\n"
     rows = [
-        [_SPLITS[split]]
+        [split]
         + [RESULTS[key][1](record[key]) if record.get(key) is not None else "–" for key in _COLUMNS]
         for split, record in results.items()
     ]

@@ -30,12 +30,7 @@ class Progress:
     _timed_from: tuple[int, float] | None = None
 
     def update(self, step: int, **metrics: float) -> None:
-        """Takes where training stands.
-
-        Args:
-          step: Steps taken so far.
-          **metrics: loss, accuracy, images_per_second of late, as Python numbers.
-        """
+        """Takes the steps taken, and loss, accuracy, images_per_second of late as numbers."""
         if self._timed_from is None:  # from here on, so that compilation is not counted
             self._timed_from = step, time.monotonic()
         self.step = step
@@ -95,7 +90,8 @@ def _figures(train: Metrics, val: Metrics | None) -> list[tuple[int, str]]:
         if "top5_accuracy" in val:
             parts.append((2, f"top-5 {100 * val['top5_accuracy']:.1f}%"))
     if "images_per_second" in train:
-        parts.append((1, f"{_rate(train['images_per_second'])} images/s"))
+        rate = train["images_per_second"]
+        parts.append((1, f"{rate:,.0f} images/s" if rate >= 99.5 else f"{rate:.1f} images/s"))
     return parts
 
 
@@ -107,10 +103,6 @@ def _loss_and_accuracy(metrics: Metrics) -> str:
     if "accuracy" in metrics:
         parts.append(f"acc {100 * metrics['accuracy']:.1f}%")
     return " ".join(parts)
-
-
-def _rate(per_second: float) -> str:
-    return f"{per_second:,.0f}" if per_second >= 99.5 else f"{per_second:.1f}"
 
 
 def _time_left(seconds: float | None) -> str:
