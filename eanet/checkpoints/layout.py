@@ -31,21 +31,13 @@ _SYSTEM_FAILURES = "ENOSPC EDQUOT EFBIG EROFS EACCES EIO EMFILE ENFILE"
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a manifest says about its checkpoint.
-
-    Attributes:
-      step: of training.
-      val_accuracy: a fraction, or None where it was not validated.
-      tensors: name → dtype and shape, such as `"params/head/bias": "float32[100]"`.
-      config: key → value as a text, of what shapes the tensors.
-      history: what had been logged by then.
-    """
+    """What a manifest says about its checkpoint."""
 
     step: int
-    val_accuracy: float | None
-    tensors: Mapping[str, str]
-    config: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    history: str = ""
+    val_accuracy: float | None  # a fraction, or None where it was not validated
+    tensors: Mapping[str, str]  # dtype and shape, such as "params/head/bias": "float32[100]"
+    config: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what shapes the tensors
+    history: str = ""  # what had been logged by then
     format: str = FORMAT
     version: int = VERSION
 
@@ -57,11 +49,11 @@ class Metadata:
             raise TypeError("an accuracy is a number")
 
 
+@dataclasses.dataclass(frozen=True)
 class CheckpointFiles:
     """Everything about checkpoints that can be done without looking into their state."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    directory: Path
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` is, or would be."""

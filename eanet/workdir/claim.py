@@ -27,12 +27,8 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
     """While the context lasts, the workdir belongs to this config and this process.
 
     It is made, with the config in it, where it does not exist. The claim is a lock of the operating
-    system, which ends with its process however that dies; the file says whose it is.
-
-    Args:
-      workdir: of the run.
-      config: of the run.
-      say: told where the claim of a process that died is taken over.
+    system, which ends with its process however that dies; the file says whose it is. `say` is told
+    where the claim of a process that died is taken over.
 
     Yields:
       The lock, which may be lost while somebody removes files; see `RunLock.confirm`.

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 from eanet.errors import UserError
@@ -13,16 +14,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ATTEMPTS = 10
 
 
+@dataclass(eq=False)
 class RunLock:
-    """Held until closed, or until every process that has inherited it has ended, however.
+    """Held until closed, or until every process that has inherited it has ended, however."""
 
-    Attributes:
-      path: of the file that is locked.
-      descriptor: to hand to a child process, which then holds the lock too; -1 once closed.
-    """
-
-    def __init__(self, path: Path, descriptor: int):
-        self.path, self.descriptor = path, descriptor
+    path: Path  # of the file that is locked
+    descriptor: int  # to hand to a child process, which then holds the lock too; -1 once closed
 
     def close(self) -> None:
         """Gives up this process's hold; a second time does nothing."""

@@ -41,8 +41,7 @@ class RunLog:
 
     Args:
       workdir: Directory of the run; created where missing.
-      step: Where training stands, 0 for a fresh start. Lines of later steps are removed,
-        as those steps will be taken again.
+      step: Where training stands. Lines of later steps are removed: they will be taken again.
       history: `text()` at that step; lines of it that are missing or changed come back.
       say: Told, one line each, what was removed from the file or restored, and why.
 
@@ -73,13 +72,8 @@ class RunLog:
     def write(self, step: int, epoch: float, split: str, **metrics: Any) -> None:
         """Records the metrics of one split at one step, safe on disk on return.
 
-        A step and split that stand in the file already are not written again.
-
-        Args:
-          step: Optimizer steps taken.
-          epoch: The same in epochs.
-          split: "train" or "val".
-          **metrics: Scalars (Python, NumPy or JAX): loss, accuracy, top5_accuracy, …
+        A step and split that stand in the file already are not written again. `epoch` is `step` in
+        epochs; metrics are scalars of Python, NumPy or JAX: loss, accuracy, top5_accuracy, …
 
         Raises:
           UserError: Disk full, or the file is no longer writable; no part of the line stays.
@@ -154,9 +148,7 @@ def best_validation(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | No
 def is_of_best(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> bool:
     """Whether results are of a checkpoint that was best on validation, as far as that is recorded.
 
-    Args:
-      results: of a `results_SPLIT.json`.
-      records: of the run's `metrics.jsonl`.
+    They are those of a `results_SPLIT.json`, the records those of `metrics.jsonl` beside it.
     """
     best = best_validation(records)
     own = best_validation(record for record in records if record["step"] == results.get("step"))

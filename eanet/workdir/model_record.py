@@ -27,16 +27,10 @@ _ADVICE = "restore it, or remove it to take what it says from the data set"
 
 @dataclasses.dataclass(frozen=True)
 class SplitRecord:
-    """One split of a data set.
+    """One split of a data set; see `eanet.data.base.content_fingerprint`."""
 
-    Attributes:
-      examples: how many.
-      fingerprint: of the part of the source that it is taken from, see
-        `eanet.data.base.content_fingerprint`.
-    """
-
-    examples: int
-    fingerprint: str
+    examples: int  # how many
+    fingerprint: str  # of the part of the source that it is taken from
 
     def __post_init__(self) -> None:
         _require(type(self.examples) is int and self.examples >= 0, "examples")
@@ -45,17 +39,11 @@ class SplitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class DataRecord:
-    """A data set.
+    """A data set."""
 
-    Attributes:
-      name: of the config.
-      place: absolute path that it was read from; None where that is everywhere the same.
-      splits: by their names, `SPLITS`.
-    """
-
-    name: str
-    place: str | None
-    splits: Mapping[str, SplitRecord]
+    name: str  # of the config
+    place: str | None  # absolute path that it was read from; None where it is everywhere the same
+    splits: Mapping[str, SplitRecord]  # by their names, `SPLITS`
 
     def __post_init__(self) -> None:
         _require(isinstance(self.name, str), "name")
@@ -70,27 +58,16 @@ class DataRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
-    """What a model takes and answers.
+    """What a model takes and answers."""
 
-    Attributes:
-      class_names: in the order of the logits.
-      image_shape: height, width and channels.
-      mean: per channel of the training images, on the scale 0..255.
-      std: likewise, above 0.
-      data: what it was trained on; None for weights that came without.
-      resize: one of `RESIZES`.
-      bits: of the values of 16-bit training images, see `eanet.data.images`; None without such.
-      version: of the program that wrote it.
-    """
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    data: DataRecord | None = None
-    resize: str = "refuse"
-    bits: int | None = None
-    version: str = __version__
+    class_names: tuple[str, ...]  # in the order of the logits
+    image_shape: tuple[int, int, int]  # height, width and channels
+    mean: tuple[float, ...]  # per channel of the training images, on the scale 0..255
+    std: tuple[float, ...]  # likewise, above 0
+    data: DataRecord | None = None  # what it was trained on; None for weights that came without
+    resize: str = "refuse"  # one of `RESIZES`
+    bits: int | None = None  # of 16-bit training images, see `eanet.data.images`; None without such
+    version: str = __version__  # of the program that wrote it
 
     def __post_init__(self) -> None:
         _require(_are(str, self.class_names) and self.class_names, "class_names")

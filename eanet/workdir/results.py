@@ -57,19 +57,11 @@ def write_results(
 ) -> Path | None:
     """Writes the results of an evaluation and returns the path, see `results_name`.
 
-    Args:
-      workdir: directory of the run.
-      split: "test", "val" or "train".
-      results: loss, accuracy and top5_accuracy (fractions), num_examples, step (of the
-        checkpoint), parameters, multiply_adds_per_image, evaluation_seconds. What `environment`
-        tells is added.
-      checkpoint: as it was asked for.
-      other: name of other data than the run's.
-      final: whether these results count, whatever is recorded; otherwise those of a later step
-        on the same data are left as they are, since training may have ended in the meantime.
+    Results are loss, accuracy and top5_accuracy (fractions), num_examples, step (of a checkpoint),
+    parameters, multiply_adds_per_image, evaluation_seconds; what `environment` tells is added.
 
-    Returns:
-      None where later ones are there.
+    Unless they are `final`, and count whatever is recorded, those of a later step on the same data
+    are left as they are, since training may have ended in the meantime; then None is returned.
 
     Raises:
       UserError: the file cannot be written; an older one is untouched.
