@@ -29,8 +29,8 @@ class _Save:
 class Checkpoints:
     """The checkpoints of one run: the latest, and the best on validation.
 
-    One process writes (a run holds a lock on its workdir); others may `restore` meanwhile.
-    Used as a context manager it waits, on leaving, for what is still being written.
+    One process writes (a run holds a lock on its workdir); others may `restore` meanwhile. As a
+    context manager it waits, on leaving, for what is still being written.
 
     Args:
       directory: where the checkpoints are; made by the first save, its parent must exist.
@@ -158,11 +158,7 @@ class Checkpoints:
     def restore_eval_params(self, which: str | int, like: Any) -> tuple[int, Any]:
         """The moving average of a saved state, else its parameters, in NumPy; and its step.
 
-        `which` is as in `find`; the parameters are verified, and fit those in `like`, or their
-        shapes and types.
-
-        Raises:
-          UserError: as `restore`.
+        They have the form of `like`, parameters or their shapes; raises as `restore` does.
         """
 
         def read(metadata: Metadata) -> Any:

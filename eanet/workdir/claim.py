@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
         raise UserError(
             f"{workdir} is in use by {owner}; wait for it, stop it, or choose another --workdir"
         )
-    try:
+    with closing(lock):
         check(workdir, config)  # again, for what another process did before it ended
         if died := _owner(workdir):
             say(f"{workdir} was left by {died}, which no longer runs; taking over")
@@ -62,8 +62,6 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
         finally:
             with suppress(OSError):
                 os.ftruncate(lock.descriptor, 0)
-    finally:
-        lock.close()
 
 
 def check(workdir: Path, config: ConfigDict) -> None:

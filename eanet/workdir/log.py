@@ -40,7 +40,7 @@ class RunLog:
     written before the checkpoint of that step is saved.
 
     Args:
-      workdir: Directory of the run; created where missing.
+      workdir: Made where missing.
       step: Where training stands. Lines of later steps are removed: they will be taken again.
       history: `text()` at that step; lines of it that are missing or changed come back.
       say: Told, one line each, what was removed from the file or restored, and why.
@@ -63,7 +63,7 @@ class RunLog:
             workdir.mkdir(parents=True, exist_ok=True)
             self._records = _bring_back(self.path, step, _parse(history.encode()), say)
             descriptor = open_regular(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            self._file = open(descriptor, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file = os.fdopen(descriptor, "ab", buffering=0)
             sync(workdir)
         except OSError as error:
             raise cannot_write(self.path, error, _ADVICE) from error
@@ -81,7 +81,7 @@ class RunLog:
         step = int(step)
         if self.has(step, split):
             return
-        scalars = {name: _plain(value) for name, value in metrics.items()}
+        scalars = {k: int(x) if isinstance(x, int) else float(x) for k, x in metrics.items()}
         record = {"step": step, "epoch": float(epoch), "split": split, **scalars}
         try:
             _append(self._file, strict_json(record))
@@ -168,13 +168,14 @@ def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], No
     if text == data:
         return kept
     whole = data[: data.rfind(b"\n") + 1]
+    lines = _parse(whole)
     shared = history.keys() & found.keys()  # compared as written, where NaN equals NaN
     changed = [key for key in shared if strict_json(history[key]) != strict_json(found[key])]
-    if changed or whole != _as_written(_parse(whole)):
+    if changed or whole != _as_written(lines):
         aside = free_name(path.with_name(path.name + ".damaged"))
         write_atomically(aside, data)
         say(f"{path}: lines that were not written by a run removed; the file as it was: {aside}")
-    elif data != whole and len(found) == len(_parse(whole)):
+    elif data != whole and len(found) == len(lines):
         number = whole.count(b"\n") + 1
         say(f"{path}: last line (line {number}) was incomplete, removed")
     if restored := len(changed) + len(history.keys() - found.keys()):
@@ -230,7 +231,3 @@ def _append(file: Any, line: bytes) -> None:
     except OSError:
         os.ftruncate(file.fileno(), before)
         raise
-
-
-def _plain(value: Any) -> int | float:
-    return int(value) if isinstance(value, int) else float(value)
