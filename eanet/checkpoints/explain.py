@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+Texts = Mapping[str, str]
+
 _NAMED_TENSORS = 3
 
 # Key of the config → the parameter whose shape shows it, and on which axis: for what a checkpoint
@@ -25,12 +27,7 @@ def shaping(config: Mapping[str, Any]) -> dict[str, str]:
     return {k: str(value) for k, value in config.items() if k.startswith(("model.", "optimizer."))}
 
 
-def mismatch(
-    there: Mapping[str, str],
-    here: Mapping[str, str],
-    config_there: Mapping[str, str],
-    config_here: Mapping[str, str],
-) -> str:
+def mismatch(there: Texts, here: Texts, config_there: Texts, config_here: Texts) -> str:
     """How a saved state differs from the one that a config describes; empty where it does not.
 
     Args:
@@ -59,7 +56,7 @@ def mismatch(
     return "; ".join([*keys, *tensors])
 
 
-def _told_by(tensors: Mapping[str, str]) -> dict[str, str]:
+def _told_by(tensors: Texts) -> dict[str, str]:
     external = "params/blocks/attention/key_memory" in tensors
     averaged = any(name.startswith("ema/") for name in tensors)
     values = {

@@ -16,6 +16,8 @@ from eanet.checkpoints.layout import STATE, CheckpointFiles, Metadata, best_of, 
 from eanet.checkpoints.manifest import Damaged
 from eanet.errors import UserError
 
+Log = Callable[[str], object]
+
 
 @dataclass(frozen=True)
 class _Save:
@@ -39,11 +41,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        directory: str | Path,
-        *,
-        log: Callable[[str], object] = print,
-        config: Mapping[str, Any] | None = None,
+        self, directory: str | Path, *, log: Log = print, config: Mapping[str, Any] | None = None
     ):
         self._files = CheckpointFiles(Path(directory))
         self._log = log

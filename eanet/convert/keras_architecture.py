@@ -85,11 +85,6 @@ def architecture_of(
 
 def our_model(architecture: Architecture) -> SplitModel:
     """The model of these sizes, with nothing computed yet."""
-    return split_model(
-        lambda rngs: EANet(
-            architecture.num_classes,
-            architecture.image_shape,
-            rngs=rngs,
-            **architecture.model_options(),
-        )
-    )
+    sizes = architecture.num_classes, architecture.image_shape
+    options = architecture.model_options()
+    return split_model(lambda rngs: EANet(*sizes, rngs=rngs, **options))

@@ -295,11 +295,6 @@ def _layer_variables(shapes: dict) -> list[str]:
                 )
 
     others = tuple(f"{name}{_VALUE}" for name in ("/count", "_state_var"))
-    names = [
-        name
-        for name in shapes
-        if name.startswith("layer_with_weights-")
-        and name.endswith(_VALUE)
-        and not name.endswith(others)
-    ]
+    names = [name for name in shapes if name.startswith("layer_with_weights-")]
+    names = [name for name in names if name.endswith(_VALUE) and not name.endswith(others)]
     return sorted(names, key=lambda name: list(order(name)))

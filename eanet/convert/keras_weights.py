@@ -27,6 +27,8 @@ _BEFORE_BLOCKS, _PER_BLOCK = 3, 16
 # Channels that images may have, when only the size of a patch is known.
 _CHANNELS = (1, 3, 4)
 
+Size = tuple[int, int]  # height and width
+
 
 class Slot(NamedTuple):
     """One variable of the Keras model."""
@@ -97,10 +99,7 @@ def slots(depth: int, attention: str) -> list[Slot]:
 
 
 def infer(
-    weights: KerasWeights,
-    *,
-    image_size: tuple[int, int] | None = None,
-    channels: int | None = None,
+    weights: KerasWeights, *, image_size: Size | None = None, channels: int | None = None
 ) -> Architecture:
     """The sizes of the model that a file was saved from.
 
@@ -184,8 +183,8 @@ def _patch(weights: KerasWeights, values: int, channels: int | None) -> tuple[in
 
 
 def _image_size(
-    weights: KerasWeights, tokens: int, patch_size: int, image_size: tuple[int, int] | None
-) -> tuple[int, int]:
+    weights: KerasWeights, tokens: int, patch_size: int, image_size: Size | None
+) -> Size:
     """Height and width of images of so many tokens; square ones where nothing says otherwise."""
     name = list(weights.tensors)[2]
     if image_size is None and weights.image_shape is not None:

@@ -151,14 +151,8 @@ class Console:
         self, total_steps: int, start_step: int, steps_per_epoch: float, num_epochs: float
     ) -> Iterator[Progress]:
         """Shows training from `start_step` to `total_steps` while the context lasts."""
-        progress = Progress(
-            total_steps,
-            start_step,
-            steps_per_epoch,
-            num_epochs,
-            say=self.note,
-            width=lambda: self._rich.width if self.interactive else None,
-        )
+        steps = total_steps, start_step, steps_per_epoch
+        progress = Progress(*steps, num_epochs, say=self.note, width=self._width)
         self._line()
         with self.live(progress):
             yield progress
@@ -172,6 +166,9 @@ class Console:
         with Live(what, console=self._rich, refresh_per_second=2, transient=True):
             self._rich.show_cursor(True)  # so that a kill does not leave the terminal without
             yield
+
+    def _width(self) -> int | None:
+        return self._rich.width if self.interactive else None
 
     def _line(self, *parts: tuple[str, str]) -> None:
         """Writes texts with their styles, unwrapped: a path or a command is one piece to copy."""

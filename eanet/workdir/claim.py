@@ -105,11 +105,8 @@ def _cannot_write(workdir: Path, error: OSError) -> UserError:
 
 
 def _write_owner(lock: int) -> None:
-    owner = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    }
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
     os.ftruncate(lock, 0)
     os.pwrite(lock, json.dumps(owner).encode(), 0)
     os.fsync(lock)

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from eanet.errors import UserError
 from eanet.files import (
     cannot_write,
@@ -27,6 +25,7 @@ from eanet.files import (
 )
 from eanet.workdir.tensorboard import EventFile
 
+Say = Callable[[str], object]
 Records = dict[tuple[int, str], dict[str, Any]]  # by step and split, in the order of the lines
 
 _MOST = 2**31
@@ -49,14 +48,7 @@ class RunLog:
       UserError: The file cannot be read or written.
     """
 
-    def __init__(
-        self,
-        workdir: str | Path,
-        *,
-        step: int,
-        history: str = "",
-        say: Callable[[str], None] = logging.info,
-    ):
+    def __init__(self, workdir: str | Path, *, step: int, history: str = "", say: Say = print):
         workdir = Path(workdir)
         self.path = workdir / "metrics.jsonl"
         try:
@@ -155,7 +147,7 @@ def is_of_best(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]])
     return best is None or (own is not None and own["accuracy"] == best["accuracy"])
 
 
-def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], None]) -> Records:
+def _bring_back(path: Path, step: int, history: Records, say: Say) -> Records:
     """Makes the file hold the history, and what else it has of steps up to `step`; returns that."""
     data = read_bytes(path, follow=False) if os.path.lexists(path) else b""
     found = _parse(data)
