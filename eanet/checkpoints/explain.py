@@ -30,11 +30,8 @@ def shaping(config: Mapping[str, Any]) -> dict[str, str]:
 def mismatch(there: Texts, here: Texts, config_there: Texts, config_here: Texts) -> str:
     """How a saved state differs from the one that a config describes; empty where it does not.
 
-    Args:
-      there: name → dtype and shape of a saved state, such as `"params/head/bias": "float32[100]"`.
-      here: likewise, of the state that a config describes.
-      config_there: what `shaping` gave when the state was saved, empty where that is not known.
-      config_here: what it gives for that config; empty likewise.
+    Both are told by their tensors, such as `"params/head/bias": "float32[100]"`, and by what
+    `shaping` gave for their configs, empty where that is not known.
     """
     tensors = [
         f"{name} is {there.get(name, 'missing')} in the checkpoint "

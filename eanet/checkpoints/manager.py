@@ -76,9 +76,8 @@ class Checkpoints:
         if newest and newest.metadata.val_accuracy is None and newest.future.cancel():
             self._saves.pop()
         self._collect(at_most=1)
-        accuracy = None if val_accuracy is None else float(val_accuracy)
-        if accuracy is not None and not math.isfinite(accuracy):
-            accuracy = None
+        value = math.nan if val_accuracy is None else float(val_accuracy)
+        accuracy = value if math.isfinite(value) else None
         if accuracy is None and step in self.steps():
             return
         host = storage.to_host(state)
@@ -96,10 +95,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits as `wait` does, then ends the background thread."""
-        try:
+        with self._writer:
             self.wait()
-        finally:
-            self._writer.shutdown()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on the disk, oldest first; their files are not verified."""
@@ -108,10 +105,8 @@ class Checkpoints:
     def find(self, which: str | int) -> int:
         """The step that a user means by `"best"`, `"latest"` or a number.
 
-        Where nothing has been validated, the latest is the best.
-
-        Raises:
-          UserError: there is none, or it cannot be told because of damage.
+        Where nothing has been validated, the latest is the best. Raises `UserError` where there is
+        none, or where it cannot be told because of damage.
         """
         self.wait()
         step = step_of(str(which))
@@ -199,7 +194,14 @@ class Checkpoints:
                 damaged[step] = reason
         if newest is not None:
             self._refuse_mismatch(newest, newest.tensors, like)
-        self._tidy(damaged)
+        try:
+            for step, why in damaged.items():
+                self._log(f"checkpoint of step {step} is damaged ({why})")
+                self._log(f"set aside as {self._files.set_aside_damaged(step)}")
+            if remains := self._files.clear_remains():
+                self._log(f"removed what killed saves of checkpoints left: {', '.join(remains)}")
+        except OSError as error:
+            self._log(f"{self._files.directory} cannot be tidied up ({one_line(error)})")
         if damaged:
             start = f"step {newest.step}" if newest else "the beginning, for no good one is left"
             self._log(f"going on from {start}")
@@ -290,13 +292,3 @@ class Checkpoints:
                 if again[name].tobytes() != leaf.tobytes():
                     raise RuntimeError(f"{name} was not read back as it was written")
             self._has_read_back = True
-
-    def _tidy(self, damaged: dict[int, Damaged]) -> None:
-        try:
-            for step, reason in damaged.items():
-                self._log(f"checkpoint of step {step} is damaged ({reason})")
-                self._log(f"set aside as {self._files.set_aside_damaged(step)}")
-            if remains := self._files.clear_remains():
-                self._log(f"removed what killed saves of checkpoints left: {', '.join(remains)}")
-        except OSError as error:
-            self._log(f"{self._files.directory} cannot be tidied up ({one_line(error)})")

@@ -44,14 +44,8 @@ def image_shape(found: Layers) -> tuple[int, int, int] | None:
 def statistics(source: str, found: Layers, adapted: Statistics | None) -> Statistics | None:
     """Mean and deviation by which the model's layers normalise pixels from 0 to 255.
 
-    Args:
-      source: the file, for messages.
-      found: as `layers` gives them.
-      adapted: mean and variance that a Normalization layer has among its weights.
-
-    Returns:
-      Each `float64[C]`, or of one value for all channels where they are not counted; None where no
-      layer normalises.
+    Each is `float64[C]`, or of one value for all channels where they are not counted; None where no
+    layer normalises. `adapted` are mean and variance that a layer has among its weights.
 
     Raises:
       UserError: the layers do not say by what, or turn light into dark.

@@ -60,9 +60,7 @@ def write(path: Path, values: Mapping[str, np.ndarray], mean: Any, std: Any) -> 
     """Writes a `.weights.h5` file of Keras 3, with a Normalization layer as the example has it.
 
     Values are named inside `layers/`; mean and deviation are per channel, on the scale 0..255.
-
-    Raises:
-      UserError: it cannot be written.
+    Raises as `eanet.files.write` does.
     """
     layer = "sequential/layers/normalization/vars"
     statistics = {

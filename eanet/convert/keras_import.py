@@ -55,16 +55,10 @@ def import_weights(
 ) -> Architecture:
     """Writes a run whose only checkpoint, of step 0, has the weights of a Keras file.
 
-    Args:
-      source: see `eanet.convert.keras_files.read`.
-      workdir: of the new run.
-      config: what the weights do not say; its `model` is changed to what they do say.
-      image_size: height and width, where the shapes leave them open.
-      channels: likewise.
-      mean: by which the weights expect images normalised, on the scale 0..255, one value or one a
-        channel; by default that of the file, or else of the data set's training images.
-      std: likewise.
-      log: called with one line for everything a person should know.
+    The config holds what the weights do not say; its `model` is changed to what they do say. Height
+    and width, and channels, are needed where the shapes leave them open. Mean and deviation, on the
+    scale 0..255, one value or one a channel, are those by which the weights expect images
+    normalised; by default those of the file, or else of the data set's training images.
 
     Raises:
       UserError: the file is damaged or does not fit model or data set, or the workdir is taken.

@@ -101,12 +101,7 @@ def slots(depth: int, attention: str) -> list[Slot]:
 def infer(
     weights: KerasWeights, *, image_size: Size | None = None, channels: int | None = None
 ) -> Architecture:
-    """The sizes of the model that a file was saved from.
-
-    Args:
-      weights: as `eanet.convert.keras_files.read` returns them.
-      image_size: height and width; needed where shapes leave them open.
-      channels: of the images; likewise.
+    """The sizes of the model of a file; those of its images are needed where shapes do not tell.
 
     Raises:
       UserError: a tensor does not fit the example's model, and the message names the first one;
@@ -199,17 +194,16 @@ def _image_size(
         return side * patch_size, side * patch_size
     height, width = image_size
     patches = (height // patch_size) * (width // patch_size)
-    found = ""
     if height % patch_size or width % patch_size:
         found = f"images of {height}x{width} do not divide into"
     elif patches != tokens:
         found = f"{name} has {tokens} tokens, but images of {height}x{width} have {patches}"
-    if found:
-        raise UserError(
-            f"{weights.source}: {found} patches of {patch_size}x{patch_size}; "
-            "correct --image_size or --channels"
-        )
-    return height, width
+    else:
+        return height, width
+    raise UserError(
+        f"{weights.source}: {found} patches of {patch_size}x{patch_size}; "
+        "correct --image_size or --channels"
+    )
 
 
 def to_params(weights: KerasWeights, architecture: Architecture) -> dict:

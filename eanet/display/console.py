@@ -103,12 +103,7 @@ class Console:
     def model_table(
         self, rows: Iterable[tuple[str, Sequence[int], int, int]], total: tuple[int, int]
     ) -> None:
-        """Shows a model by parts.
-
-        Args:
-          rows: Each part: name, shape of its output for one image, parameters, MACs an image.
-          total: Parameters and MACs of the whole.
-        """
+        """Shows a model by parts: names, shapes of an image's output, parameters, its MACs."""
         table = Rows("part", "output shape", "parameters", "MACs")
         for part, shape, parameters, macs in rows:
             table.add_row(part, _product(shape), f"{parameters:,}", human(macs))

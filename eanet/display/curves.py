@@ -20,8 +20,6 @@ Records = Sequence[Record]
 def plot_curves(workdir: str | Path) -> Path:
     """Draws `curves.png` from `metrics.jsonl` and the best checkpoint's test result, if recorded.
 
-    Returns its path.
-
     Raises:
       UserError: There is no `metrics.jsonl`, or the picture cannot be written.
     """

@@ -32,12 +32,9 @@ Record = Mapping[str, Any]
 def write_model_card(workdir: str | Path, config: Record, attention: str = "") -> Path:
     """Writes `README.md` of a run from config, metrics.jsonl and results_*.json; returns its path.
 
-    What has not been recorded is left out, and results of another checkpoint than the best.
-
-    Args:
-      workdir: of the run.
-      config: its values by full key, such as "model.memory_size".
-      attention: what the run's attention computes, in Markdown, see `eanet.models.base.Attention`.
+    What has not been recorded is left out, and results of another checkpoint than the best. The
+    config is by full key, as in "model.memory_size"; `attention` is what the run's attention says
+    about itself, see `eanet.models.base.Attention`.
 
     Raises:
       UserError: a damaged record, or the card cannot be written.

@@ -39,10 +39,8 @@ class Progress:
     def epoch_done(self, epoch: float, train: Metrics, val: Metrics | None = None) -> None:
         """Says how an epoch ended.
 
-        Args:
-          epoch: Epochs so far.
-          train: loss, accuracy, images_per_second of the epoch.
-          val: loss, accuracy, top5_accuracy; None where the epoch was not validated.
+        In training with loss, accuracy, images_per_second; on validation with loss, accuracy,
+        top5_accuracy, if it was validated.
         """
         self._val = val or self._val
         end = f"{self.num_epochs:g}"
@@ -63,7 +61,6 @@ class Progress:
     def __rich_console__(
         self, console: rich.console.Console, options: rich.console.ConsoleOptions
     ) -> Iterator[Table | Text]:
-        width = options.max_width
         epoch = min(math.floor(self.step / self.steps_per_epoch) + 1, math.ceil(self.num_epochs))
         left = self._seconds_left()
         bar = Table.grid(padding=(0, 1), expand=True)
@@ -78,7 +75,7 @@ class Progress:
         yield bar
         text = "compiling the first step"
         if self._train:
-            text = _fit(_figures(self._train, self._val), width)
+            text = _fit(_figures(self._train, self._val), options.max_width)
         yield Text(text, no_wrap=True, overflow="ellipsis", style="cyan")
 
 

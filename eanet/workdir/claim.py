@@ -27,11 +27,8 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
     """While the context lasts, the workdir belongs to this config and this process.
 
     It is made, with the config in it, where it does not exist. The claim is a lock of the operating
-    system, which ends with its process however that dies; the file says whose it is. `say` is told
-    where the claim of a process that died is taken over.
-
-    Yields:
-      The lock, which may be lost while somebody removes files; see `RunLock.confirm`.
+    system, which ends with its process however that dies, and may be lost while somebody removes
+    files, see `RunLock.confirm`. `say` is told where that of a process that died is taken over.
 
     Raises:
       UserError: if the workdir belongs to another config, is in use, or cannot be written.

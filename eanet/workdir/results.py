@@ -27,15 +27,10 @@ _MOST = 60  # letters of a data set's name in that of a file
 
 
 def results_name(split: str, checkpoint: str = "best", other: str | None = None) -> str:
-    """The name of the file with the results of an evaluation.
+    """The name of the file with the results of a checkpoint, on the run's or `other` data.
 
     Only `results_SPLIT.json` is what reports and the model card read: of the best checkpoint, on
     the data of the run.
-
-    Args:
-      split: "test", "val" or "train".
-      checkpoint: "best", "latest" or a step, as it was asked for.
-      other: name of other data than the run's.
     """
     name = f"results_{split}"
     if checkpoint != "best":

@@ -1,8 +1,8 @@
 """What TensorBoard shows of a run: its scalars, and its settings in the tab HParams.
 
-Built on tensorboardX's records and protocol buffers rather than on its `SummaryWriter`: that one
-writes from a thread, which on a full disk dies and leaves the training waiting, overwrites the
-file of a start within the same second, and puts the host's name into it.
+Not by tensorboardX's `SummaryWriter`, which writes from a thread that dies on a full disk and
+leaves the training waiting, overwrites the file of a start within the same second, and puts the
+host's name into it.
 
 TensorBoard reads the files of a directory in the order of their names and never goes back, so the
 settings come before the scalars of the first start, and those before the scalars of the second.
