@@ -1,4 +1,8 @@
-"""A tree of arrays as a directory; the only place that knows Orbax."""
+"""A tree of arrays as a directory; the only place that knows Orbax.
+
+Its plain functions are all we take: names, retention and atomicity, CheckpointManager's part, are
+ours.
+"""
 
 import errno
 import functools
@@ -23,14 +27,18 @@ _PLAIN = re.compile(r"[\w./=,+ -]*", re.ASCII)
 def save(path: Path, state: Any) -> None:
     """Writes a tree of NumPy arrays to a new directory; raises whatever Orbax does."""
     _quieten()
+    from orbax.checkpoint import v1  # when it is needed first: it takes half a second
+
     with _plain(path) as plain:
-        _orbax().save(plain, state)
+        v1.save(plain, state)
 
 
 def load(path: Path, like: Any) -> Any:
     """Reads it back, in the form of `like`, or as it was saved where that is None."""
+    from orbax.checkpoint import v1
+
     with _plain(path) as plain:
-        return _orbax().load(plain, like)
+        return v1.load(plain, like)
 
 
 def to_host(state: Any) -> Any:
@@ -83,14 +91,6 @@ def _plain(path: Path) -> Iterator[Path]:
             raise OSError(errno.EINVAL, f"{link} cannot stand for {path}; {advice}")
         link.symlink_to(path.parent, target_is_directory=True)
         yield link / path.name
-
-
-def _orbax() -> Any:
-    # Imported when first needed, which costs half a second. Its plain functions are all we take:
-    # names, retention and atomicity, CheckpointManager's part, are ours.
-    from orbax.checkpoint import v1
-
-    return v1
 
 
 @functools.cache

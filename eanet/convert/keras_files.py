@@ -267,9 +267,8 @@ def _checkpoint_prefix(path: Path) -> Path:
 
 def _saved_variables(graph: Any) -> list[str]:
     """The keys of the list `variables` of a SavedModel, which is in the order of the model."""
-    if not graph.nodes:
-        return []
-    children = {child.local_name: child.node_id for child in graph.nodes[0].children}
+    roots = graph.nodes[:1]
+    children = {child.local_name: child.node_id for node in roots for child in node.children}
     if "variables" not in children:
         return []
     items = graph.nodes[children["variables"]].children

@@ -22,7 +22,7 @@ from eanet import files
 from eanet.checkpoints.manager import Checkpoints
 from eanet.cli import Parser, in_checkout, say
 from eanet.convert import keras_files
-from eanet.convert.keras_architecture import Architecture, check_expressible
+from eanet.convert.keras_architecture import Architecture, architecture_of
 from eanet.convert.keras_weights import KerasWeights, infer, to_params
 from eanet.data.load import Dataset, load_dataset
 from eanet.errors import UserError
@@ -71,7 +71,7 @@ def import_weights(
     log(f"{weights.source}: {architecture}, {count_parameters(params):,} parameters")
     config.model.update(architecture.model_options())
     config.model.update(norm="double", final_norm=False, param_dtype="float32")
-    check_expressible(config.model)
+    architecture_of(config.model, architecture.num_classes, architecture.image_shape)  # or refuses
     dataset = _dataset(weights.source, architecture, config, log)
     mean, std = _normalization(weights, dataset, (mean, std), architecture.image_shape[2], log)
     if dataset is None:

@@ -1,7 +1,7 @@
 """`curves.png`: loss and accuracy of a run over its epochs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from eanet.workdir.results import read_results
 
 _SPLITS = {"train": ("training", plots.PALETTE[0]), "val": ("validation", plots.PALETTE[1])}
 
-Record = Mapping[str, Any]
-Records = Sequence[Record]
+Records = Sequence[log.Record]
 
 
 def plot_curves(workdir: str | Path) -> Path:
@@ -50,7 +49,9 @@ def plot_curves(workdir: str | Path) -> Path:
     return files.write(workdir / "curves.png", plots.png(figure))
 
 
-def _draw_accuracy(axes: Any, records: Records, best: Record | None, test: Record) -> list[Any]:
+def _draw_accuracy(
+    axes: Any, records: Records, best: log.Record | None, test: log.Record
+) -> list[Any]:
     texts = []
     for name, prefix, line in (("accuracy", "", "-"), ("top5_accuracy", "top-5 ", "--")):
         texts += _draw_metric(axes, records, name, digits=1, prefix=prefix, line=line)
@@ -110,7 +111,7 @@ def _draw_metric(
     return texts
 
 
-def _ring(axes: Any, best: Record | None, name: str) -> None:
+def _ring(axes: Any, best: log.Record | None, name: str) -> None:
     if best and math.isfinite(height := _number(best, name)):
         look = {"color": _SPLITS["val"][1], "markerfacecolor": "white", "markeredgewidth": 1.6}
         axes.plot([best["epoch"]], [height], "o", markersize=6.5, clip_on=False, zorder=3, **look)
@@ -120,7 +121,7 @@ def _shown(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if abs(value) < 1e4 else f"{value:.1e}"
 
 
-def _number(record: Record, name: str) -> float:
+def _number(record: log.Record, name: str) -> float:
     """A value that can be drawn, or NaN; of an accuracy, which is a fraction, in per cent."""
     value = record.get(name)
     least, most, scale = (0.0, 1.0, 100.0) if name.endswith("accuracy") else (-1e30, 1e30, 1.0)

@@ -26,7 +26,8 @@ from eanet.files import (
 from eanet.workdir.tensorboard import EventFile
 
 Say = Callable[[str], object]
-Records = dict[tuple[int, str], dict[str, Any]]  # by step and split, in the order of the lines
+Record = dict[str, Any]
+Records = dict[tuple[int, str], Record]  # by step and split, in the order of the lines
 
 _MOST = 2**31
 _ADVICE = "make room or choose another --workdir, then start the same command again to go on"
@@ -86,7 +87,7 @@ class RunLog:
         """Whether the metrics of a split at a step are recorded."""
         return (step, split) in self._records
 
-    def get(self, step: int, split: str) -> dict[str, Any]:
+    def get(self, step: int, split: str) -> Record:
         """That record; empty where there is none."""
         return self._records.get((step, split), {})
 
@@ -106,7 +107,7 @@ class RunLog:
         self.close()
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def read(path: str | Path) -> list[Record]:
     """Reads `metrics.jsonl` in the order written, with NaN for `null`.
 
     Lines that are no record, such as a torn last one, and repeated ones are left out.
@@ -123,21 +124,17 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return list(_parse(data).values())
 
 
-def validations(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def validations(records: Iterable[Record]) -> list[Record]:
     """The records of validation that have an accuracy."""
-    return [
-        dict(record)
-        for record in records
-        if record["split"] == "val" and 0 <= record.get("accuracy", math.nan) <= 1
-    ]
+    return [r for r in records if r["split"] == "val" and 0 <= r.get("accuracy", math.nan) <= 1]
 
 
-def best_validation(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+def best_validation(records: Iterable[Record]) -> Record | None:
     """The record of highest accuracy on validation, the earliest of several; None without any."""
     return max(validations(records), key=lambda record: record["accuracy"], default=None)
 
 
-def is_of_best(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> bool:
+def is_of_best(results: Mapping[str, Any], records: Sequence[Record]) -> bool:
     """Whether results are of a checkpoint that was best on validation, as far as that is recorded.
 
     They are those of a `results_SPLIT.json`, the records those of `metrics.jsonl` beside it.
@@ -194,7 +191,7 @@ def _parse(data: bytes) -> Records:
     return records
 
 
-def _as_record(value: Any) -> dict[str, Any]:
+def _as_record(value: Any) -> Record:
     """Checks that a JSON value is a line as `RunLog.write` makes it; not finite becomes NaN."""
     if not isinstance(value, dict) or not isinstance(value.get("split"), str):
         raise ValueError("no record")

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 NAME = "model.json"
 SPLITS = ("train", "val", "test")
 
-# What happens to images of another size than the model's.
-RESIZES = ("refuse",)
-
 _FEW = 5  # names in a message
 _ADVICE = "restore it, or remove it to take what it says from the data set"
 
@@ -65,7 +62,7 @@ class ModelRecord:
     mean: tuple[float, ...]  # per channel of the training images, on the scale 0..255
     std: tuple[float, ...]  # likewise, above 0
     data: DataRecord | None = None  # what it was trained on; None for weights that came without
-    resize: str = "refuse"  # one of `RESIZES`
+    resize: str = "refuse"  # images of another size than the model's; there is no other way yet
     bits: int | None = None  # of 16-bit training images, see `eanet.data.images`; None without such
     version: str = __version__  # of the program that wrote it
 
@@ -79,7 +76,7 @@ class ModelRecord:
             _require(_are(float, values) and len(values) == self.image_shape[2], name)
             _require(all(map(math.isfinite, values)), name)
         _require(min(self.std) > 0, "std")
-        _require(self.resize in RESIZES, "resize")
+        _require(self.resize == "refuse", "resize")
         _require(self.bits is None or (_are(int, (self.bits,)) and 8 <= self.bits <= 16), "bits")
         _require(isinstance(self.version, str), "version")
 
