@@ -62,11 +62,7 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
 
 
 def check(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir that belongs to something else; changes nothing.
-
-    Raises:
-      UserError: if it does.
-    """
+    """Raises `UserError` for a workdir that belongs to something else; changes nothing."""
     path = workdir / "config.json"
     if not os.path.exists(path):
         if os.path.exists(workdir / "checkpoints"):

@@ -93,11 +93,7 @@ class ModelRecord:
         return cls(dataset.class_names, dataset.image_shape, mean, std, data, bits=dataset.bits)
 
     def refuse_other(self, dataset: "Dataset") -> None:
-        """Refuses to train on with a data set that is not what the run was trained on.
-
-        Raises:
-          UserError: it is not.
-        """
+        """Raises `UserError` for a data set that is not what the run was trained on."""
         if self.data is None:
             return
         names, names_now = set(self.class_names), set(dataset.class_names)
@@ -136,11 +132,7 @@ def difference(then: SplitRecord, now: SplitRecord) -> str:
 
 
 def write(workdir: Path, record: ModelRecord) -> None:
-    """Writes `model.json`, with a digest of its content.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes `model.json`, with a digest of its content; raises as `eanet.files.write` does."""
     files.write_record(workdir / NAME, dataclasses.asdict(record))
 
 

@@ -70,11 +70,7 @@ def write_results(
 
 
 def read_results(workdir: Path, split: str) -> dict[str, Any] | None:
-    """Reads `results_SPLIT.json`; None where the run has none.
-
-    Raises:
-      UserError: it is damaged.
-    """
+    """Reads `results_SPLIT.json`; None where the run has none; raises as `files.read_record`."""
     return files.read_record(workdir / results_name(split), known=RULES)
 
 
