@@ -217,8 +217,9 @@ def record_results(
         console.note(f"recorded in {written}")
     if written and name == results_name(split):
         plot_curves(workdir)
-        model = config_schema.read(workdir / "config.json").model
-        write_model_card(workdir, attention_class(model.attention, model.implementation).about)
+        config = config_schema.read(workdir / "config.json")
+        about = attention_class(config.model.attention, config.model.implementation).about
+        write_model_card(workdir, dict(config_lib.flatten(config)), about)
 
 
 def size(config: ConfigDict) -> RunSize:

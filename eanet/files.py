@@ -140,9 +140,9 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, follow: bool = F
     return descriptor
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """The content of a regular file, or of one that a link leads to; raises `OSError`."""
-    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+def read_bytes(path: str | Path, *, follow: bool = True) -> bytes:
+    """The content of a regular file, see `open_regular`; raises `OSError`."""
+    with os.fdopen(open_regular(path, follow=follow), "rb") as file:
         return file.read()
 
 

@@ -4,6 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+Texts = Mapping[str, str]
+
+_NAMED_TENSORS = 3
+
 # Key of the config → the parameter whose shape shows it, and on which axis: for what a checkpoint
 # does not record of its config, as none did in their first version, and for its data.
 _AXES = {
@@ -23,47 +27,43 @@ def shaping(config: Mapping[str, Any]) -> dict[str, str]:
     return {k: str(value) for k, value in config.items() if k.startswith(("model.", "optimizer."))}
 
 
-def differences(
-    there: Mapping[str, str],
-    here: Mapping[str, str],
-    config_there: Mapping[str, str],
-    config_here: Mapping[str, str],
-) -> list[str]:
-    """How two configs differ, as far as it is recorded or tensors show it.
+def mismatch(there: Texts, here: Texts, config_there: Texts, config_here: Texts) -> str:
+    """How a saved state differs from the one that a config describes; empty where it does not.
 
-    Args:
-      there: name → dtype and shape of a saved state, such as `"params/head/bias": "float32[100]"`.
-      here: likewise, of the state that a config describes.
-      config_there: what `shaping` gave when the state was saved, empty where that is not known.
-      config_here: what it gives for that config; empty likewise.
-
-    Returns:
-      A phrase for each key whose two values are known and differ.
+    Both are told by their tensors, such as `"params/head/bias": "float32[100]"`, and by what
+    `shaping` gave for their configs, empty where that is not known.
     """
+    tensors = [
+        f"{name} is {there.get(name, 'missing')} in the checkpoint "
+        f"and {here.get(name, 'missing')} here"
+        for name in {**here, **there}
+        if here.get(name) != there.get(name)
+    ]
+    if not tensors:
+        return ""
+    if (more := len(tensors) - _NAMED_TENSORS) > 0:
+        tensors[_NAMED_TENSORS:] = [f"and {more} more"]
     saved = _told_by(there) | (dict(config_there) if config_here else {})
     wanted = _told_by(here) | dict(config_here)
-    return [
+    keys = [
         f"{key} is {saved[key]} in the checkpoint and {wanted[key]} here"
         for key in saved
         if key in wanted and saved[key] != wanted[key]
     ]
+    return "; ".join([*keys, *tensors])
 
 
-def _told_by(tensors: Mapping[str, str]) -> dict[str, str]:
-    params = {
-        name.removeprefix("params/"): form
-        for name, form in tensors.items()
-        if name.startswith("params/")
-    }
+def _told_by(tensors: Texts) -> dict[str, str]:
+    external = "params/blocks/attention/key_memory" in tensors
     averaged = any(name.startswith("ema/") for name in tensors)
     values = {
-        "model.attention": "external" if "blocks/attention/key_memory" in params else "self",
-        "model.final_norm": str("final_norm/scale" in params),
-        "model.param_dtype": params.get("head/bias", "").partition("[")[0],
+        "model.attention": "external" if external else "self",
+        "model.final_norm": str("params/final_norm/scale" in tensors),
+        "model.param_dtype": tensors.get("params/head/bias", "").partition("[")[0],
         "a moving average (optimizer.ema_decay)": "there" if averaged else "missing",
     }
     for key, (name, axis) in _AXES.items():
-        shape = re.findall(r"\d+", params.get(name, "").partition("[")[2])
+        shape = re.findall(r"\d+", tensors.get(f"params/{name}", "").partition("[")[2])
         if axis < len(shape):
             values[key] = shape[axis]
     return values

@@ -24,37 +24,20 @@ VERSION = 2  # 1 has neither config nor history
 
 _SAVING = "saving-"
 _REMOVING = "removing-"
-# What a killed save left: under its own name or, from versions that kept it, another.
-_UNFINISHED = re.compile(r"saving-\d+|unfinished-\d+(-\d+)?")
-_SYSTEM_FAILURES = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EIO,
-    errno.EMFILE,
-    errno.ENFILE,
-)
+# What a killed removal or save left, the latter also under the name that older versions gave it.
+_REMAINS = re.compile(rf"{_REMOVING}.*|{_SAVING}\d+|unfinished-\d+(-\d+)?")
+_SYSTEM_FAILURES = "ENOSPC EDQUOT EFBIG EROFS EACCES EIO EMFILE ENFILE"
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What a manifest says about its checkpoint.
-
-    Attributes:
-      step: of training.
-      val_accuracy: a fraction, or None where it was not validated.
-      tensors: name → dtype and shape, such as `"params/head/bias": "float32[100]"`.
-      config: key → value as a text, of what shapes the tensors.
-      history: what had been logged by then.
-    """
+    """What a manifest says about its checkpoint."""
 
     step: int
-    val_accuracy: float | None
-    tensors: Mapping[str, str]
-    config: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    history: str = ""
+    val_accuracy: float | None  # a fraction, or None where it was not validated
+    tensors: Mapping[str, str]  # dtype and shape, such as "params/head/bias": "float32[100]"
+    config: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what shapes the tensors
+    history: str = ""  # what had been logged by then
     format: str = FORMAT
     version: int = VERSION
 
@@ -66,11 +49,11 @@ class Metadata:
             raise TypeError("an accuracy is a number")
 
 
+@dataclasses.dataclass(frozen=True)
 class CheckpointFiles:
     """Everything about checkpoints that can be done without looking into their state."""
 
-    def __init__(self, directory: Path):
-        self.directory = directory
+    directory: Path
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of `step` is, or would be."""
@@ -141,9 +124,7 @@ class CheckpointFiles:
     def write(self, metadata: Metadata, write_state: Callable[[Path], None]) -> None:
         """Adds a checkpoint; until all of it is on the disk nothing shows under its name.
 
-        Args:
-          metadata: of its manifest.
-          write_state: called with the path of a directory to make and fill.
+        `write_state` is called with the path of a directory to make and fill.
         """
         if not self.directory.is_dir():
             self.directory.mkdir()
@@ -184,12 +165,10 @@ class CheckpointFiles:
 
     def clear_remains(self) -> list[str]:
         """Removes what killed saves and removals left; returns the names of the former."""
-        for path in self.directory.glob(f"{_REMOVING}*"):
+        remains = [p for p in sorted(self.directory.glob("*")) if _REMAINS.fullmatch(p.name)]
+        for path in remains:
             shutil.rmtree(path)
-        unfinished = [p for p in sorted(self.directory.glob("*")) if _UNFINISHED.fullmatch(p.name)]
-        for path in unfinished:
-            shutil.rmtree(path)
-        return [path.name for path in unfinished]
+        return [path.name for path in remains if not path.name.startswith(_REMOVING)]
 
 
 def best_of(checkpoints: Iterable[Metadata]) -> int | None:
@@ -208,5 +187,5 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    system = (os.strerror(number) for number in _SYSTEM_FAILURES)
+    system = (os.strerror(getattr(errno, name)) for name in _SYSTEM_FAILURES.split())
     return next((reason for reason in system if reason in text), text[:200] or repr(error))

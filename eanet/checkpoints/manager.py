@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,9 +16,7 @@ from eanet.checkpoints.layout import STATE, CheckpointFiles, Metadata, best_of, 
 from eanet.checkpoints.manifest import Damaged
 from eanet.errors import UserError
 
-T = TypeVar("T")
-
-_NAMED_MISMATCHES = 3
+Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class _Save:
 class Checkpoints:
     """The checkpoints of one run: the latest, and the best on validation.
 
-    One process writes (a run holds a lock on its workdir); others may `restore` meanwhile.
-    Used as a context manager it waits, on leaving, for what is still being written.
+    One process writes (a run holds a lock on its workdir); others may `restore` meanwhile. As a
+    context manager it waits, on leaving, for what is still being written.
 
     Args:
       directory: where the checkpoints are; made by the first save, its parent must exist.
@@ -43,11 +41,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        directory: str | Path,
-        *,
-        log: Callable[[str], object] = print,
-        config: Mapping[str, Any] | None = None,
+        self, directory: str | Path, *, log: Log = print, config: Mapping[str, Any] | None = None
     ):
         self._files = CheckpointFiles(Path(directory))
         self._log = log
@@ -67,18 +61,13 @@ class Checkpoints:
     ) -> None:
         """Saves a pytree of arrays in the background; returns once its values are on the host.
 
-        Afterwards only the latest checkpoint and the one with the largest `val_accuracy` (the
-        earliest of equals; NaN counts as not validated) are kept. A step that has been saved is
-        not written again, but takes on a `val_accuracy` that was not known before.
+        Only the latest checkpoint and the one with the largest `val_accuracy` are kept: a fraction;
+        the earliest of equals; NaN counts as not validated. A step that has been saved is not
+        written again, but takes on a `val_accuracy` that was not known before. `history` is what
+        has been logged by now, to be kept with it.
 
         One save may wait behind another. A further one takes its place or, where it has been
         validated, waits here.
-
-        Args:
-          step: of training.
-          state: of training after it.
-          val_accuracy: of that state, a fraction.
-          history: what has been logged by now, to be kept with it.
 
         Raises:
           UserError: an earlier save failed, and failed again when repeated.
@@ -87,13 +76,12 @@ class Checkpoints:
         if newest and newest.metadata.val_accuracy is None and newest.future.cancel():
             self._saves.pop()
         self._collect(at_most=1)
-        accuracy = None if val_accuracy is None else float(val_accuracy)
-        if accuracy is not None and not math.isfinite(accuracy):
-            accuracy = None
+        value = math.nan if val_accuracy is None else float(val_accuracy)
+        accuracy = value if math.isfinite(value) else None
         if accuracy is None and step in self.steps():
             return
-        host = _to_host(state)
-        metadata = Metadata(step, accuracy, _tensors(host), self._config, history)
+        host = storage.to_host(state)
+        metadata = Metadata(step, accuracy, storage.forms(host), self._config, history)
         future = self._writer.submit(self._write, metadata, host)
         self._saves.append(_Save(metadata, host, future))
 
@@ -101,16 +89,14 @@ class Checkpoints:
         """Waits until every save is on the disk; a failed one is reported and repeated once.
 
         Raises:
-          UserError: it failed again. Checkpoints that were complete before are untouched.
+          UserError: it failed again; earlier checkpoints are untouched.
         """
         self._collect(at_most=0)
 
     def close(self) -> None:
         """Waits as `wait` does, then ends the background thread."""
-        try:
+        with self._writer:
             self.wait()
-        finally:
-            self._writer.shutdown()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints on the disk, oldest first; their files are not verified."""
@@ -119,10 +105,8 @@ class Checkpoints:
     def find(self, which: str | int) -> int:
         """The step that a user means by `"best"`, `"latest"` or a number.
 
-        Where nothing has been validated, the latest is the best.
-
-        Raises:
-          UserError: there is none, or it cannot be told because of damage.
+        Where nothing has been validated, the latest is the best. Raises `UserError` where there is
+        none, or where it cannot be told because of damage.
         """
         self.wait()
         step = step_of(str(which))
@@ -151,26 +135,23 @@ class Checkpoints:
 
         Args:
           which: as `find` takes it.
-          like: the same pytree of `jax.ShapeDtypeStruct`s or arrays. The restored arrays have
-            their shardings (the default device where there is none), and own their buffers.
+          like: the same pytree of `jax.ShapeDtypeStruct`s or arrays, whose shardings the restored
+            ones have (the default device where there is none); these own their buffers.
 
         Raises:
           UserError: the checkpoint is missing, damaged, not ours, or does not fit `like`.
         """
-        return self._reading(which, lambda metadata: self._load(metadata, like))
+
+        def read(metadata: Metadata) -> Any:
+            self._refuse_mismatch(metadata, metadata.tensors, like)
+            return self._load(metadata, like)
+
+        return self._reading(which, read)
 
     def restore_eval_params(self, which: str | int, like: Any) -> tuple[int, Any]:
-        """The parameters to evaluate of a saved state, verified, as arrays of NumPy; and its step.
+        """The moving average of a saved state, else its parameters, in NumPy; and its step.
 
-        Args:
-          which: as `find` takes it.
-          like: parameters, or shapes and types in their place.
-
-        Returns:
-          The moving average where the state has one, otherwise its parameters.
-
-        Raises:
-          UserError: the checkpoint is damaged, not ours, or its parameters do not fit `like`.
+        They have the form of `like`, parameters or their shapes; raises as `restore` does.
         """
 
         def read(metadata: Metadata) -> Any:
@@ -181,21 +162,17 @@ class Checkpoints:
                 for name, form in metadata.tensors.items()
                 if name.startswith(part)
             }
-            self._refuse_mismatch(metadata, there, _tensors({"params": like}))
-            saved = dict(_named(self._read(metadata, None)))
-            values = [np.asarray(saved[part + name]) for name, _ in _named(like)]
+            self._refuse_mismatch(metadata, there, {"params": like})
+            saved = storage.named(self._read(metadata, None))
+            values = [np.asarray(saved[part + name]) for name in storage.named(like)]
             return jax.tree.unflatten(jax.tree.structure(like), values)
 
         return self._reading(which, read)
 
     def arrays(self, which: str | int) -> dict[str, np.ndarray]:
-        """Every tensor of a saved state by its name, verified.
-
-        Raises:
-          UserError: the checkpoint is missing, damaged, or not ours.
-        """
+        """Every tensor of a saved state by its name, verified; raises as `restore` does."""
         _, saved = self._reading(which, lambda metadata: self._read(metadata, None))
-        return {name: np.asarray(leaf) for name, leaf in _named(saved)}
+        return {name: np.asarray(leaf) for name, leaf in storage.named(saved).items()}
 
     def restore_newest(self, like: Any) -> tuple[int, Any, str] | None:
         """The newest good checkpoint as `(step, state, history)`; None where there is none.
@@ -216,8 +193,15 @@ class Checkpoints:
             except Damaged as reason:
                 damaged[step] = reason
         if newest is not None:
-            self._refuse_mismatch(newest, newest.tensors, _tensors(like))
-        self._tidy(damaged)
+            self._refuse_mismatch(newest, newest.tensors, like)
+        try:
+            for step, why in damaged.items():
+                self._log(f"checkpoint of step {step} is damaged ({why})")
+                self._log(f"set aside as {self._files.set_aside_damaged(step)}")
+            if remains := self._files.clear_remains():
+                self._log(f"removed what killed saves of checkpoints left: {', '.join(remains)}")
+        except OSError as error:
+            self._log(f"{self._files.directory} cannot be tidied up ({one_line(error)})")
         if damaged:
             start = f"step {newest.step}" if newest else "the beginning, for no good one is left"
             self._log(f"going on from {start}")
@@ -225,7 +209,7 @@ class Checkpoints:
             return None
         return newest.step, self._load(newest, like), newest.history
 
-    def _reading(self, which: str | int, read: Callable[[Metadata], T]) -> tuple[int, T]:
+    def _reading(self, which: str | int, read: Callable[[Metadata], Any]) -> tuple[int, Any]:
         while True:
             step = self.find(which)
             try:
@@ -243,32 +227,18 @@ class Checkpoints:
             "choose another by its step, or train again to go on from the newest good one"
         )
 
-    def _refuse_mismatch(
-        self, metadata: Metadata, there: Mapping[str, str], here: Mapping[str, str]
-    ) -> None:
+    def _refuse_mismatch(self, metadata: Metadata, there: Mapping[str, str], like: Any) -> None:
         # Orbax itself restores an array of another shape without a word.
-        differences = [
-            f"{name} is {there.get(name, 'missing')} in the checkpoint "
-            f"and {here.get(name, 'missing')} here"
-            for name in {**here, **there}
-            if here.get(name) != there.get(name)
-        ]
-        if not differences:
-            return
-        if len(differences) > _NAMED_MISMATCHES:
-            more = len(differences) - _NAMED_MISMATCHES
-            differences = [*differences[:_NAMED_MISMATCHES], f"and {more} more"]
-        reasons = explain.differences(there, here, metadata.config, self._config)
-        raise UserError(
-            f"checkpoint {self._files.path(metadata.step)} does not fit this config: "
-            f"{'; '.join([*reasons, *differences])}; "
-            "use the config it was trained with, or another workdir"
-        )
+        here = storage.forms(like)
+        if mismatch := explain.mismatch(there, here, metadata.config, self._config):
+            raise UserError(
+                f"checkpoint {self._files.path(metadata.step)} does not fit this config: "
+                f"{mismatch}; use the config it was trained with, or another workdir"
+            )
 
     def _load(self, metadata: Metadata, like: Any) -> Any:
-        self._refuse_mismatch(metadata, metadata.tensors, _tensors(like))
         empty = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), like)
-        return jax.tree.map(_place, self._read(metadata, empty), like)
+        return jax.tree.map(storage.place, self._read(metadata, empty), like)
 
     def _read(self, metadata: Metadata, like: Any) -> Any:
         path = self._files.path(metadata.step)
@@ -291,17 +261,16 @@ class Checkpoints:
     def _repeat(self, save: _Save, error: BaseException) -> None:
         step = save.metadata.step
         self._log(f"checkpoint of step {step} not saved ({one_line(error)}); trying again")
-        again = self._writer.submit(self._write, save.metadata, save.state)
-        error_again = again.exception()
-        if error_again is None:
+        again = self._writer.submit(self._write, save.metadata, save.state).exception()
+        if again is None:
             self._log(f"checkpoint of step {step} saved")
             return
         latest = max(self.steps(), default=None)
         safe = "there is none before it" if latest is None else f"that of step {latest} is intact"
         raise UserError(
             f"checkpoint of step {step} could not be saved in {self._files.directory} "
-            f"({one_line(error_again)}); {safe}; make room or make it writable, then start again"
-        ) from error_again
+            f"({one_line(again)}); {safe}; make room or make it writable, then start again"
+        ) from again
 
     def _write(self, metadata: Metadata, state: Any) -> None:
         """Runs in the background thread: one at a time, in order."""
@@ -318,50 +287,8 @@ class Checkpoints:
     def _write_state(self, path: Path, state: Any) -> None:
         storage.save(path, state)
         if not self._has_read_back:  # once, to find what would make all of them unreadable
-            again = dict(_named(storage.load(path, state)))
-            for name, leaf in _named(state):
+            again = storage.named(storage.load(path, state))
+            for name, leaf in storage.named(state).items():
                 if again[name].tobytes() != leaf.tobytes():
                     raise RuntimeError(f"{name} was not read back as it was written")
             self._has_read_back = True
-
-    def _tidy(self, damaged: dict[int, Damaged]) -> None:
-        try:
-            for step, reason in damaged.items():
-                self._log(f"checkpoint of step {step} is damaged ({reason})")
-                self._log(f"set aside as {self._files.set_aside_damaged(step)}")
-            if remains := self._files.clear_remains():
-                self._log(f"removed what killed saves of checkpoints left: {', '.join(remains)}")
-        except OSError as error:
-            self._log(f"{self._files.directory} cannot be tidied up ({one_line(error)})")
-
-
-def _to_host(state: Any) -> Any:
-    for leaf in jax.tree.leaves(state):
-        leaf.copy_to_host_async()
-    # On CPU np.asarray and jax.device_get alias the buffer that the next step wants to reuse.
-    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
-
-
-def _place(host: np.ndarray, like: Any) -> jax.Array:
-    sharding = getattr(like, "sharding", None)
-    if sharding is None:
-        return jax.numpy.array(host, copy=True)
-    # Given the whole array, device_put would make all CPU devices share one buffer, that of `host`.
-    parts = [
-        jax.device_put(np.array(host[index], copy=True), device)
-        for device, index in sharding.addressable_devices_indices_map(host.shape).items()
-    ]
-    return jax.make_array_from_single_device_arrays(host.shape, sharding, parts)
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    """Every leaf with its name, such as "params/head/bias"."""
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-
-
-def _tensors(tree: Any) -> dict[str, str]:
-    """Name → dtype and shape of every leaf, such as `"params/head/bias": "float32[100]"`."""
-    return {name: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for name, leaf in _named(tree)}

@@ -45,12 +45,7 @@ def amend(directory: Path, metadata: dict[str, Any]) -> None:
 
 
 def metadata_of(directory: Path) -> dict[str, Any]:
-    """The metadata `directory` was sealed with; does not look at its other files.
-
-    Raises:
-      Damaged: the manifest is missing or is not what was written.
-      UserError: the system does not let it be read.
-    """
+    """The metadata `directory` was sealed with, unverified; raises as `verify`, of the manifest."""
     return _read(directory)[_METADATA]
 
 

@@ -1,4 +1,8 @@
-"""A tree of arrays as a directory; the only place that knows Orbax."""
+"""A tree of arrays as a directory; the only place that knows Orbax.
+
+Its plain functions are all we take: names, retention and atomicity, CheckpointManager's part, are
+ours.
+"""
 
 import errno
 import functools
@@ -12,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 # Orbax and TensorStore take other paths for patterns ("["), other separators ("\\") or places in a
 # cloud ("gs:"), or want Unicode.
 _PLAIN = re.compile(r"[\w./=,+ -]*", re.ASCII)
@@ -20,14 +27,54 @@ _PLAIN = re.compile(r"[\w./=,+ -]*", re.ASCII)
 def save(path: Path, state: Any) -> None:
     """Writes a tree of NumPy arrays to a new directory; raises whatever Orbax does."""
     _quieten()
+    from orbax.checkpoint import v1  # when it is needed first: it takes half a second
+
     with _plain(path) as plain:
-        _orbax().save(plain, state)
+        v1.save(plain, state)
 
 
 def load(path: Path, like: Any) -> Any:
     """Reads it back, in the form of `like`, or as it was saved where that is None."""
+    from orbax.checkpoint import v1
+
     with _plain(path) as plain:
-        return _orbax().load(plain, like)
+        return v1.load(plain, like)
+
+
+def to_host(state: Any) -> Any:
+    """A copy of a tree of arrays, as arrays of NumPy."""
+    for leaf in jax.tree.leaves(state):
+        leaf.copy_to_host_async()
+    # On CPU np.asarray and jax.device_get alias the buffer that the next step wants to reuse.
+    return jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+
+
+def place(host: np.ndarray, like: Any) -> jax.Array:
+    """A copy of an array with the sharding of another, on the default device without one."""
+    sharding = getattr(like, "sharding", None)
+    if sharding is None:
+        return jax.numpy.array(host, copy=True)
+    # Given the whole array, device_put would make all CPU devices share one buffer, that of `host`.
+    parts = [
+        jax.device_put(np.array(host[index], copy=True), device)
+        for device, index in sharding.addressable_devices_indices_map(host.shape).items()
+    ]
+    return jax.make_array_from_single_device_arrays(host.shape, sharding, parts)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """Every leaf by its name, such as "params/head/bias"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def forms(tree: Any) -> dict[str, str]:
+    """Name → dtype and shape of every leaf, such as `"params/head/bias": "float32[100]"`."""
+    return {
+        name: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for name, leaf in named(tree).items()
+    }
 
 
 @contextmanager
@@ -44,14 +91,6 @@ def _plain(path: Path) -> Iterator[Path]:
             raise OSError(errno.EINVAL, f"{link} cannot stand for {path}; {advice}")
         link.symlink_to(path.parent, target_is_directory=True)
         yield link / path.name
-
-
-def _orbax() -> Any:
-    # Imported when first needed, which costs half a second. Its plain functions are all we take:
-    # names, retention and atomicity, CheckpointManager's part, are ours.
-    from orbax.checkpoint import v1
-
-    return v1
 
 
 @functools.cache

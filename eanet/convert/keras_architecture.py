@@ -50,16 +50,15 @@ class Architecture:
         )
 
 
-def check_expressible(options: Mapping[str, Any]) -> None:
-    """Refuses a model that the Keras example's model cannot be.
+def architecture_of(
+    options: Mapping[str, Any], num_classes: int, image_shape: tuple[int, int, int]
+) -> Architecture:
+    """The sizes in a `config.model`.
 
     A key that is not known here passes with the value that it had before it existed.
 
-    Args:
-      options: `config.model`.
-
     Raises:
-      UserError: naming the first key of another value.
+      UserError: the Keras example's model has other values only; the first such key is named.
     """
     kind = attention_class(options["attention"], options["implementation"])
     of_other_attentions = attention_rules().keys() - kind.RULES.keys()
@@ -73,13 +72,6 @@ def check_expressible(options: Mapping[str, Any]) -> None:
             raise UserError(
                 f"the Keras example's model cannot express {name}={options[key]!r}{only}"
             )
-
-
-def architecture_of(
-    options: Mapping[str, Any], num_classes: int, image_shape: tuple[int, int, int]
-) -> Architecture:
-    """The sizes in `config.model`; raises as `check_expressible` does."""
-    check_expressible(options)
     sizes = {name: options[name] for name in _SIZES}
     if options["attention"] == "self":
         sizes["memory_size"] = 0
@@ -88,11 +80,6 @@ def architecture_of(
 
 def our_model(architecture: Architecture) -> SplitModel:
     """The model of these sizes, with nothing computed yet."""
-    return split_model(
-        lambda rngs: EANet(
-            architecture.num_classes,
-            architecture.image_shape,
-            rngs=rngs,
-            **architecture.model_options(),
-        )
-    )
+    sizes = architecture.num_classes, architecture.image_shape
+    options = architecture.model_options()
+    return split_model(lambda rngs: EANet(*sizes, rngs=rngs, **options))

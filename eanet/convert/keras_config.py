@@ -44,14 +44,8 @@ def image_shape(found: Layers) -> tuple[int, int, int] | None:
 def statistics(source: str, found: Layers, adapted: Statistics | None) -> Statistics | None:
     """Mean and deviation by which the model's layers normalise pixels from 0 to 255.
 
-    Args:
-      source: the file, for messages.
-      found: as `layers` gives them, or none where the file has no config.
-      adapted: mean and variance that a Normalization layer has among its weights.
-
-    Returns:
-      Each `float64[C]`, or of one value for all channels where they are not counted; None where no
-      layer normalises.
+    Each is `float64[C]`, or of one value for all channels where they are not counted; None where no
+    layer normalises. `adapted` are mean and variance that a layer has among its weights.
 
     Raises:
       UserError: the layers do not say by what, or turn light into dark.
@@ -84,12 +78,10 @@ def _affine(kind: str, options: dict[str, Any], adapted: Statistics | None) -> S
     """Factor and summand of one layer."""
     if kind == "Rescaling":
         return _numbers(options["scale"]), _numbers(options.get("offset", 0.0))
-    if options.get("mean") is not None:
-        mean, variance = _numbers(options["mean"]), _numbers(options["variance"])
-    elif adapted is not None:
-        mean, variance = map(_numbers, adapted)
-    else:
-        raise KeyError("mean")
+    known = options.get("mean") is not None
+    mean, variance = map(
+        _numbers, (options["mean"], options["variance"]) if known else adapted or ()
+    )
     if (variance < 0).any():
         raise ValueError("variance")
     deviation = np.maximum(np.sqrt(variance), _LEAST_DEVIATION)

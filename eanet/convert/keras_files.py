@@ -5,6 +5,7 @@ TensorFlow, for which alone TensorFlow is needed.
 """
 
 import io
+import itertools
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ import numpy as np
 
 from eanet import files
 from eanet.convert import keras_config
-from eanet.convert.keras_weights import KerasWeights, Tensor, slots
+from eanet.convert.keras_weights import KerasWeights, slots
 from eanet.errors import UserError
 
 # No EANet comes near this; a damaged or hostile file may claim any size.
@@ -24,8 +25,6 @@ _MAX_BYTES = 2**31
 _MAX_DEPTH = 12
 
 _NORMALIZATION = re.compile(r"(?:^|/)normalization/vars/([01])$")
-# Where the export puts one: as in the example, in front of the augmentation.
-_EXPORTED_NORMALIZATION = "sequential/layers/normalization/vars"
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 # In a checkpoint the variables of one layer have names only; this is their order in the model.
@@ -47,32 +46,27 @@ def read(source: str | Path) -> KerasWeights:
     if path.is_dir() or (not path.exists() and path.with_name(path.name + ".index").is_file()):
         return _read_tensorflow(path)
     try:
-        start = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else None
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB and is no EANet")
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    if start is None:
-        raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB and is no EANet")
-    if start.startswith(b"PK"):
-        return _read_archive(path, start)
-    return _read_h5(str(path), start, b"")
+    if content.startswith(b"PK"):
+        return _read_archive(path, content)
+    return _read_h5(str(path), content, b"")
 
 
 def write(path: Path, values: Mapping[str, np.ndarray], mean: Any, std: Any) -> None:
     """Writes a `.weights.h5` file of Keras 3, with a Normalization layer as the example has it.
 
-    Args:
-      path: of the file.
-      values: by the names of the variables inside `layers/`.
-      mean: per channel, on the scale 0..255.
-      std: likewise.
-
-    Raises:
-      UserError: it cannot be written.
+    Values are named inside `layers/`; mean and deviation are per channel, on the scale 0..255.
+    Raises as `eanet.files.write` does.
     """
+    layer = "sequential/layers/normalization/vars"
     statistics = {
-        f"{_EXPORTED_NORMALIZATION}/0": np.asarray(mean, np.float32),
-        f"{_EXPORTED_NORMALIZATION}/1": np.square(np.asarray(std, np.float64)).astype(np.float32),
-        f"{_EXPORTED_NORMALIZATION}/2": np.asarray(0, np.int32),
+        f"{layer}/0": np.asarray(mean, np.float32),
+        f"{layer}/1": np.square(np.asarray(std, np.float64)).astype(np.float32),
+        f"{layer}/2": np.asarray(0, np.int32),
     }
     files.write(path, weights_h5({**statistics, **values}))
 
@@ -120,8 +114,9 @@ def _read_h5(source: str, content: bytes, config: bytes | str) -> KerasWeights:
             }
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise UserError(f"{source} is damaged, truncated or no HDF5 file: {error}") from None
-    ordered = list(named.items()) if legacy else _keras3(source, named)
-    return _in_order(source, ordered, keras_config.layers(config))
+    if not legacy:
+        named = _keras3(source, named)
+    return _in_order(source, named, keras_config.layers(config))
 
 
 def _node(source: str, root: Any, path: str) -> Any:
@@ -175,31 +170,27 @@ def _texts(names: Any) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
-def _keras3(source: str, named: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+def _keras3(source: str, named: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Brings the variables, whose names count the layers of each class, into the model's order."""
     plain = {re.sub(r"^[^/]*/", "", name).replace("/_", "/"): name for name in named}
-    statistics: dict[str, str] = {}
-    rest = []
-    for key, name in plain.items():
-        match = _NORMALIZATION.search(key)
-        if match:
-            statistics[match[1]] = name
-        elif _is_weight(named[name]):
-            rest.append(key)
+    matches = {key: _NORMALIZATION.search(key) for key in plain}
+    statistics = {match[1]: plain[key] for key, match in matches.items() if match}
+    rest = [key for key in plain if not matches[key] and _is_weight(named[plain[key]])]
     attention = "self" if any("multi_head_attention" in key for key in rest) else "external"
     norms = {key.split("/")[0] for key in rest if key.startswith("layer_normalization")}
     depth = max(1, (len(norms) + 1) // 2)
-    expected = list(slots(depth, attention))
+    expected = slots(depth, attention)
     for slot in expected:
         if slot.keras not in plain:
             raise UserError(f"{source}: layers/{slot.keras} is missing, which is {slot.name}")
-    for key in sorted({*rest} - {slot.keras for slot in expected}):
+    if others := sorted({*rest} - {slot.keras for slot in expected}):
+        name = plain[others[0]]
         raise UserError(
-            f"{source}: {plain[key]}, of shape {list(named[plain[key]].shape)}, is no part of the "
+            f"{source}: {name}, of shape {list(named[name].shape)}, is no part of the "
             f"Keras example's model with {depth} blocks of {attention} attention"
         )
     names = [statistics[i] for i in sorted(statistics)] + [plain[slot.keras] for slot in expected]
-    return [(name, named[name]) for name in names]
+    return {name: named[name] for name in names}
 
 
 def _is_weight(value: np.ndarray) -> bool:
@@ -208,22 +199,22 @@ def _is_weight(value: np.ndarray) -> bool:
 
 
 def _in_order(
-    source: str, named: list[tuple[str, np.ndarray]], layers: keras_config.Layers
+    source: str, named: dict[str, np.ndarray], layers: keras_config.Layers
 ) -> KerasWeights:
     """Splits off mean and variance of a Normalization layer, and checks all values."""
-    tensors = [Tensor(name, value) for name, value in named if _is_weight(value)]
-    for tensor in tensors:
-        if not np.issubdtype(tensor.value.dtype, np.floating):
-            raise UserError(f"{source}: {tensor.name} has the type {tensor.value.dtype}, no float")
-        if not np.isfinite(tensor.value).all():
-            raise UserError(f"{source}: {tensor.name} has values that are not finite")
+    tensors = {name: value for name, value in named.items() if _is_weight(value)}
+    for name, value in tensors.items():
+        if not np.issubdtype(value.dtype, np.floating):
+            raise UserError(f"{source}: {name} has the type {value.dtype}, no float")
+        if not np.isfinite(value).all():
+            raise UserError(f"{source}: {name} has values that are not finite")
     if not tensors:
         raise UserError(f"{source} holds no weights")
     # The model itself begins with a matrix, the projection of the patches.
-    vectors = next((i for i, t in enumerate(tensors) if t.value.ndim > 1), len(tensors))
+    first = list(itertools.takewhile(lambda name: tensors[name].ndim == 1, tensors))
     adapted = None
-    if vectors == 2 and tensors[0].value.shape == tensors[1].value.shape:
-        adapted, tensors = (tensors[0].value, tensors[1].value), tensors[2:]
+    if len(first) == 2 and tensors[first[0]].shape == tensors[first[1]].shape:
+        adapted = tensors.pop(first[0]), tensors.pop(first[1])
     statistics = keras_config.statistics(source, layers, adapted)
     return KerasWeights(source, tensors, statistics, keras_config.image_shape(layers))
 
@@ -249,9 +240,9 @@ def _read_tensorflow(path: Path) -> KerasWeights:
         if _OBJECT_GRAPH in shapes:
             name = _OBJECT_GRAPH
             graph.ParseFromString(reader.get_tensor(name))
-        named = []
+        named = {}
         for name in _saved_variables(graph) or _layer_variables(shapes):
-            named.append((name.removesuffix(_VALUE), np.asarray(reader.get_tensor(name))))
+            named[name.removesuffix(_VALUE)] = np.asarray(reader.get_tensor(name))
     except UserError:
         raise
     except Exception as error:
@@ -276,9 +267,8 @@ def _checkpoint_prefix(path: Path) -> Path:
 
 def _saved_variables(graph: Any) -> list[str]:
     """The keys of the list `variables` of a SavedModel, which is in the order of the model."""
-    if not graph.nodes:
-        return []
-    children = {child.local_name: child.node_id for child in graph.nodes[0].children}
+    roots = graph.nodes[:1]
+    children = {child.local_name: child.node_id for node in roots for child in node.children}
     if "variables" not in children:
         return []
     items = graph.nodes[children["variables"]].children
@@ -289,27 +279,19 @@ def _saved_variables(graph: Any) -> list[str]:
 def _layer_variables(shapes: dict) -> list[str]:
     """The keys of what `save_weights` writes, sorted by layer and by variable."""
 
-    def order(name: str) -> list[int]:
-        parts = name.removesuffix(_VALUE).split("/")
-        return [
-            int(part.rsplit("-", 1)[1])
-            if part.startswith("layer_with_weights-")
-            else _VARIABLES.index(part)
-            for part in parts
-        ]
-
-    names = [
-        name
-        for name in shapes
-        if name.startswith("layer_with_weights-")
-        and name.endswith(_VALUE)
-        and not name.removesuffix(_VALUE).endswith(("/count", "_state_var"))
-    ]
-    for name in names:
+    def order(name: str) -> Iterator[int]:
         for part in name.removesuffix(_VALUE).split("/"):
-            if part not in _VARIABLES and not re.fullmatch(r"layer_with_weights-\d{1,6}", part):
+            if match := re.fullmatch(r"layer_with_weights-(\d{1,6})", part):
+                yield int(match[1])
+            elif part in _VARIABLES:
+                yield _VARIABLES.index(part)
+            else:
                 raise UserError(
                     f"{name.removesuffix(_VALUE)}, of shape {shapes[name]}, is no part of the "
                     "Keras example's model"
                 )
-    return sorted(names, key=order)
+
+    others = tuple(f"{name}{_VALUE}" for name in ("/count", "_state_var"))
+    names = [name for name in shapes if name.startswith("layer_with_weights-")]
+    names = [name for name in names if name.endswith(_VALUE) and not name.endswith(others)]
+    return sorted(names, key=lambda name: list(order(name)))

@@ -11,28 +11,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet import files
+from eanet.checkpoints.manager import Checkpoints
 from eanet.cli import Parser, in_checkout, say
 from eanet.convert import keras_files
-from eanet.convert.keras_architecture import Architecture, check_expressible
+from eanet.convert.keras_architecture import Architecture, architecture_of
 from eanet.convert.keras_weights import KerasWeights, infer, to_params
-from eanet.convert.workdir import write_run
 from eanet.data.load import Dataset, load_dataset
 from eanet.errors import UserError
 from eanet.models.costs import count_parameters
 from eanet.training import config_schema
+from eanet.training.optimizer import OptimizerOptions, make_optimizer
+from eanet.training.run import build_model
+from eanet.training.step import init_state
+from eanet.workdir import model_record
+from eanet.workdir.claim import claimed
 from eanet.workdir.model_record import ModelRecord
-
-# Where the weights came from, for people.
-RECORD = "keras_import.json"
 
 # Statistics of one data set's parts differ by less, in units of the deviation.
 _SAME_STATISTICS = 0.02
 
+Log = Callable[[str], object]
 Numbers = Sequence[float] | np.ndarray
 
 
@@ -45,20 +51,14 @@ def import_weights(
     channels: int | None = None,
     mean: Numbers | None = None,
     std: Numbers | None = None,
-    log: Callable[[str], object] = print,
+    log: Log = print,
 ) -> Architecture:
     """Writes a run whose only checkpoint, of step 0, has the weights of a Keras file.
 
-    Args:
-      source: see `eanet.convert.keras_files.read`.
-      workdir: of the new run.
-      config: what the weights do not say; its `model` is changed to what they do say.
-      image_size: height and width, where the shapes leave them open.
-      channels: likewise.
-      mean: by which the weights expect images normalised, on the scale 0..255, one value or one a
-        channel; by default that of the file, or else of the data set's training images.
-      std: likewise.
-      log: called with one line for everything a person should know.
+    The config holds what the weights do not say; its `model` is changed to what they do say. Height
+    and width, and channels, are needed where the shapes leave them open. Mean and deviation, on the
+    scale 0..255, one value or one a channel, are those by which the weights expect images
+    normalised; by default those of the file, or else of the data set's training images.
 
     Raises:
       UserError: the file is damaged or does not fit model or data set, or the workdir is taken.
@@ -71,22 +71,43 @@ def import_weights(
     log(f"{weights.source}: {architecture}, {count_parameters(params):,} parameters")
     config.model.update(architecture.model_options())
     config.model.update(norm="double", final_norm=False, param_dtype="float32")
-    check_expressible(config.model)
+    architecture_of(config.model, architecture.num_classes, architecture.image_shape)  # or refuses
     dataset = _dataset(weights.source, architecture, config, log)
-    mean, std = _normalization(weights, dataset, mean, std, architecture.image_shape[2], log)
+    mean, std = _normalization(weights, dataset, (mean, std), architecture.image_shape[2], log)
     if dataset is None:
         log("class names are not known, so classes are numbers")
         class_names = tuple(map(str, range(architecture.num_classes)))
     else:
         class_names = dataset.class_names
     record = ModelRecord(class_names, architecture.image_shape, mean, std)
-    write_run(workdir, config, record, params, log)
-    files.write_json(workdir / RECORD, {"source": str(source)})
+    _write_run(workdir, config, record, params, log)
+    files.write_json(workdir / "keras_import.json", {"source": str(source)})  # for people
     return architecture
 
 
+def _write_run(
+    workdir: Path, config: ConfigDict, record: ModelRecord, params: Any, log: Log
+) -> None:
+    """Writes a run whose only checkpoint has these parameters; training goes on there."""
+    options = OptimizerOptions(**config.optimizer)
+    kernels = build_model(config, len(record.class_names), record.image_shape).kernels
+    # The learning rate does not change the form of the state.
+    optimizer = make_optimizer(options, optax.constant_schedule(0.0), kernels)
+    state = init_state(jax.tree.map(jnp.asarray, params), optimizer, ema=options.ema_decay > 0)
+    values = dict(config_lib.flatten(config))
+    with (
+        claimed(workdir, config, log),
+        Checkpoints(workdir / "checkpoints", log=log, config=values) as checkpoints,
+    ):
+        if checkpoints.steps():
+            raise UserError(f"{workdir} holds a run already; choose another --workdir")
+        model_record.write(workdir, record)
+        (workdir / "metrics.jsonl").touch()  # the log of a run without a step
+        checkpoints.save(0, state)
+
+
 def _dataset(
-    source: str, architecture: Architecture, config: ConfigDict, log: Callable[[str], object]
+    source: str, architecture: Architecture, config: ConfigDict, log: Log
 ) -> Dataset | None:
     """The data set of the config, None where it cannot be loaded; refused with other images."""
     try:
@@ -106,20 +127,15 @@ def _dataset(
 
 
 def _normalization(
-    weights: KerasWeights,
-    dataset: Dataset | None,
-    asked_mean: Numbers | None,
-    asked_std: Numbers | None,
-    channels: int,
-    log: Callable[[str], object],
+    weights: KerasWeights, dataset: Dataset | None, asked: tuple[Any, Any], channels: int, log: Log
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel: asked for, of the file, or of the data set."""
     own: tuple[Any, Any] = weights.statistics or (None, None)
     if weights.statistics is None and dataset is not None:
         own = dataset.mean, dataset.std
-        if asked_mean is None or asked_std is None:
+        if any(values is None for values in asked):
             log(f"{weights.source} has no normalisation: that of {dataset.name} is taken")
-    given = [a if a is not None else b for a, b in zip((asked_mean, asked_std), own, strict=True)]
+    given = [mine if mine is not None else its for mine, its in zip(asked, own, strict=True)]
     if any(values is None for values in given):
         raise UserError(
             f"{weights.source} has no normalisation: give --mean and --std of the images, from 0 "
@@ -134,18 +150,15 @@ def _normalization(
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
         raise UserError(f"deviations must be above 0 and means finite, not {std} and {mean}")
     log(f"normalisation: mean {_shown(mean)}, deviation {_shown(std)}")
-    if dataset is not None and _differ(mean, std, dataset):
-        log(
-            f"warning: images of {dataset.name} have mean {_shown(dataset.mean)}, deviation "
-            f"{_shown(dataset.std)}: the weights were trained on others, or on another scale than "
-            "0..255 (see --mean and --std)"
-        )
+    if dataset is not None:
+        offsets = np.abs([mean - dataset.mean, std - dataset.std]) / dataset.std
+        if offsets.max() > _SAME_STATISTICS:
+            log(
+                f"warning: images of {dataset.name} have mean {_shown(dataset.mean)}, deviation "
+                f"{_shown(dataset.std)}: the weights were trained on others, or on another scale "
+                "than 0..255 (see --mean and --std)"
+            )
     return tuple(mean.tolist()), tuple(std.tolist())
-
-
-def _differ(mean: np.ndarray, std: np.ndarray, dataset: Dataset) -> bool:
-    offset = np.max(np.abs(mean - dataset.mean) / dataset.std)
-    return bool(max(offset, np.max(np.abs(std / dataset.std - 1))) > _SAME_STATISTICS)
 
 
 def _shown(values: np.ndarray) -> str:

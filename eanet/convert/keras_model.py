@@ -80,9 +80,7 @@ def build(
         before = x
         x = layers.LayerNormalization(epsilon=1e-5)(x)
         if attention == "external":
-            x = _external_attention(
-                x, tokens, embed_dim, num_heads, head_dim, memory_size, dropout_rate
-            )
+            x = _external_attention(x, num_heads, head_dim, memory_size, dropout_rate)
         else:
             x = layers.MultiHeadAttention(num_heads, head_dim, dropout=dropout_rate)(x, x)
         x = layers.add([x, before])
@@ -97,7 +95,8 @@ def build(
     return keras.Model(inputs, layers.Dense(num_classes, activation=activation)(x))
 
 
-def _external_attention(x, tokens, embed_dim, heads, head_dim, memory_size, dropout_rate):
+def _external_attention(x, heads, head_dim, memory_size, dropout_rate):
+    _, tokens, embed_dim = x.shape
     width = heads * head_dim
     x = layers.Dense(width)(x)
     x = ops.transpose(ops.reshape(x, (-1, tokens, heads, head_dim)), (0, 2, 1, 3))

@@ -4,9 +4,9 @@ The source is as for `import-keras`; images are normally distributed. Keras 3 on
 needed for this, and for nothing else in this project. Exit code 0: the same function; 1: not.
 """
 
+import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,70 +28,50 @@ _IMAGES = 4
 
 
 def main(arguments: list[str], prog: str) -> int:
-    """The command `verify-keras`."""
-    parser = Parser(prog, __doc__)
-    add_source(parser)
-    return 0 if verify(**vars(parser.parse_args(arguments)), log=say) else 1
-
-
-def verify(
-    source: str,
-    *,
-    image_size: tuple[int, int] | None = None,
-    channels: int | None = None,
-    log: Callable[[str], object] = print,
-) -> bool:
-    """Says how large the differences after each block are, and whether they are only rounding.
-
-    Absolute, and relative to the largest value in Keras there.
+    """The command `verify-keras`: differences, also relative to the largest value in Keras there.
 
     Raises:
       UserError: Keras is not installed, or the file cannot be imported.
     """
-    weights = keras_files.read(source)
-    architecture = infer(weights, image_size=image_size, channels=channels)
+    parser = Parser(prog, __doc__)
+    add_source(parser)
+    options = parser.parse_args(arguments)
+    weights = keras_files.read(options.source)
+    architecture = infer(weights, image_size=options.image_size, channels=options.channels)
     params = to_params(weights, architecture)
     images = np.random.default_rng(0).normal(size=(_IMAGES, *architecture.image_shape))
     images = images.astype(np.float32)
-    theirs = keras_outputs(source, architecture, params, images)
-    log(f"{weights.source}: {architecture}")
-    log(f"{'after':<16}{'largest value':>15}{'absolute':>12}{'relative':>12}")
+    theirs = _keras_outputs(options.source, architecture, params, images)
+    say(f"{weights.source}: {architecture}")
+    say(f"{'after':<16}{'largest value':>15}{'absolute':>12}{'relative':>12}")
     worst = 0.0
-    ours = our_outputs(architecture, params, images)
-    for (name, actual), expected in zip(ours, theirs, strict=True):
+    model = our_model(architecture).merge(jax.tree.map(jnp.asarray, params))
+    inputs = jnp.asarray(images)
+    names, ours = (*model.stage_names, "head"), [*model.stages(inputs), model(inputs)]
+    for name, actual, expected in zip(names, map(np.asarray, ours), theirs, strict=True):
         scale, absolute = np.max(np.abs(expected)), np.max(np.abs(actual - expected))
         worst = max(worst, absolute / scale)
-        log(f"{name:<16}{scale:>15.4g}{absolute:>12.2e}{absolute / scale:>12.2e}")
-    agree = bool(worst <= TOLERANCE)
-    log("the same function" if agree else f"different: relative by {worst:.2e}")
-    return agree
+        say(f"{name:<16}{scale:>15.4g}{absolute:>12.2e}{absolute / scale:>12.2e}")
+    agree = worst <= TOLERANCE
+    say("the same function" if agree else f"different: relative by {worst:.2e}")
+    return 0 if agree else 1
 
 
-def our_outputs(
-    architecture: Architecture, params: Any, images: np.ndarray
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Tokens after the patch embedding and after every block, then the logits."""
-    model = our_model(architecture).merge(jax.tree.map(jnp.asarray, params))
-    for name, tokens in zip(model.stage_names, model.stages(jnp.asarray(images)), strict=True):
-        yield name, np.asarray(tokens)
-    yield "head", np.asarray(model(jnp.asarray(images)))
-
-
-def keras_outputs(
+def _keras_outputs(
     source: str, architecture: Architecture, params: Any, images: np.ndarray
 ) -> list[np.ndarray]:
-    """The same of Keras, which reads the file itself where it is in a form of Keras 3."""
-    keras = _import_keras()
+    """Tokens after the patch embedding and after every block, then the logits.
+
+    Keras reads the file itself where it is in a form of Keras 3.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    try:
+        import keras
+    except ImportError:
+        raise UserError("this compares with Keras: pip install keras==3.15.1") from None
     from eanet.convert.keras_model import build
 
-    options = {"memory_size": 1} | architecture.model_options()
-    model = build(
-        num_classes=architecture.num_classes,
-        image_shape=architecture.image_shape,
-        dropout_rate=0.0,
-        activation=None,
-        **options,
-    )
+    model = build(**dataclasses.asdict(architecture), dropout_rate=0.0, activation=None)
     if source.endswith((".weights.h5", ".keras")):
         model.load_weights(source)
     else:
@@ -104,12 +84,3 @@ def keras_outputs(
     embedding = next(layer for layer in model.layers if type(layer).__name__ == "PatchEmbedding")
     probe = keras.Model(model.input, [embedding.output, *sums, model.output])
     return [np.asarray(output) for output in probe(images)]
-
-
-def _import_keras() -> Any:
-    os.environ.setdefault("KERAS_BACKEND", "jax")
-    try:
-        import keras
-    except ImportError:
-        raise UserError("this compares with Keras: pip install keras==3.15.1") from None
-    return keras

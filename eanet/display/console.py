@@ -36,11 +36,7 @@ _RUN_FILES = {
 
 
 class Console:
-    """Where a run writes what its user reads.
-
-    Args:
-      interactive: Whether a person watches a terminal; None finds out from standard output.
-    """
+    """Where a run writes what its user reads, by default as standard output is a terminal."""
 
     def __init__(self, interactive: bool | None = None):
         if interactive is None:
@@ -107,13 +103,7 @@ class Console:
     def model_table(
         self, rows: Iterable[tuple[str, Sequence[int], int, int]], total: tuple[int, int]
     ) -> None:
-        """Shows a model by parts.
-
-        Args:
-          rows: For each part its name, the shape of its output for one image, its number of
-            parameters, and its MACs for one image.
-          total: Parameters and MACs of the whole.
-        """
+        """Shows a model by parts: names, shapes of an image's output, parameters, its MACs."""
         table = Rows("part", "output shape", "parameters", "MACs")
         for part, shape, parameters, macs in rows:
             table.add_row(part, _product(shape), f"{parameters:,}", human(macs))
@@ -156,14 +146,8 @@ class Console:
         self, total_steps: int, start_step: int, steps_per_epoch: float, num_epochs: float
     ) -> Iterator[Progress]:
         """Shows training from `start_step` to `total_steps` while the context lasts."""
-        progress = Progress(
-            total_steps,
-            start_step,
-            steps_per_epoch,
-            num_epochs,
-            say=self.note,
-            width=lambda: self._rich.width if self.interactive else None,
-        )
+        steps = total_steps, start_step, steps_per_epoch
+        progress = Progress(*steps, num_epochs, say=self.note, width=self._width)
         self._line()
         with self.live(progress):
             yield progress
@@ -177,6 +161,9 @@ class Console:
         with Live(what, console=self._rich, refresh_per_second=2, transient=True):
             self._rich.show_cursor(True)  # so that a kill does not leave the terminal without
             yield
+
+    def _width(self) -> int | None:
+        return self._rich.width if self.interactive else None
 
     def _line(self, *parts: tuple[str, str]) -> None:
         """Writes texts with their styles, unwrapped: a path or a command is one piece to copy."""

@@ -2,15 +2,14 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eanet import files
 from eanet.display.markdown import escape, table
 from eanet.display.numbers import RESULTS, duration, epochs, human, percent
-from eanet.errors import UserError, printable
-from eanet.files import read_record
+from eanet.errors import printable
 from eanet.workdir import log
 from eanet.workdir.results import read_results
 
@@ -30,35 +29,24 @@ Its blocks mix tokens by the attention *{}*; the project is about *external atte
 Record = Mapping[str, Any]
 
 
-def write_model_card(workdir: str | Path, attention: str = "") -> Path:
-    """Writes the model card of a run, from config.json, metrics.jsonl and results_*.json alone.
+def write_model_card(workdir: str | Path, config: Record, attention: str = "") -> Path:
+    """Writes `README.md` of a run from config, metrics.jsonl and results_*.json; returns its path.
 
-    What has not been recorded is left out, and results of another checkpoint than the best.
-
-    Args:
-      workdir: of the run.
-      attention: what the run's attention computes, in Markdown, see `eanet.models.base.Attention`.
-
-    Returns:
-      The path of `README.md`.
+    What has not been recorded is left out, and results of another checkpoint than the best. The
+    config is by full key, as in "model.memory_size"; `attention` is what the run's attention says
+    about itself, see `eanet.models.base.Attention`.
 
     Raises:
-      UserError: No `config.json`, a damaged record, or the card cannot be written.
+      UserError: a damaged record, or the card cannot be written.
     """
     workdir = Path(workdir)
-    values = read_record(workdir / "config.json")
-    if values is None:
-        raise UserError(
-            f"no config.json in {workdir}: give the directory of a run that was started"
-        )
-    config, name = dict(_flat(values)), workdir.resolve().name
+    name = workdir.resolve().name
     metrics = workdir / "metrics.jsonl"
     records = log.read(metrics) if metrics.exists() else []
-    found = {split: read_results(workdir, split) for split in _SPLITS}
     results = {
-        split: record
-        for split, record in found.items()
-        if record is not None and log.is_of_best(record, records)
+        shown: record
+        for split, shown in _SPLITS.items()
+        if (record := read_results(workdir, split)) is not None and log.is_of_best(record, records)
     }
     any_split: Record = next(iter(results.values()), {})
     sections = [
@@ -91,7 +79,7 @@ def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> s
     entries = [
         {
             "task": {"type": "image-classification", "name": "Image classification"},
-            "dataset": {"type": kind, "name": dataset, "split": _SPLITS[split]},
+            "dataset": {"type": kind, "name": dataset, "split": split},
             "metrics": _metrics(record),
         }
         for split, record in results.items()
@@ -126,7 +114,7 @@ def _results(workdir: Path, results: Mapping[str, Record]) -> str:
     if not results:
         return "## Results\n\nNot evaluated yet.\n"
     rows = [
-        [_SPLITS[split]]
+        [split]
         + [RESULTS[key][1](record[key]) if record.get(key) is not None else "–" for key in _COLUMNS]
         for split, record in results.items()
     ]
@@ -205,11 +193,3 @@ def _dataset(config: Record) -> tuple[str, str]:
 
 def _attention(config: Record) -> str:
     return str(config.get("model.attention", "external"))
-
-
-def _flat(config: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

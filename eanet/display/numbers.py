@@ -31,11 +31,8 @@ def duration(seconds: float) -> str:
 def epochs(step: int, epoch: float) -> str:
     """The epochs that are complete after a step, and were not yet before it, in fewest digits.
 
-    Training for 40 epochs may take a part of a step more, 40.01 epochs: "40".
-
-    Args:
-      step: optimizer steps taken.
-      epoch: the same in epochs.
+    Training for 40 epochs may take a part of a step more: 40.01 is "40". `epoch` is `step`, the
+    optimizer steps taken, in epochs.
     """
     before = epoch - epoch / max(step, 1)
     for digits in range(6):

@@ -30,12 +30,7 @@ class Progress:
     _timed_from: tuple[int, float] | None = None
 
     def update(self, step: int, **metrics: float) -> None:
-        """Takes where training stands.
-
-        Args:
-          step: Steps taken so far.
-          **metrics: loss, accuracy, images_per_second of late, as Python numbers.
-        """
+        """Takes the steps taken, and loss, accuracy, images_per_second of late as numbers."""
         if self._timed_from is None:  # from here on, so that compilation is not counted
             self._timed_from = step, time.monotonic()
         self.step = step
@@ -44,10 +39,8 @@ class Progress:
     def epoch_done(self, epoch: float, train: Metrics, val: Metrics | None = None) -> None:
         """Says how an epoch ended.
 
-        Args:
-          epoch: Epochs so far.
-          train: loss, accuracy, images_per_second of the epoch.
-          val: loss, accuracy, top5_accuracy; None where the epoch was not validated.
+        In training with loss, accuracy, images_per_second; on validation with loss, accuracy,
+        top5_accuracy, if it was validated.
         """
         self._val = val or self._val
         end = f"{self.num_epochs:g}"
@@ -68,7 +61,6 @@ class Progress:
     def __rich_console__(
         self, console: rich.console.Console, options: rich.console.ConsoleOptions
     ) -> Iterator[Table | Text]:
-        width = options.max_width
         epoch = min(math.floor(self.step / self.steps_per_epoch) + 1, math.ceil(self.num_epochs))
         left = self._seconds_left()
         bar = Table.grid(padding=(0, 1), expand=True)
@@ -83,7 +75,7 @@ class Progress:
         yield bar
         text = "compiling the first step"
         if self._train:
-            text = _fit(_figures(self._train, self._val), width)
+            text = _fit(_figures(self._train, self._val), options.max_width)
         yield Text(text, no_wrap=True, overflow="ellipsis", style="cyan")
 
 
@@ -95,7 +87,8 @@ def _figures(train: Metrics, val: Metrics | None) -> list[tuple[int, str]]:
         if "top5_accuracy" in val:
             parts.append((2, f"top-5 {100 * val['top5_accuracy']:.1f}%"))
     if "images_per_second" in train:
-        parts.append((1, f"{_rate(train['images_per_second'])} images/s"))
+        rate = train["images_per_second"]
+        parts.append((1, f"{rate:,.0f} images/s" if rate >= 99.5 else f"{rate:.1f} images/s"))
     return parts
 
 
@@ -107,10 +100,6 @@ def _loss_and_accuracy(metrics: Metrics) -> str:
     if "accuracy" in metrics:
         parts.append(f"acc {100 * metrics['accuracy']:.1f}%")
     return " ".join(parts)
-
-
-def _rate(per_second: float) -> str:
-    return f"{per_second:,.0f}" if per_second >= 99.5 else f"{per_second:.1f}"
 
 
 def _time_left(seconds: float | None) -> str:

@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,8 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
     """While the context lasts, the workdir belongs to this config and this process.
 
     It is made, with the config in it, where it does not exist. The claim is a lock of the operating
-    system, which ends with its process however that dies; the file says whose it is.
-
-    Args:
-      workdir: of the run.
-      config: of the run.
-      say: told where the claim of a process that died is taken over.
-
-    Yields:
-      The lock, which may be lost while somebody removes files; see `RunLock.confirm`.
+    system, which ends with its process however that dies, and may be lost while somebody removes
+    files, see `RunLock.confirm`. `say` is told where that of a process that died is taken over.
 
     Raises:
       UserError: if the workdir belongs to another config, is in use, or cannot be written.
@@ -47,14 +40,13 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
         raise _cannot_write(workdir, error) from None
     lock = lock_lib.acquire(workdir / LOCK)
     if lock is None:
-        owner = _describe(_owner(workdir)) or "another process"
+        owner = _owner(workdir) or "another process"
         raise UserError(
             f"{workdir} is in use by {owner}; wait for it, stop it, or choose another --workdir"
         )
-    try:
+    with closing(lock):
         check(workdir, config)  # again, for what another process did before it ended
-        died = _describe(_owner(workdir))
-        if died:
+        if died := _owner(workdir):
             say(f"{workdir} was left by {died}, which no longer runs; taking over")
         try:
             _write_owner(lock.descriptor)
@@ -67,16 +59,10 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
         finally:
             with suppress(OSError):
                 os.ftruncate(lock.descriptor, 0)
-    finally:
-        lock.close()
 
 
 def check(workdir: Path, config: ConfigDict) -> None:
-    """Refuses a workdir that belongs to something else; changes nothing.
-
-    Raises:
-      UserError: if it does.
-    """
+    """Raises `UserError` for a workdir that belongs to something else; changes nothing."""
     path = workdir / "config.json"
     if not os.path.exists(path):
         if os.path.exists(workdir / "checkpoints"):
@@ -112,26 +98,17 @@ def _cannot_write(workdir: Path, error: OSError) -> UserError:
 
 
 def _write_owner(lock: int) -> None:
-    owner = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    }
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
     os.ftruncate(lock, 0)
     os.pwrite(lock, json.dumps(owner).encode(), 0)
     os.fsync(lock)
 
 
-def _owner(workdir: Path) -> dict[str, Any]:
-    """What the last process to hold the lock wrote; empty where it ended in order."""
+def _owner(workdir: Path) -> str:
+    """The last process to hold the lock, as it described itself; "" where it ended in order."""
     try:
         owner = json.loads((workdir / LOCK).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return owner if isinstance(owner, dict) else {}
-
-
-def _describe(owner: dict[str, Any]) -> str:
-    if not {"host", "pid", "since"} <= owner.keys():
+        return f"process {owner['pid']} on {owner['host']}, running since {owner['since']}"
+    except (OSError, ValueError, LookupError, TypeError):
         return ""
-    return f"process {owner['pid']} on {owner['host']}, running since {owner['since']}"

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 
 from eanet.errors import UserError
@@ -13,16 +14,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ATTEMPTS = 10
 
 
+@dataclass(eq=False)
 class RunLock:
-    """Held until closed, or until every process that has inherited it has ended, however.
+    """Held until closed, or until every process that has inherited it has ended, however."""
 
-    Attributes:
-      path: of the file that is locked.
-      descriptor: to hand to a child process, which then holds the lock too; -1 once closed.
-    """
-
-    def __init__(self, path: Path, descriptor: int):
-        self.path, self.descriptor = path, descriptor
+    path: Path  # of the file that is locked
+    descriptor: int  # to hand to a child process, which then holds the lock too; -1 once closed
 
     def close(self) -> None:
         """Gives up this process's hold; a second time does nothing."""
@@ -45,7 +42,7 @@ class RunLock:
         """
         if self.is_intact():
             return
-        again = None if os.path.lexists(self.path) else _take(self.path)
+        again = None if os.path.lexists(self.path) else acquire(self.path, make_directory=False)
         if again is None:
             raise UserError(
                 f"{self.path} has been replaced, so another process may work in its directory; "
@@ -55,26 +52,39 @@ class RunLock:
         again.close()
 
 
-def acquire(path: Path) -> RunLock | None:
+def acquire(path: Path, *, make_directory: bool = True) -> RunLock | None:
     """Takes the lock, or gives None where it is held, by this process too.
 
     Raises:
       UserError: the file system has no locks, or the file cannot be made.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_directory:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(_ATTEMPTS):
+            lock = RunLock(path, open_regular(path, os.O_RDWR | os.O_CREAT))
+            try:
+                fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.close()
+                if isinstance(error, BlockingIOError):
+                    return None
+                raise
+            if lock.is_intact():
+                return lock
+            lock.close()  # the file was removed in between
     except OSError as error:
-        raise _unusable(path, error) from None
-    return _take(path)
+        reason = error.strerror or error
+        raise UserError(f"cannot lock {path}: {reason}; choose another --workdir") from None
+    raise UserError(f"cannot lock {path}: it keeps being removed; choose another --workdir")
 
 
 def is_free(path: Path) -> bool:
     """Whether nobody holds the lock."""
     lock = acquire(path)
-    if lock is None:
-        return False
-    lock.close()
-    return True
+    if lock:
+        lock.close()
+    return lock is not None
 
 
 def place(directory: Path) -> str:
@@ -90,26 +100,3 @@ def place(directory: Path) -> str:
     status = os.stat(directory)
     text = f"{system} {status.st_dev} {status.st_ino}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _take(path: Path) -> RunLock | None:
-    for _ in range(_ATTEMPTS):
-        try:
-            lock = RunLock(path, open_regular(path, os.O_RDWR | os.O_CREAT))
-        except OSError as error:
-            raise _unusable(path, error) from None
-        try:
-            fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            if isinstance(error, BlockingIOError):
-                return None
-            raise _unusable(path, error) from None
-        if lock.is_intact():
-            return lock
-        lock.close()  # the file was removed in between
-    raise UserError(f"cannot lock {path}: it keeps being removed; choose another --workdir")
-
-
-def _unusable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot lock {path}: {error.strerror or error}; choose another --workdir")

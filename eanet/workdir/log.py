@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from eanet.errors import UserError
 from eanet.files import (
     cannot_write,
@@ -27,9 +25,12 @@ from eanet.files import (
 )
 from eanet.workdir.tensorboard import EventFile
 
-Records = dict[tuple[int, str], dict[str, Any]]  # by step and split, in the order of the lines
+Say = Callable[[str], object]
+Record = dict[str, Any]
+Records = dict[tuple[int, str], Record]  # by step and split, in the order of the lines
 
 _MOST = 2**31
+_ADVICE = "make room or choose another --workdir, then start the same command again to go on"
 
 
 class RunLog:
@@ -39,9 +40,8 @@ class RunLog:
     written before the checkpoint of that step is saved.
 
     Args:
-      workdir: Directory of the run; created where missing.
-      step: Where training stands, 0 for a fresh start. Lines of later steps are removed,
-        as those steps will be taken again.
+      workdir: Made where missing.
+      step: Where training stands. Lines of later steps are removed: they will be taken again.
       history: `text()` at that step; lines of it that are missing or changed come back.
       say: Told, one line each, what was removed from the file or restored, and why.
 
@@ -49,36 +49,24 @@ class RunLog:
       UserError: The file cannot be read or written.
     """
 
-    def __init__(
-        self,
-        workdir: str | Path,
-        *,
-        step: int,
-        history: str = "",
-        say: Callable[[str], None] = logging.info,
-    ):
+    def __init__(self, workdir: str | Path, *, step: int, history: str = "", say: Say = print):
         workdir = Path(workdir)
         self.path = workdir / "metrics.jsonl"
         try:
             workdir.mkdir(parents=True, exist_ok=True)
             self._records = _bring_back(self.path, step, _parse(history.encode()), say)
             descriptor = open_regular(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            self._file = open(descriptor, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            self._file = os.fdopen(descriptor, "ab", buffering=0)
             sync(workdir)
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, _ADVICE) from error
         self._events = EventFile(workdir / "tensorboard", purge_step=step + 1)
 
     def write(self, step: int, epoch: float, split: str, **metrics: Any) -> None:
         """Records the metrics of one split at one step, safe on disk on return.
 
-        A step and split that stand in the file already are not written again.
-
-        Args:
-          step: Optimizer steps taken.
-          epoch: The same in epochs.
-          split: "train" or "val".
-          **metrics: Scalars (Python, NumPy or JAX): loss, accuracy, top5_accuracy, …
+        A step and split that stand in the file already are not written again. `epoch` is `step` in
+        epochs; metrics are scalars of Python, NumPy or JAX: loss, accuracy, top5_accuracy, …
 
         Raises:
           UserError: Disk full, or the file is no longer writable; no part of the line stays.
@@ -86,20 +74,20 @@ class RunLog:
         step = int(step)
         if self.has(step, split):
             return
-        scalars = {name: _plain(value) for name, value in metrics.items()}
+        scalars = {k: int(x) if isinstance(x, int) else float(x) for k, x in metrics.items()}
         record = {"step": step, "epoch": float(epoch), "split": split, **scalars}
         try:
             _append(self._file, strict_json(record))
             self._records[step, split] = record
             self._events.write(step, {f"{split}/{name}": value for name, value in scalars.items()})
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise cannot_write(self.path, error, _ADVICE) from error
 
     def has(self, step: int, split: str) -> bool:
         """Whether the metrics of a split at a step are recorded."""
         return (step, split) in self._records
 
-    def get(self, step: int, split: str) -> dict[str, Any]:
+    def get(self, step: int, split: str) -> Record:
         """That record; empty where there is none."""
         return self._records.get((step, split), {})
 
@@ -119,7 +107,7 @@ class RunLog:
         self.close()
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def read(path: str | Path) -> list[Record]:
     """Reads `metrics.jsonl` in the order written, with NaN for `null`.
 
     Lines that are no record, such as a torn last one, and repeated ones are left out.
@@ -136,38 +124,29 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return list(_parse(data).values())
 
 
-def validations(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def validations(records: Iterable[Record]) -> list[Record]:
     """The records of validation that have an accuracy."""
-    return [
-        dict(record)
-        for record in records
-        if record["split"] == "val" and 0 <= record.get("accuracy", math.nan) <= 1
-    ]
+    return [r for r in records if r["split"] == "val" and 0 <= r.get("accuracy", math.nan) <= 1]
 
 
-def best_validation(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+def best_validation(records: Iterable[Record]) -> Record | None:
     """The record of highest accuracy on validation, the earliest of several; None without any."""
     return max(validations(records), key=lambda record: record["accuracy"], default=None)
 
 
-def is_of_best(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> bool:
+def is_of_best(results: Mapping[str, Any], records: Sequence[Record]) -> bool:
     """Whether results are of a checkpoint that was best on validation, as far as that is recorded.
 
-    Args:
-      results: of a `results_SPLIT.json`.
-      records: of the run's `metrics.jsonl`.
+    They are those of a `results_SPLIT.json`, the records those of `metrics.jsonl` beside it.
     """
     best = best_validation(records)
     own = best_validation(record for record in records if record["step"] == results.get("step"))
     return best is None or (own is not None and own["accuracy"] == best["accuracy"])
 
 
-def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], None]) -> Records:
+def _bring_back(path: Path, step: int, history: Records, say: Say) -> Records:
     """Makes the file hold the history, and what else it has of steps up to `step`; returns that."""
-    data = b""
-    if os.path.lexists(path):
-        with os.fdopen(open_regular(path), "rb") as file:
-            data = file.read()
+    data = read_bytes(path, follow=False) if os.path.lexists(path) else b""
     found = _parse(data)
     kept = history | {
         key: record
@@ -178,12 +157,14 @@ def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], No
     if text == data:
         return kept
     whole = data[: data.rfind(b"\n") + 1]
-    changed = [key for key in history if key in found and _differ(history[key], found[key])]
-    if changed or whole != _as_written(_parse(whole)):
+    lines = _parse(whole)
+    shared = history.keys() & found.keys()  # compared as written, where NaN equals NaN
+    changed = [key for key in shared if strict_json(history[key]) != strict_json(found[key])]
+    if changed or whole != _as_written(lines):
         aside = free_name(path.with_name(path.name + ".damaged"))
         write_atomically(aside, data)
         say(f"{path}: lines that were not written by a run removed; the file as it was: {aside}")
-    elif data != whole and len(found) == len(_parse(whole)):
+    elif data != whole and len(found) == len(lines):
         number = whole.count(b"\n") + 1
         say(f"{path}: last line (line {number}) was incomplete, removed")
     if restored := len(changed) + len(history.keys() - found.keys()):
@@ -192,10 +173,6 @@ def _bring_back(path: Path, step: int, history: Records, say: Callable[[str], No
         say(f"{path}: lines after step {step:,} removed, to be written again: {redone}")
     write_atomically(path, text)
     return kept
-
-
-def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return strict_json(one) != strict_json(other)  # where NaN equals NaN
 
 
 def _as_written(records: Records) -> bytes:
@@ -208,13 +185,13 @@ def _parse(data: bytes) -> Records:
     for line in data.split(b"\n"):
         try:
             record = _as_record(json.loads(line))
-        except (ValueError, OverflowError, RecursionError):
+        except (ValueError, KeyError, OverflowError, RecursionError):
             continue
         records.setdefault((record["step"], record["split"]), record)
     return records
 
 
-def _as_record(value: Any) -> dict[str, Any]:
+def _as_record(value: Any) -> Record:
     """Checks that a JSON value is a line as `RunLog.write` makes it; not finite becomes NaN."""
     if not isinstance(value, dict) or not isinstance(value.get("split"), str):
         raise ValueError("no record")
@@ -226,9 +203,8 @@ def _as_record(value: Any) -> dict[str, Any]:
             # An integer too large for a float is no measurement: OverflowError.
             item = item if item is not None and math.isfinite(item) else math.nan
         record[name] = item
-    if not isinstance(record.get("step"), int) or not isinstance(record.get("epoch"), int | float):
-        raise ValueError("no step or epoch")
-    if not (0 <= record["step"] < _MOST and 0 <= record["epoch"] < _MOST):
+    step, epoch = record["step"], record["epoch"]
+    if not (isinstance(step, int) and 0 <= step < _MOST and 0 <= epoch < _MOST):
         raise ValueError("no run counts that far")
     return record
 
@@ -244,12 +220,3 @@ def _append(file: Any, line: bytes) -> None:
     except OSError:
         os.ftruncate(file.fileno(), before)
         raise
-
-
-def _plain(value: Any) -> int | float:
-    return int(value) if isinstance(value, int) else float(value)
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    advice = "make room or choose another --workdir, then start the same command again to go on"
-    return cannot_write(path, error, advice)

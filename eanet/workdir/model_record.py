@@ -18,25 +18,16 @@ if TYPE_CHECKING:
 NAME = "model.json"
 SPLITS = ("train", "val", "test")
 
-# What happens to images of another size than the model's.
-RESIZES = ("refuse",)
-
 _FEW = 5  # names in a message
 _ADVICE = "restore it, or remove it to take what it says from the data set"
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitRecord:
-    """One split of a data set.
+    """One split of a data set; see `eanet.data.base.content_fingerprint`."""
 
-    Attributes:
-      examples: how many.
-      fingerprint: of the part of the source that it is taken from, see
-        `eanet.data.base.content_fingerprint`.
-    """
-
-    examples: int
-    fingerprint: str
+    examples: int  # how many
+    fingerprint: str  # of the part of the source that it is taken from
 
     def __post_init__(self) -> None:
         _require(type(self.examples) is int and self.examples >= 0, "examples")
@@ -45,17 +36,11 @@ class SplitRecord:
 
 @dataclasses.dataclass(frozen=True)
 class DataRecord:
-    """A data set.
+    """A data set."""
 
-    Attributes:
-      name: of the config.
-      place: absolute path that it was read from; None where that is everywhere the same.
-      splits: by their names, `SPLITS`.
-    """
-
-    name: str
-    place: str | None
-    splits: Mapping[str, SplitRecord]
+    name: str  # of the config
+    place: str | None  # absolute path that it was read from; None where it is everywhere the same
+    splits: Mapping[str, SplitRecord]  # by their names, `SPLITS`
 
     def __post_init__(self) -> None:
         _require(isinstance(self.name, str), "name")
@@ -70,27 +55,16 @@ class DataRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRecord:
-    """What a model takes and answers.
+    """What a model takes and answers."""
 
-    Attributes:
-      class_names: in the order of the logits.
-      image_shape: height, width and channels.
-      mean: per channel of the training images, on the scale 0..255.
-      std: likewise, above 0.
-      data: what it was trained on; None for weights that came without.
-      resize: one of `RESIZES`.
-      bits: of the values of 16-bit training images, see `eanet.data.images`; None without such.
-      version: of the program that wrote it.
-    """
-
-    class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    data: DataRecord | None = None
-    resize: str = "refuse"
-    bits: int | None = None
-    version: str = __version__
+    class_names: tuple[str, ...]  # in the order of the logits
+    image_shape: tuple[int, int, int]  # height, width and channels
+    mean: tuple[float, ...]  # per channel of the training images, on the scale 0..255
+    std: tuple[float, ...]  # likewise, above 0
+    data: DataRecord | None = None  # what it was trained on; None for weights that came without
+    resize: str = "refuse"  # images of another size than the model's; there is no other way yet
+    bits: int | None = None  # of 16-bit training images, see `eanet.data.images`; None without such
+    version: str = __version__  # of the program that wrote it
 
     def __post_init__(self) -> None:
         _require(_are(str, self.class_names) and self.class_names, "class_names")
@@ -102,7 +76,7 @@ class ModelRecord:
             _require(_are(float, values) and len(values) == self.image_shape[2], name)
             _require(all(map(math.isfinite, values)), name)
         _require(min(self.std) > 0, "std")
-        _require(self.resize in RESIZES, "resize")
+        _require(self.resize == "refuse", "resize")
         _require(self.bits is None or (_are(int, (self.bits,)) and 8 <= self.bits <= 16), "bits")
         _require(isinstance(self.version, str), "version")
 
@@ -115,42 +89,37 @@ class ModelRecord:
     def of(cls, dataset: "Dataset") -> "ModelRecord":
         """Of a model that is trained on this data set."""
         mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
-        splits = {
-            split: SplitRecord(len(getattr(dataset, split)), dataset.fingerprints[split])
-            for split in SPLITS
-        }
-        data = DataRecord(dataset.name, dataset.place, splits)
+        data = DataRecord(dataset.name, dataset.place, _splits(dataset))
         return cls(dataset.class_names, dataset.image_shape, mean, std, data, bits=dataset.bits)
 
     def refuse_other(self, dataset: "Dataset") -> None:
-        """Refuses to train on with a data set that is not what the run was trained on.
-
-        Raises:
-          UserError: it is not.
-        """
+        """Raises `UserError` for a data set that is not what the run was trained on."""
         if self.data is None:
             return
-        now = ModelRecord.of(dataset)
-        if changes := self._changes(now):
+        names, names_now = set(self.class_names), set(dataset.class_names)
+        changes = []
+        if missing := names - names_now:
+            changes.append(f"{_some(missing)} missing")
+        if new := names_now - names:
+            changes.append(f"{_some(new)} new")
+        if not changes and dataset.class_names != self.class_names:
+            changes.append("the classes are in another order")
+        now = _splits(dataset)
+        for split, then in self.data.splits.items():
+            if change := difference(then, now[split]):
+                changes.append(f"{split} has {change}")
+        if changes:
             raise UserError(
                 f"the data is not what the run was trained on: {'; '.join(changes)}. Restore "
                 f"{self.data.place or self.data.name}, or train in another --workdir"
             )
 
-    def _changes(self, now: "ModelRecord") -> list[str]:
-        assert self.data is not None and now.data is not None
-        names, names_now = set(self.class_names), set(now.class_names)
-        phrases = []
-        if missing := names - names_now:
-            phrases.append(f"{_some(missing)} missing")
-        if new := names_now - names:
-            phrases.append(f"{_some(new)} new")
-        if not phrases and now.class_names != self.class_names:
-            phrases.append("the classes are in another order")
-        for split, then in self.data.splits.items():
-            if change := difference(then, now.data.splits[split]):
-                phrases.append(f"{split} has {change}")
-        return phrases
+
+def _splits(dataset: "Dataset") -> dict[str, SplitRecord]:
+    return {
+        split: SplitRecord(len(getattr(dataset, split)), dataset.fingerprints[split])
+        for split in SPLITS
+    }
 
 
 def difference(then: SplitRecord, now: SplitRecord) -> str:
@@ -163,11 +132,7 @@ def difference(then: SplitRecord, now: SplitRecord) -> str:
 
 
 def write(workdir: Path, record: ModelRecord) -> None:
-    """Writes `model.json`, with a digest of its content.
-
-    Raises:
-      UserError: it cannot be written.
-    """
+    """Writes `model.json`, with a digest of its content; raises as `eanet.files.write` does."""
     files.write_record(workdir / NAME, dataclasses.asdict(record))
 
 

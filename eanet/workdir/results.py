@@ -27,15 +27,10 @@ _MOST = 60  # letters of a data set's name in that of a file
 
 
 def results_name(split: str, checkpoint: str = "best", other: str | None = None) -> str:
-    """The name of the file with the results of an evaluation.
+    """The name of the file with the results of a checkpoint, on the run's or `other` data.
 
     Only `results_SPLIT.json` is what reports and the model card read: of the best checkpoint, on
     the data of the run.
-
-    Args:
-      split: "test", "val" or "train".
-      checkpoint: "best", "latest" or a step, as it was asked for.
-      other: name of other data than the run's.
     """
     name = f"results_{split}"
     if checkpoint != "best":
@@ -57,19 +52,12 @@ def write_results(
 ) -> Path | None:
     """Writes the results of an evaluation and returns the path, see `results_name`.
 
-    Args:
-      workdir: directory of the run.
-      split: "test", "val" or "train".
-      results: loss, accuracy and top5_accuracy (fractions), num_examples, step (of the
-        checkpoint), parameters, multiply_adds_per_image, evaluation_seconds, device. What else
-        `environment` tells is added.
-      checkpoint: as it was asked for.
-      other: name of other data than the run's.
-      final: whether these results count, whatever is recorded; otherwise those of a later step
-        on the same data are left as they are, since training may have ended in the meantime.
+    Results are loss, accuracy and top5_accuracy (fractions), num_examples, step (of a checkpoint),
+    parameters, multiply_adds_per_image, evaluation_seconds, device; what else `environment` tells is
+    added.
 
-    Returns:
-      None where later ones are there.
+    Unless they are `final`, and count whatever is recorded, those of a later step on the same data
+    are left as they are, since training may have ended in the meantime; then None is returned.
 
     Raises:
       UserError: the file cannot be written; an older one is untouched.
@@ -83,11 +71,7 @@ def write_results(
 
 
 def read_results(workdir: Path, split: str) -> dict[str, Any] | None:
-    """Reads `results_SPLIT.json`; None where the run has none.
-
-    Raises:
-      UserError: it is damaged.
-    """
+    """Reads `results_SPLIT.json`; None where the run has none; raises as `files.read_record`."""
     return files.read_record(workdir / results_name(split), known=RULES)
 
 

@@ -1,8 +1,8 @@
 """What TensorBoard shows of a run: its scalars, and its settings in the tab HParams.
 
-Built on tensorboardX's records and protocol buffers rather than on its `SummaryWriter`: that one
-writes from a thread, which on a full disk dies and leaves the training waiting, overwrites the
-file of a start within the same second, and puts the host's name into it.
+Not by tensorboardX's `SummaryWriter`, which writes from a thread that dies on a full disk and
+leaves the training waiting, overwrites the file of a start within the same second, and puts the
+host's name into it.
 
 TensorBoard reads the files of a directory in the order of their names and never goes back, so the
 settings come before the scalars of the first start, and those before the scalars of the second.
@@ -18,11 +18,9 @@ _METRICS = ("val/accuracy", "val/top5_accuracy", "val/loss", "train/loss")
 
 
 class EventFile:
-    """Scalars, in a new event file for each start of the run.
+    """Scalars, in a new event file for each start of the run, made with the first of them.
 
-    Args:
-      directory: for the files; made with the first scalar.
-      purge_step: from which on TensorBoard forgets what an earlier start wrote.
+    From `purge_step` on TensorBoard forgets what an earlier start wrote.
     """
 
     def __init__(self, directory: Path, *, purge_step: int):
@@ -38,7 +36,11 @@ class EventFile:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
         try:
             if self._writer is None:
-                self._writer = _open(self._free_path())
+                self._directory.mkdir(exist_ok=True)
+                number = len(list(self._directory.glob("events.out.tfevents.*")))
+                while (path := self._directory / f"events.out.tfevents.{number:06d}").exists():
+                    number += 1
+                self._writer = _open(path)
                 start = SessionLog(status=SessionLog.START)
                 _put(self._writer, step=self._purge_step, session_log=start)
             _put(self._writer, step=step, summary=Summary(value=values))
@@ -52,24 +54,9 @@ class EventFile:
         if self._writer is not None:
             self._writer.close()
 
-    def _free_path(self) -> Path:
-        self._directory.mkdir(exist_ok=True)
-        number = len(list(self._directory.glob("events.out.tfevents.*")))
-        while (path := self._directory / f"events.out.tfevents.{number:06d}").exists():
-            number += 1
-        return path
-
 
 def write_hparams(workdir: Path, values: Mapping[str, Any]) -> None:
-    """Writes a run's settings beside its event files, once.
-
-    Args:
-      workdir: of the run, must exist.
-      values: by config key: numbers, texts, true or false.
-
-    Raises:
-      OSError: the file cannot be written.
-    """
+    """Writes a run's settings, by config key, beside its event files, once; raises `OSError`."""
     from tensorboardX.summary import hparams
 
     path = workdir / "tensorboard" / _HPARAMS

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from eanet.convert.keras_weights import KerasWeights, Tensor, to_params
+from eanet.convert.keras_weights import KerasWeights, to_params
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
 from eanet.training.loss import make_loss
@@ -69,10 +69,10 @@ def differences(options, tmp_path, images):
 
     expected, expected_logits = logits_and_gradients(partial(call, model), values(model))
     gradient, logits = logits_and_gradients(ours.apply, params)
-    tensors = [
-        Tensor(variable.path, np.asarray(value))
+    tensors = {
+        variable.path: np.asarray(value)
         for variable, value in zip(model.trainable_variables, expected, strict=True)
-    ]
+    }
     expected = to_params(KerasWeights("gradients", tensors), architecture)
     largest = max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected))
     external = architecture.attention == "external"

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from eanet import config as config_lib
 from eanet import files
 from eanet.checkpoints import manifest as manifest_lib
 from eanet.checkpoints.layout import Metadata
@@ -133,7 +134,13 @@ def test_reports(log, results, config):
         for file, data in content.items():
             if data is not None:
                 (workdir / file).write_bytes(data)
-        tried("reports", lambda: (plot_curves(workdir), write_model_card(workdir)))
+
+        def report():
+            plot_curves(workdir)
+            config = config_lib.from_json(workdir / "config.json")
+            write_model_card(workdir, dict(config_lib.flatten(config)))
+
+        tried("reports", report)
         for file, data in content.items():
             assert data is None or (workdir / file).read_bytes() == data
 
