@@ -7,13 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from eanet.augment import mixing, transforms
+from eanet.augment.mixing import Images, Targets
 from eanet.rules import Number, Rule, Switch
-
-Images = Float[Array, "batch height width channels"]
-Targets = Float[Array, "batch classes"]
 
 
 @dataclass(frozen=True)
@@ -94,14 +92,8 @@ def augment(
 ) -> tuple[Images, Targets]:
     """Applies, in the order of the table, what is switched on; the rest leaves no operation.
 
-    Args:
-      key: decides everything that is random.
-      images: normalised, `[batch, height, width, channels]`.
-      targets: probabilities of the classes `[batch, classes]`.
-      **values: as `augmentation_rules` allows them; what is missing is off.
-
-    Returns:
-      Images of the same type, and targets.
+    The key decides all that is random. Images are normalised and keep their type, targets are
+    probabilities, values are as `augmentation_rules` allows them; what is missing is off.
     """
     if unknown := values.keys() - augmentation_rules():
         raise TypeError(f"there is no augmentation {', '.join(sorted(unknown))}")

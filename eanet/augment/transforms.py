@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
-from eanet.augment.mixing import box_mask
+from eanet.augment.mixing import Images, box_mask
 from eanet.errors import UserError
 
-Images = Float[Array, "batch height width channels"]
 PerImage = Float[Array, "batch"]
 
 # Of the erased box: the least and the greatest part of the image, the greatest ratio of its sides.
@@ -43,11 +42,8 @@ def rotate(images: Images, angles: PerImage) -> Images:
     """Rotates each image counter-clockwise about its centre, bilinear, edges mirrored.
 
     The function of Keras' `RandomRotation` with `fill_mode="reflect"`: the centre is
-    `((height - 1) / 2, (width - 1) / 2)`, a mirror repeats the pixel at the edge.
-
-    Args:
-      images: `[batch, height, width, channels]`.
-      angles: radians, one for each image.
+    `((height - 1) / 2, (width - 1) / 2)`, a mirror repeats the pixel at the edge. Angles are in
+    radians.
     """
     rows, columns = _centred_grid(images)
     cos, sin = jnp.cos(angles)[:, None, None], jnp.sin(angles)[:, None, None]
@@ -59,12 +55,8 @@ def random_contrast(
 ) -> Images:
     """Multiplies the contrast by a factor uniform in `1 ± max_change`.
 
-    Args:
-      key: the source of the factors.
-      images: `[batch, height, width, channels]`.
-      max_change: from 0 to 1.
-      keras3_contrast_clip: clip to [0, 255] as Keras 3 does, which zeroes every normalised value
-        below the mean, in training only. A defect, kept to show its effect.
+    With `keras3_contrast_clip`, clips to [0, 255] as Keras 3 does, which zeroes every normalised
+    value below the mean, in training only: a defect, kept to show its effect.
     """
     factors = jax.random.uniform(
         key, images.shape[:1], minval=1.0 - max_change, maxval=1.0 + max_change
