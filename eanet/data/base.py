@@ -22,6 +22,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Split":
+        return Split(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class Decoded:

@@ -10,7 +10,6 @@ import http.client
 import io
 import os
 import tarfile
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eanet import files
 from eanet.data.base import Decoded, Source, Split
 from eanet.errors import UserError
 
@@ -101,7 +101,8 @@ def _archive_bytes(
             log(f"{path} cannot be read ({error.strerror}): not used")
     content = _download(archive, log)
     try:
-        _keep(cache_dir / archive.file, content)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(cache_dir / archive.file, content)
     except OSError as error:
         log(f"the archive is not kept: {error}")
     return content
@@ -140,33 +141,18 @@ def _download(archive: Archive, log: Callable[[str], object]) -> bytes:
     return bytes(content)
 
 
-def _keep(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=".", suffix=".partial", delete=False
-    ) as file:
-        try:
-            file.write(content)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
 def _parse(archive: Archive, content: bytes) -> Decoded:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
-            splits = {
-                "train": _split(archive, tar, "train", archive.train),
-                "test": _split(archive, tar, "test", archive.test),
-            }
+            splits = {part: _split(archive, tar, part) for part in ("train", "test")}
             names = _member(tar, archive.class_names, 10_000).decode("utf-8").split()
     except Exception as error:  # a damaged archive makes tarfile raise almost anything
         raise UserError(f"{archive.file} is not what it should be: {error}") from None
     return Decoded(splits, tuple(names))
 
 
-def _split(archive: Archive, tar: tarfile.TarFile, part: str, names: tuple[str, ...]) -> Split:
+def _split(archive: Archive, tar: tarfile.TarFile, part: str) -> Split:
+    names: tuple[str, ...] = getattr(archive, part)
     record_bytes = archive.label_bytes + _IMAGE_BYTES
     size = archive.examples_per_file[part] * record_bytes
     data = b"".join(_member(tar, name, size) for name in names)

@@ -5,28 +5,23 @@ import numpy as np
 from eanet import rules
 from eanet.data.base import Split
 from eanet.errors import UserError
-from eanet.rules import Choice, Number
 
 RULES: dict[str, rules.Rule] = {
-    "val_fraction": Number(0, 1, below=True),
-    "val_split": Choice("last", "random"),
+    "val_fraction": rules.Number(0, 1, below=True),
+    "val_split": rules.Choice("last", "random"),
 }
 
 
 def split_validation(train: Split, fraction: float, how: str, seed: int) -> tuple[Split, Split]:
     """Divides `train` into a training and a validation part.
 
-    Both ways leave `floor(N * (1 - fraction))` examples for training, in their order.
-
-    Args:
-        train: the examples to divide.
-        fraction: share of the validation part, `0 <= fraction < 1`; with 0 it is empty.
-        how: `"last"` takes the unshuffled tail, as `validation_split` of Keras does (and copies
-            nothing); `"random"` draws by `seed`, each class in proportion.
-        seed: of the random draw.
+    `floor(N * (1 - fraction))` examples are left for training, in their order. The others are the
+    unshuffled tail where `how` is "last", as `validation_split` of Keras takes it (nothing is
+    copied); where it is "random" they are drawn by `seed`, each class in proportion.
 
     Raises:
-        UserError: an unknown `how`, a fraction out of range, or nothing left to train on.
+        UserError: an unknown `how`, a fraction not in `0 <= fraction < 1`, or nothing left to train
+            on.
     """
     rules.check(RULES, {"val_fraction": fraction, "val_split": how}, "dataset.")
     kept = int(len(train) * (1 - fraction))
@@ -35,15 +30,9 @@ def split_validation(train: Split, fraction: float, how: str, seed: int) -> tupl
             f"dataset.val_fraction={fraction} leaves none of {len(train)} examples for training"
         )
     if how == "last" or kept == len(train):
-        return (
-            Split(train.images[:kept], train.labels[:kept]),
-            Split(train.images[kept:], train.labels[kept:]),
-        )
+        return train[:kept], train[kept:]
     chosen = stratified_choice(train.labels, len(train) - kept, seed)
-    return (
-        Split(train.images[~chosen], train.labels[~chosen]),
-        Split(train.images[chosen], train.labels[chosen]),
-    )
+    return train[~chosen], train[chosen]
 
 
 def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -71,11 +60,8 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The sums are exact integers. A deviation below one grey level counts as one, so that a
     constant channel can be divided by it.
 
-    Args:
-        images: `uint8[N, H, W, C]`.
-
     Returns:
-        Mean and deviation, each `float32[C]`.
+        Of images `uint8[N, H, W, C]` mean and deviation, each `float32[C]`.
     """
     channels = images.shape[-1]
     flat = images.reshape(len(images), -1)
