@@ -11,6 +11,10 @@ import numpy as np
 from eanet.errors import UserError
 from eanet.host import physical_memory
 
+# Called with a line of text where something takes long or needs to be known.
+Log = Callable[[str], object]
+PathLike = str | os.PathLike[str]
+
 
 @dataclass(frozen=True)
 class Split:
@@ -96,10 +100,7 @@ def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
 def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bool) -> str:
     """A digest over the pixels and the class names of all examples, whatever they were read from.
 
-    Args:
-        split: the examples.
-        class_names: of its labels.
-        ordered: whether their order counts, as it does in training.
+    `ordered` says whether their order counts, as it does in training.
     """
     shape = str(split.images.shape[1:])
     starts = [

@@ -12,14 +12,13 @@ import os
 import tarfile
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from eanet import files
-from eanet.data.base import Decoded, Source, Split
+from eanet.data.base import Decoded, Log, Source, Split
 from eanet.errors import UserError
 
 _SERVER = "https://www.cs.toronto.edu/~kriz"
@@ -68,9 +67,7 @@ ARCHIVES = {
 }
 
 
-def cifar_source(
-    name: str, data_dir: Path, cache_dir: Path, log: Callable[[str], object]
-) -> Source:
+def cifar_source(name: str, data_dir: Path, cache_dir: Path, log: Log) -> Source:
     """The archive of `ARCHIVES[name]`, lying in one of the directories or downloaded.
 
     `Source.read` raises `DownloadFailed` where it cannot be had.
@@ -84,9 +81,7 @@ def cifar_source(
     )
 
 
-def _archive_bytes(
-    archive: Archive, data_dir: Path, cache_dir: Path, log: Callable[[str], object]
-) -> bytes:
+def _archive_bytes(archive: Archive, data_dir: Path, cache_dir: Path, log: Log) -> bytes:
     for folder in (data_dir, cache_dir):
         path = folder / archive.file
         try:
@@ -112,7 +107,7 @@ def _is_official(archive: Archive, content: bytes) -> bool:
     return hashlib.sha256(content).hexdigest() == archive.sha256
 
 
-def _download(archive: Archive, log: Callable[[str], object]) -> bytes:
+def _download(archive: Archive, log: Log) -> bytes:
     """Raises DownloadFailed, and UserError where EANET_CIFAR_MIRROR is no web address."""
     server = os.environ.get("EANET_CIFAR_MIRROR") or _SERVER
     if not server.startswith(("https://", "http://")):

@@ -11,19 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from eanet import rules
-from eanet.data import cifar, tfds
-from eanet.data import splits as splits_lib
-from eanet.data.base import Decoded, Source, Split, Wanted
+from eanet.data import cifar, splits, tfds
+from eanet.data.base import Decoded, Log, PathLike, Source, Split, Wanted
 from eanet.data.cache import cached, default_cache_dir
 from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
-from eanet.data.splits import channel_statistics, split_validation
 from eanet.errors import UserError
 
 RULES: dict[str, rules.Rule] = {
     "name": rules.Text(),
     "data_dir": rules.Text(),
-    **splits_lib.RULES,
+    **splits.RULES,
 }
 
 # By the name of a dataset: of what is wanted, see `Wanted`. Where the name ends in a colon, an
@@ -93,13 +91,13 @@ class Dataset:
 def load_dataset(
     name: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     val_fraction: float = 0.2,
     val_split: str = "last",
     seed: int = 0,
     place: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    log: Callable[[str], object] = print,
+    cache_dir: PathLike | None = None,
+    log: Log = print,
 ) -> Dataset:
     """Loads a dataset, memory-mapped from the cache where it was decoded before.
 
@@ -122,19 +120,17 @@ def load_dataset(
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
-    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log, Wanted())
-    splits = decoded.splits
-    if "val" in splits:
-        train, val = splits["train"], splits["val"]
-    else:
-        train, val = split_validation(splits["train"], val_fraction, val_split, seed)
-    mean, std = channel_statistics(train.images)
+    decoded = _decoded(name, data_dir, place, cache_dir, log, Wanted())
+    train, val = decoded.splits["train"], decoded.splits.get("val")
+    if val is None:
+        train, val = splits.split_validation(train, val_fraction, val_split, seed)
+    mean, std = splits.channel_statistics(train.images)
     fingerprints = {"val": decoded.fingerprints["train"], **decoded.fingerprints}
     return Dataset(
         name,
         train,
         val,
-        splits["test"],
+        decoded.splits["test"],
         decoded.class_names,
         mean,
         std,
@@ -151,29 +147,21 @@ def load_part(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
     bits: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: PathLike | None = None,
     place: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    log: Callable[[str], object] = print,
+    log: Log = print,
 ) -> Part:
     """Loads one part of a dataset for a model; what became of the others does not matter.
 
-    Args:
-        name: as for `load_dataset`.
-        part: "train" before anything is held out from it, "test", or "val" of the source's own.
-        class_names: of the model; those of the dataset are mapped to them by their names.
-        image_shape: of the model.
-        bits: of the 16-bit images that it was trained on; None where there were none.
-        data_dir: as for `load_dataset`.
-        place: likewise.
-        cache_dir: likewise.
-        log: likewise.
+    The part is "train" before anything is held out from it, "test", or "val" of the source's own.
+    Its classes are mapped by their names to `class_names`, those of the model; `bits` are those of
+    the 16-bit images that the model was trained on, None without such. All else is as for
+    `load_dataset`.
 
     Raises:
         UserError: the part cannot be had or read, or its images or classes are not the model's.
     """
-    wanted = Wanted(part, image_shape[2], bits)
-    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log, wanted)
+    decoded = _decoded(name, data_dir, place, None, log, Wanted(part, image_shape[2], bits))
     if part not in decoded.splits:
         raise UserError(f"{name} has no {part} split of its own")
     split = decoded.splits[part]
@@ -193,40 +181,31 @@ def load_part(
     return Part(Split(split.images, labels), decoded.fingerprints[part], decoded.place)
 
 
-def _located(
-    name: str, data_dir: str | os.PathLike[str] | None, place: str | None
-) -> tuple[str, str | os.PathLike[str] | None]:
-    if not place or not os.path.isdir(place):
-        return name, data_dir
-    kind, colon, _ = name.partition(":")
-    if kind + colon in SOURCES:
-        return kind + colon + (place if colon else ""), data_dir
-    return name, place
-
-
 def _decoded(
     name: str,
-    data_dir: str | os.PathLike[str] | None,
-    cache_dir: str | os.PathLike[str] | None,
-    log: Callable[[str], object],
+    data_dir: PathLike | None,
+    place: str | None,
+    cache_dir: PathLike | None,
+    log: Log,
     wanted: Wanted,
 ) -> Decoded:
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    place = place if place and os.path.isdir(place) else None
     kind, colon, argument = name.partition(":")
     if source := SOURCES.get(kind + colon):
+        argument = place if place and colon else argument
         decoded = cached(source(argument, wanted), cache, log)
     else:
-        decoded = _load_tfds(name, data_dir, cache, log, wanted)
-    _check_labels(name, decoded)
+        decoded = _load_tfds(name, place or data_dir, cache, log, wanted)
+    classes = len(decoded.class_names)
+    for part, split in decoded.splits.items():
+        if split.labels.min() < 0 or split.labels.max() >= classes:
+            raise UserError(f"{kind}{colon}{argument}: {part} has labels outside 0..{classes - 1}")
     return decoded
 
 
 def _load_tfds(
-    name: str,
-    data_dir: str | os.PathLike[str] | None,
-    cache: Path,
-    log: Callable[[str], object],
-    wanted: Wanted,
+    name: str, data_dir: PathLike | None, cache: Path, log: Log, wanted: Wanted
 ) -> Decoded:
     """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
     request = tfds.Request.parse(name)
@@ -257,10 +236,3 @@ def _load_tfds(
         f"`python -m eanet prepare {request}` once; or dataset.data_dir=DIR that holds it "
         "prepared; or the embedded set, --config=configs/eanet_digits.py"
     )
-
-
-def _check_labels(name: str, decoded: Decoded) -> None:
-    classes = len(decoded.class_names)
-    for part, split in decoded.splits.items():
-        if split.labels.min() < 0 or split.labels.max() >= classes:
-            raise UserError(f"{name}: {part} has labels outside 0..{classes - 1}")

@@ -10,11 +10,11 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eanet.data.base import Source, Wanted, fingerprint
+from eanet.data.base import Log, PathLike, Source, Wanted, fingerprint
 from eanet.data.tfds_files import read_info, read_prepared
 from eanet.errors import UserError
 
@@ -24,7 +24,6 @@ _REQUEST = re.compile(
     r"(:(?P<version>[\d*]{1,9}(\.[\d*]{1,9}){2}))?",
     re.ASCII | re.IGNORECASE,
 )
-_RECORDS_AT_ONCE = 1024
 # The child's last line of output is the reason of a failure.
 _PREPARE = """
 import sys
@@ -57,7 +56,7 @@ class Request:
         return f"{self.name}{config}" + (f":{self.version}" if self.version != "*" else "")
 
 
-def tfds_dir(data_dir: str | os.PathLike[str] | None) -> Path:
+def tfds_dir(data_dir: PathLike | None) -> Path:
     """Where prepared datasets are looked for: the argument, TFDS_DATA_DIR, or TFDS's default.
 
     Raises:
@@ -141,7 +140,7 @@ def check_known(request: Request, root: Path, others: Iterable[str]) -> None:
         )
 
 
-def prepare(request: Request, root: Path, log: Callable[[str], object]) -> str | None:
+def prepare(request: Request, root: Path, log: Log) -> str | None:
     """Downloads and prepares a dataset under `root`, by TensorFlow in another process.
 
     Returns:

@@ -1,17 +1,14 @@
 """What a model is evaluated on: its own data, or other data that was asked for."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from eanet.data.base import Split
+from eanet.data.base import Log, Split
 from eanet.data.load import Part, load_part
 from eanet.data.splits import split_validation
 from eanet.errors import UserError
 from eanet.inference.model import Model
 from eanet.workdir.model_record import SplitRecord, difference
-
-Log = Callable[[str], object]
 
 
 @dataclass(frozen=True)
