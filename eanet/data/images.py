@@ -114,23 +114,19 @@ def bits_of(paths: list[Path], workers: int) -> int:
 
 
 def decode(paths: list[Path], images: np.ndarray, *, bits: int, workers: int) -> None:
-    """Decodes each file into its place; nothing else is kept of it.
+    """Decodes each file into its place in `uint8[N, H, W, 1 or 3]`; nothing else is kept of it.
 
-    Args:
-        paths: of the files.
-        images: `uint8[N, H, W, C]`, one or three channels.
-        bits: of the values of deep images, see `bits_of`; larger ones become white.
-        workers: images at once.
+    Values of deep images are taken as of so many bits, see `bits_of`; larger ones become white.
 
     Raises:
         UserError: one cannot be read.
     """
 
-    def decode_one(index: int) -> None:
-        images[index] = _decoded(paths[index], images.shape[1:], bits)
+    def decode_one(path: Path, pixels: np.ndarray) -> None:
+        pixels[:] = _decoded(path, pixels.shape, bits)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(decode_one, range(len(paths))))
+        list(pool.map(decode_one, paths, images))
 
 
 def workers_within(memory: int, height: int, width: int) -> int:

@@ -12,7 +12,6 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,6 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CLASSES = {"image": "image_feature.Image", "label": "class_label_feature.ClassLabel"}
 
 
-@dataclass(frozen=True)
-class _Shard:
-    path: Path
-    examples: int
-
-
 def read_info(folder: Path) -> dict[str, Any]:
     """The content of `dataset_info.json`, empty where there is none."""
     return files.read_record(folder / "dataset_info.json", _ADVICE) or {}
@@ -52,7 +45,7 @@ def read_prepared(folder: Path, only: str | None) -> Decoded:
     try:
         channels, class_names = _features(folder)
         read, shards = _shards(folder)
-        available = {name: sum(shard.examples for shard in shards[name]) for name in shards}
+        available = {name: count for name, (_, count) in shards.items()}
         names = {"train": "train", "test": "test", "val": "validation"}
         if "test" not in available:
             names = {"train": "train", "test": "validation"}
@@ -64,8 +57,9 @@ def read_prepared(folder: Path, only: str | None) -> Decoded:
         splits = {}
         for part, name in names.items():
             if only in (None, part):
-                records = itertools.chain.from_iterable(read(shard.path) for shard in shards[name])
-                splits[part] = _decode(records, available[name], channels, f"{folder} ({name})")
+                paths, count = shards[name]
+                records = itertools.chain.from_iterable(map(read, paths))
+                splits[part] = _decode(records, count, channels, f"{folder} ({name})")
     except UserError:
         raise
     except Exception as error:  # damaged files make the readers raise almost anything
@@ -110,21 +104,24 @@ def _class_names(folder: Path, count: int) -> tuple[str, ...]:
     return names
 
 
-def _shards(folder: Path) -> tuple[Callable[[Path], Iterator[bytes]], dict[str, list[_Shard]]]:
-    """What reads the files of this folder, and the files of each split."""
+def _shards(
+    folder: Path,
+) -> tuple[Callable[[Path], Iterator[bytes]], dict[str, tuple[list[Path], int]]]:
+    """What reads the files of this folder, and by split its files and how many examples."""
     info = read_info(folder)
     form = info.get("fileFormat", "tfrecord")
     if form not in _READERS:
         raise UserError(f"{folder} is in {form} form: prepare it with file_format='array_record'")
-    shards: dict[str, list[_Shard]] = {}
+    shards = {}
     for split in info["splits"]:
         lengths = [int(length) for length in split.get("shardLengths", ())]
         template = split.get("filepathTemplate") or _TEMPLATE
         names = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": form}
-        shards[split["name"]] = [
-            _Shard(folder / _shard_path(template, names, number, len(lengths)), length)
-            for number, length in enumerate(lengths)
+        paths = [
+            folder / _shard_path(template, names, number, len(lengths))
+            for number in range(len(lengths))
         ]
+        shards[split["name"]] = paths, sum(lengths)
     return _READERS[form], shards
 
 
