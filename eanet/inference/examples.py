@@ -64,9 +64,9 @@ def load_examples(
         examples = train if split == "train" else val
     if not len(examples):
         raise UserError(f"the {split} split of {name} is empty")
-    if record is None:
-        return Examples(examples, part.fingerprint, name if asked else None)
-    change = difference(record.splits[split], SplitRecord(len(examples), part.fingerprint))
+    # Where nothing is recorded, what was not asked for by name is taken for the model's own.
+    now = SplitRecord(len(examples), part.fingerprint)
+    change = difference(record.splits[split], now) if record else asked
     if change and not asked:
         here = (
             f"--dataset=folder:{part.place}" if name.startswith("folder:") else f"--dataset={name}"

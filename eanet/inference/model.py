@@ -1,7 +1,6 @@
 """A trained model: its parameters with all that they need to answer images."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +40,9 @@ class Model:
     step: int
     params: Any
     network: SplitModel
+    _compiled: dict[str, Callable[[np.ndarray], Any]] = dataclasses.field(
+        default_factory=dict, init=False, compare=False
+    )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,7 +70,7 @@ class Model:
         Raises:
           UserError: the images are not as the class describes them.
         """
-        return self._answer(self._probabilities, images)
+        return self._answer("predict", images, lambda module, x: jax.nn.softmax(module(x)))
 
     def features(self, images: Any) -> Float[np.ndarray, "b n d"]:
         """The tokens of every image that the head takes the mean of; `.mean(1)` is that mean.
@@ -76,7 +78,9 @@ class Model:
         Raises:
           UserError: the images are not as the class describes them.
         """
-        return self._answer(self._features, images)
+        return self._answer(
+            "features", images, lambda module, x: module.features(x).astype("float32")
+        )
 
     def attention_maps(self, images: Any) -> list[Float[np.ndarray, "b heads n units"]]:
         """The normalised attention of each block: over memory units, or tokens for "self".
@@ -87,32 +91,19 @@ class Model:
         Raises:
           UserError: the images are not as the class describes them, or the attention has no maps.
         """
-        return self._answer(self._attention_maps, images)
+        return self._answer("attention_maps", images, lambda module, x: module.attention_maps(x))
 
-    def _answer(self, function: Callable[[np.ndarray], Any], images: Any) -> Any:
-        return function(as_pixels(images, self.image_shape))
-
-    @functools.cached_property
-    def _probabilities(self) -> Callable[[np.ndarray], Any]:
-        return self._compiled(lambda module, images: jax.nn.softmax(module(images)))
-
-    @functools.cached_property
-    def _features(self) -> Callable[[np.ndarray], Any]:
-        return self._compiled(lambda module, images: module.features(images).astype("float32"))
-
-    @functools.cached_property
-    def _attention_maps(self) -> Callable[[np.ndarray], Any]:
-        return self._compiled(lambda module, images: module.attention_maps(images))
-
-    def _compiled(self, answer: Callable[[Any, Any], Any]) -> Callable[[np.ndarray], Any]:
-        normalize, merge = normalizer(self.mean, self.std), self.network.merge
-        return in_chunks(
-            lambda params, images: answer(merge(params), normalize(images)),
-            self.params,
-            devices.make_mesh(jax.local_device_count()),
-            image_shape=self.image_shape,
-            images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
-        )
+    def _answer(self, name: str, images: Any, of: Callable[[Any, Any], Any]) -> Any:
+        if name not in self._compiled:
+            normalize, merge = normalizer(self.mean, self.std), self.network.merge
+            self._compiled[name] = in_chunks(
+                lambda params, images: of(merge(params), normalize(images)),
+                self.params,
+                devices.make_mesh(jax.local_device_count()),
+                image_shape=self.image_shape,
+                images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
+            )
+        return self._compiled[name](as_pixels(images, self.image_shape))
 
     def __repr__(self) -> str:
         height, width, channels = self.image_shape

@@ -1,6 +1,5 @@
 """Draws images of the training split as they are, and below them as augmentation changes them."""
 
-import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from eanet.augment import pipeline
 from eanet.cli import say
 from eanet.config_flags import ConfigParser
 from eanet.data.load import load_dataset
+from eanet.display.plot_style import png
 from eanet.errors import UserError
 from eanet.training import config_schema
 
@@ -49,9 +49,7 @@ def main(arguments: list[str], prog: str) -> None:
         config.augment.to_dict(),
         seed=config.seed,
     )
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    files.write(options.out, picture.getvalue(), "choose another --out")
+    files.write(options.out, png(figure), "choose another --out")
     say(f"{len(chosen)} images of {dataset.name} before and after: {options.out}")
 
 
@@ -66,13 +64,8 @@ def draw(
 ) -> "Figure":
     """The originals in the top row, and `DRAWS` rows of them augmented.
 
-    Args:
-      images: values from 0 to 255.
-      labels: the classes of the images.
-      class_names: one for each class.
-      statistics: mean and deviation of the training images.
-      augmentation: keyword arguments of `pipeline.augment`.
-      seed: of the random draws.
+    The images have values from 0 to 255, the statistics are mean and deviation of the training
+    images, and the augmentation is given as keyword arguments of `pipeline.augment`.
     """
     from matplotlib.figure import Figure
 
