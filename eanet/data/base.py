@@ -34,55 +34,35 @@ class Split:
 class Decoded:
     """A decoded dataset: `train`, `test` and, where the source has its own, `val`.
 
-    Attributes:
-        splits: by name.
-        class_names: label `i` means `class_names[i]`.
-        fingerprints: of the splits, see `content_fingerprint`; of one that comes from the cache.
-        place: of its source, likewise.
-        bits: of the values of its 16-bit images, see `eanet.data.images`; None without such.
-        notes: what a person should know of how it was read.
+    The cache adds the fingerprints of the splits, see `content_fingerprint`, and their place.
     """
 
     splits: dict[str, Split]
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # label `i` means `class_names[i]`
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     place: str | None = None
-    bits: int | None = None
-    notes: tuple[str, ...] = ()
+    bits: int | None = None  # of the values of its 16-bit images, see `eanet.data.images`
+    notes: tuple[str, ...] = ()  # what a person should know of how it was read
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from.
+    """Where a dataset comes from."""
 
-    Attributes:
-        name: for messages and file names.
-        identity: which source it is; stays the same while its content may change.
-        fingerprint: changes whenever the content does.
-        read: decodes everything; seconds to minutes.
-        place: absolute path of what is read; None where that is everywhere the same.
-    """
-
-    name: str
-    identity: str
-    fingerprint: str
-    read: Callable[[], Decoded]
-    place: str | None = None
+    name: str  # for messages and file names
+    identity: str  # which source it is; stays the same while its content may change
+    fingerprint: str  # changes whenever the content does
+    read: Callable[[], Decoded]  # decodes everything; seconds to minutes
+    place: str | None = None  # absolute path of what is read; None where that is always the same
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a source beyond its name; it may give more.
+    """What is asked of a source beyond its name; it may give more."""
 
-    Attributes:
-        part: the one part that is needed, whose own classes then suffice; None for all.
-        channels: of the images, 1 or 3; None where the images decide.
-        bits: of the values of 16-bit images, see `eanet.data.images`; None likewise.
-    """
-
-    part: str | None = None
-    channels: int | None = None
-    bits: int | None = None
+    part: str | None = None  # the one that is needed, whose own classes then suffice; None for all
+    channels: int | None = None  # of the images, 1 or 3; None where the images decide
+    bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`; likewise
 
 
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:

@@ -26,7 +26,6 @@ from eanet import files
 from eanet.data.base import Decoded, Log, Source, Split, content_fingerprint
 
 _FORMAT = 3  # 1 has no fingerprints of splits, 2 high bytes of 16-bit images
-_ARRAYS = ("images", "labels")
 
 
 class _Unusable(Exception):
@@ -100,7 +99,7 @@ def _load(folder: Path, content: Mapping[str, Any], source: Source) -> Decoded:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     return Decoded(
-        {split: Split(*(array(split, what) for what in _ARRAYS)) for split in content["splits"]},
+        {name: Split(array(name, "images"), array(name, "labels")) for name in content["splits"]},
         tuple(content["class_names"]),
         content["splits"],
         source.place,
@@ -114,10 +113,10 @@ def _write(folder: Path, source: Source, decoded: Decoded) -> Decoded:
     _remove_leftovers(folder.parent)
     partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
     try:
-        for split, arrays in decoded.splits.items():
-            for what in _ARRAYS:
-                path = partial / f"{split}_{what}.npy"
-                np.save(path, getattr(arrays, what), allow_pickle=False)
+        for name, split in decoded.splits.items():
+            for what, array in vars(split).items():
+                path = partial / f"{name}_{what}.npy"
+                np.save(path, array, allow_pickle=False)
                 files.sync(path)
         content = {
             "format": _FORMAT,
@@ -166,9 +165,9 @@ def _crc_of_json(content: object) -> int:
 def _checksums(decoded: Decoded) -> dict[str, int]:
     """A CRC-32 over type, shape and content of every array."""
     checksums = {}
-    for split, arrays in decoded.splits.items():
-        for what in _ARRAYS:
-            array = np.ascontiguousarray(getattr(arrays, what))
+    for name, split in decoded.splits.items():
+        for what, values in vars(split).items():
+            array = np.ascontiguousarray(values)
             start = zlib.crc32(f"{array.dtype.str}{array.shape}".encode())
-            checksums[f"{split}_{what}"] = zlib.crc32(array.data.cast("B"), start)
+            checksums[f"{name}_{what}"] = zlib.crc32(array.data.cast("B"), start)
     return checksums

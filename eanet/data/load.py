@@ -45,31 +45,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one dataset.
+    """Three splits of one dataset."""
 
-    Attributes:
-        name: as given to `load_dataset`.
-        train: what is left of the training split.
-        val: for choosing checkpoints and settings; empty where `val_fraction` is 0.
-        test: held out, for one evaluation at the end.
-        class_names: label `i` means `class_names[i]`.
-        mean: `float32[C]`, per channel over `train`, on the scale 0..255.
-        std: `float32[C]`, likewise; at least 1.
-        fingerprints: by name of the split, of the part of the source that it is taken from.
-        place: absolute path of the source; None where that is everywhere the same.
-        bits: of the values of 16-bit images, see `eanet.data.images`; None without such.
-    """
-
-    name: str
-    train: Split
-    val: Split
-    test: Split
-    class_names: tuple[str, ...]
-    mean: np.ndarray
-    std: np.ndarray
+    name: str  # as given to `load_dataset`
+    train: Split  # what is left of the training split
+    val: Split  # for choosing checkpoints and settings; empty where `val_fraction` is 0
+    test: Split  # held out, for one evaluation at the end
+    class_names: tuple[str, ...]  # label `i` means `class_names[i]`
+    mean: np.ndarray  # `float32[C]`, per channel over `train`, on the scale 0..255
+    std: np.ndarray  # `float32[C]`, likewise; at least 1
+    # By name of the split, of the part of the source that it is taken from.
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    place: str | None = None
-    bits: int | None = None
+    place: str | None = None  # absolute path of the source; None where that is always the same
+    bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -107,15 +95,14 @@ def load_dataset(
 
     Args:
         name: of `SOURCES`, as in `folder:PATH`, or a TFDS name.
-        data_dir: where TFDS datasets are prepared; default TFDS_DATA_DIR, then
-            `~/tensorflow_datasets`.
+        data_dir: where TFDS datasets are prepared; default TFDS_DATA_DIR or ~/tensorflow_datasets.
         val_fraction: share of train that is held out for validation, `0 <= val_fraction < 1`.
         val_split: `"last"` (the unshuffled tail) or `"random"` (by `seed`, stratified).
         seed: of the random validation split; nothing else depends on it.
         place: where the dataset was when it was loaded before (`Dataset.place`); while there is
             such a directory, it is read in place of what `name` and `data_dir` say.
         cache_dir: of decoded arrays; default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
-        log: called with a line of text where something takes long or needs to be known.
+        log: told, one line each, what takes long or needs to be known.
 
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
@@ -124,17 +111,14 @@ def load_dataset(
     train, val = decoded.splits["train"], decoded.splits.get("val")
     if val is None:
         train, val = splits.split_validation(train, val_fraction, val_split, seed)
-    mean, std = splits.channel_statistics(train.images)
-    fingerprints = {"val": decoded.fingerprints["train"], **decoded.fingerprints}
     return Dataset(
         name,
         train,
         val,
         decoded.splits["test"],
         decoded.class_names,
-        mean,
-        std,
-        fingerprints,
+        *splits.channel_statistics(train.images),
+        {"val": decoded.fingerprints["train"], **decoded.fingerprints},
         decoded.place,
         decoded.bits,
     )

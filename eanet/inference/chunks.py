@@ -26,15 +26,9 @@ def in_chunks(
 ) -> Callable[[np.ndarray], Any]:
     """Builds `call(images)` -> what `function(params, images)` gives, as arrays of NumPy.
 
-    The images are split over the devices of the mesh and, in time, into chunks of one size; the
-    last one is padded.
-
-    Args:
-      function: maps parameters and `[b, H, W, C]` to a tree of arrays `[b, ...]`.
-      params: its first argument.
-      mesh: of the devices.
-      image_shape: height, width and channels.
-      images_in_cache: of one device, where the device is a CPU.
+    The function maps parameters and `[b, H, W, C]` to a tree of arrays `[b, ...]`. The images are
+    split over the devices of the mesh and, in time, into chunks of one size; the last one is
+    padded. `images_in_cache` is of one device, where that is a CPU.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     outputs = jax.eval_shape(function, params, image)

@@ -24,22 +24,16 @@ class Model:
 
     Images are `uint8[B, H, W, C]`, or floats of that shape **on the same scale 0..255**; the model
     normalises them itself. Floats from 0 to 1, or below 0 or above 255, are refused: on another
-    scale every answer would be wrong. B is any number, 0 too: images are taken through the model a
-    few at a time, by one compiled program for each method, and results are arrays of NumPy.
-
-    Attributes:
-      config: of the run.
-      record: class names, image shape, mean and deviation.
-      step: of the checkpoint.
-      params: the parameters, a nested dict of arrays: the moving average where the run has one.
-      network: the functions that take them.
+    scale every answer would be wrong. So every method raises `UserError` for other images. B is any
+    number, 0 too: images are taken through the model a few at a time, by one compiled program for
+    each method, and results are arrays of NumPy.
     """
 
-    config: ConfigDict
-    record: ModelRecord
-    step: int
-    params: Any
-    network: SplitModel
+    config: ConfigDict  # of the run
+    record: ModelRecord  # class names, image shape, mean and deviation
+    step: int  # of the checkpoint
+    params: Any  # a nested dict of arrays: the moving average where the run has one
+    network: SplitModel  # the functions that take them
     _compiled: dict[str, Callable[[np.ndarray], Any]] = dataclasses.field(
         default_factory=dict, init=False, compare=False
     )
@@ -65,19 +59,11 @@ class Model:
         return self.record.statistics[1]
 
     def predict(self, images: Any) -> Float[np.ndarray, "b classes"]:
-        """The probability of every class for every image.
-
-        Raises:
-          UserError: the images are not as the class describes them.
-        """
+        """The probability of every class for every image."""
         return self._answer("predict", images, lambda module, x: jax.nn.softmax(module(x)))
 
     def features(self, images: Any) -> Float[np.ndarray, "b n d"]:
-        """The tokens of every image that the head takes the mean of; `.mean(1)` is that mean.
-
-        Raises:
-          UserError: the images are not as the class describes them.
-        """
+        """The tokens of every image that the head takes the mean of; `.mean(1)` is that mean."""
         return self._answer(
             "features", images, lambda module, x: module.features(x).astype("float32")
         )
@@ -86,10 +72,8 @@ class Model:
         """The normalised attention of each block: over memory units, or tokens for "self".
 
         The N tokens are patches of `config.model.patch_size` pixels, row by row. The result is
-        large: `heads · N · units` floats for an image and block.
-
-        Raises:
-          UserError: the images are not as the class describes them, or the attention has no maps.
+        large: `heads · N · units` floats for an image and block. Raises `UserError` also where the
+        attention has no maps.
         """
         return self._answer("attention_maps", images, lambda module, x: module.attention_maps(x))
 
