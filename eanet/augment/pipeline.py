@@ -16,25 +16,20 @@ from eanet.rules import Number, Rule, Switch
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A key of the config's section `augment`; zero or false switches it off.
+    """A key of the config's section `augment`; zero or false switches it off."""
 
-    Attributes:
-      rule: of the key's value.
-      apply: `apply(key, images, value, **options)` gives images; one that mixes examples,
-        `apply(key, images, targets, value, **options)`, gives images and targets. That of a
-        `Switch` is called without the value. Computes in float32.
-      mixes: whether it mixes examples. Of several of these a batch takes one, at even odds.
-      options: rules of further keys, which have no effect while this one is off.
-      check: `check(value, image_shape)` raises `UserError` where the images are not fit for it.
-      stream: which of the random streams that come from one split is its own; None for a stream
-        of its name. Neither its place in the table nor what else is on moves it.
-    """
-
-    rule: Rule
+    rule: Rule  # of the key's value
+    # `apply(key, images, value, **options)` gives images; one that mixes examples,
+    # `apply(key, images, targets, value, **options)`, gives images and targets. That of a `Switch`
+    # is called without the value. Computes in float32.
     apply: Callable[..., Any]
-    mixes: bool = False
+    mixes: bool = False  # mixes examples; of several such a batch takes one, at even odds
+    # Rules of further keys, which have no effect while this one is off.
     options: Mapping[str, Rule] = field(default_factory=dict)
+    # `check(value, image_shape)` raises `UserError` where the images are not fit for it.
     check: Callable[[Any, tuple[int, ...]], None] | None = None
+    # Which of the random streams that come from one split is its own; None for a stream of its
+    # name. Neither its place in the table nor what else is on moves it.
     stream: int | None = None
 
     def applied(

@@ -108,11 +108,8 @@ def _sample(
     """Bilinear interpolation at places counted from the centre, images mirrored at their edges."""
     # dm_pix.rotate takes five times as long on CPU: with mirrored edges it calls map_coordinates
     # too, but interpolates between channels as well.
-    batch, height, width, _ = images.shape
-    rows, columns = (
-        jnp.broadcast_to(places, (batch, height, width))
-        for places in (rows + (height - 1) / 2, columns + (width - 1) / 2)
-    )
+    height, width = images.shape[1:3]
+    rows, columns = jnp.broadcast_arrays(rows + (height - 1) / 2, columns + (width - 1) / 2)
 
     def sample_channel(channel, rows, columns):
         return map_coordinates(channel, (rows, columns), order=1, mode="reflect")

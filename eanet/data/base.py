@@ -1,6 +1,7 @@
 """What every source of images hands over, whatever it reads from."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> 
     Raises:
         UserError: training keeps all images in memory, so this dataset is too big.
     """
-    needed = count * int(np.prod(image_shape, dtype=object))
+    needed = count * math.prod(image_shape)
     if needed > budget():
         raise UserError(
             f"{name}: {count} images of {'x'.join(map(str, image_shape))} need "

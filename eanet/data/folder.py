@@ -53,7 +53,7 @@ def folder_source(path: str, wanted: Wanted) -> Source:
     _entries(root, ignored)
     parts = _parts(root, wanted.part)
     classes = _entries(parts[wanted.part or "train"], Counter())
-    class_names = tuple(sorted({_class_name(entry.name) for entry in classes}))
+    class_names = tuple(sorted({_class_name(entry) for entry in classes}))
     label_of = {name: label for label, name in enumerate(class_names)}
     files: dict[str, list[tuple[Path, int]]] = {}
     stats: list[tuple[str, os.stat_result]] = []
@@ -62,7 +62,7 @@ def folder_source(path: str, wanted: Wanted) -> Source:
         for entry in _entries(folder, ignored):
             if not os.path.isdir(entry.path):
                 raise UserError(f"{entry.path} lies beside the class folders; move it away")
-            label = label_of.get(_class_name(entry.name))
+            label = label_of.get(_class_name(entry))
             if label is None:
                 raise UserError(f"{entry.path}: there is no class {entry.name!r} in train")
             for file, result in _images(Path(entry.path), ignored):
@@ -73,12 +73,17 @@ def folder_source(path: str, wanted: Wanted) -> Source:
         files[part].sort(
             key=lambda pair: hashlib.sha256(os.fsencode(pair[0].relative_to(root))).digest()
         )
+    notes: tuple[str, ...] = ()
+    if ignored:
+        names = ", ".join(name for name, _ in ignored.most_common(3))
+        count = f"{ignored.total():,}"
+        notes = (f"ignored {count} hidden files or files of the system, such as {names}",)
     only = f":{wanted.part}:{wanted.channels}:{wanted.bits}" if wanted.part else ""
     return Source(
         f"folder:{root.name}",
         f"folder:{root}{only}",
         fingerprint(stats),
-        lambda: _read(root, files, class_names, wanted, _ignoring(ignored)),
+        lambda: _read(root, files, class_names, wanted, notes),
         str(root),
     )
 
@@ -94,8 +99,8 @@ def _parts(root: Path, only: str | None) -> dict[str, Path]:
     return parts if only is None else {only: parts[only]}
 
 
-def _class_name(folder: str) -> str:
-    return unicodedata.normalize("NFC", folder)
+def _class_name(folder: os.DirEntry[str]) -> str:
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def _entries(folder: Path, ignored: Counter[str]) -> list[os.DirEntry[str]]:
@@ -127,15 +132,6 @@ def _images(folder: Path, ignored: Counter[str]) -> list[tuple[Path, os.stat_res
     if not images:
         raise UserError(f"{folder} holds no images; add some or remove the class")
     return images
-
-
-def _ignoring(ignored: Counter[str]) -> tuple[str, ...]:
-    """What a person should know of what was ignored."""
-    if not ignored:
-        return ()
-    names = ", ".join(name for name, _ in ignored.most_common(3))
-    count = sum(ignored.values())
-    return (f"ignored {count:,} hidden files or files of the system, such as {names}",)
 
 
 @images_lib.quietly()

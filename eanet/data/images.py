@@ -54,28 +54,17 @@ def quietly() -> Iterator[None]:
     """Keeps warnings, and what libtiff itself says, off the terminal; a bomb is an error."""
     from PIL import Image
 
-    with warnings.catch_warnings(), _without_stderr():
+    with warnings.catch_warnings(), contextlib.ExitStack() as afterwards:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with contextlib.suppress(OSError):  # it may be closed
+            afterwards.callback(os.close, terminal := os.dup(2))
+            if sys.stderr:
+                sys.stderr.flush()
+            with open(os.devnull, "w") as nowhere:
+                afterwards.callback(os.dup2, terminal, 2)
+                os.dup2(nowhere.fileno(), 2)
         yield
-
-
-@contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    try:
-        terminal = os.dup(2)
-    except OSError:  # it is closed
-        yield
-        return
-    if sys.stderr:
-        sys.stderr.flush()
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
 
 
 def read_header(path: Path) -> Header:

@@ -18,11 +18,7 @@ from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
 from eanet.errors import UserError
 
-RULES: dict[str, rules.Rule] = {
-    "name": rules.Text(),
-    "data_dir": rules.Text(),
-    **splits.RULES,
-}
+RULES: dict[str, rules.Rule] = {"name": rules.Text(), "data_dir": rules.Text(), **splits.RULES}
 
 # By the name of a dataset: of what is wanted, see `Wanted`. Where the name ends in a colon, an
 # argument follows it, which comes first. All other names are those of TFDS.

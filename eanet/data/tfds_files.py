@@ -126,11 +126,7 @@ def _shards(
 
 
 def _shard_path(template: str, names: dict[str, str], number: int, total: int) -> Path:
-    """The path of a file inside its folder.
-
-    Raises:
-        ValueError: it would lie elsewhere.
-    """
+    """The path of a file inside its folder; refused where it would lie elsewhere."""
     digits = max(5, len(str(total)))
     index, count = f"{number:0{digits}}", f"{total:0{digits}}"
     shard = {"SHARD_INDEX": index, "NUM_SHARDS": count, "SHARD_X_OF_Y": f"{index}-of-{count}"}

@@ -21,12 +21,7 @@ class Examples:
 
 
 def load_examples(
-    model: Model,
-    split: str,
-    *,
-    dataset: str | None = None,
-    data_dir: str | None = None,
-    log: Log,
+    model: Model, split: str, *, dataset: str | None = None, data_dir: str | None = None, log: Log
 ) -> Examples:
     """Loads one split alone, mapping its classes to those of the model by their names.
 
