@@ -99,11 +99,7 @@ def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bo
 
 
 def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> np.ndarray:
-    """Room for `uint8[count, H, W, C]`, refused where half of the memory would not hold it.
-
-    Raises:
-        UserError: training keeps all images in memory, so this dataset is too big.
-    """
+    """Room for `uint8[count, H, W, C]`, refused where half of the memory would not hold it."""
     needed = count * math.prod(image_shape)
     if needed > budget():
         raise UserError(

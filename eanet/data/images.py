@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,8 @@ def decode(paths: list[Path], images: np.ndarray, *, bits: int, workers: int) ->
     Raises:
         UserError: one cannot be read.
     """
-
-    def decode_one(path: Path, pixels: np.ndarray) -> None:
-        pixels[:] = _decoded(path, pixels.shape, bits)
-
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(decode_one, paths, images))
+        list(pool.map(partial(_decode_into, bits), images, paths))
 
 
 def workers_within(memory: int, height: int, width: int) -> int:
@@ -123,7 +120,7 @@ def workers_within(memory: int, height: int, width: int) -> int:
     return max(1, min(os.cpu_count() or 1, memory // max(1, height * width * _BYTES_IN_WORK)))
 
 
-def _decoded(path: Path, shape: tuple[int, ...], bits: int) -> np.ndarray:
+def _decode_into(bits: int, pixels: np.ndarray, path: Path) -> None:
     from PIL import Image, ImageOps
 
     with _opened(path) as opened:
@@ -137,10 +134,10 @@ def _decoded(path: Path, shape: tuple[int, ...], bits: int) -> np.ndarray:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        pixels = np.asarray(image.convert("L" if shape[-1] == 1 else "RGB"))
-        if pixels.shape[:2] != shape[:2]:
+        image = image.convert("L" if pixels.shape[-1] == 1 else "RGB")
+        if (image.height, image.width) != pixels.shape[:2]:
             raise ValueError("it has another size than its header says")
-        return pixels.reshape(shape)
+        pixels[:] = np.asarray(image).reshape(pixels.shape)
 
 
 def _shallow(values: np.ndarray, bits: int) -> np.ndarray:

@@ -36,13 +36,10 @@ def split_validation(train: Split, fraction: float, how: str, seed: int) -> tupl
 
 
 def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Chooses exactly `count` examples, each class in proportion to its size.
+    """`bool[N]`, true for exactly `count` examples, each class in proportion to its size.
 
     A class gets its proportional share rounded down; the examples then missing go one each to
-    the classes with the largest remainders.
-
-    Returns:
-        `bool[N]`, true for the chosen examples; a function of the arguments alone.
+    the classes with the largest remainders. A function of the arguments alone.
     """
     sizes = np.bincount(labels)
     share, remainder = np.divmod(sizes * count, len(labels))
@@ -55,13 +52,10 @@ def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per channel, on the scale 0..255.
+    """Mean and deviation per channel of images `uint8[N, H, W, C]`, each `float32[C]`.
 
     The sums are exact integers. A deviation below one grey level counts as one, so that a
     constant channel can be divided by it.
-
-    Returns:
-        Of images `uint8[N, H, W, C]` mean and deviation, each `float32[C]`.
     """
     channels = images.shape[-1]
     flat = images.reshape(len(images), -1)

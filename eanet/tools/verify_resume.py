@@ -60,14 +60,9 @@ def main(arguments: list[str], prog: str) -> int:
 
 
 def _verify(command: Sequence[str], directory: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Runs a training left alone and stopped `kills` times, in workdirs of an empty directory.
+    """Runs a training left alone and stopped, in workdirs below an empty directory.
 
-    Returns:
-      stops (how often, by signal and by moment), and the digests of the run that was left alone
-      and of those that were stopped.
-
-    Raises:
-      UserError: a run ended otherwise than it should.
+    Returns how often it was stopped, by signal and by moment, and the digests of the ends.
     """
     left_alone = _Run(command, directory / "left_alone")
     left_alone.wait_until_training()
