@@ -92,14 +92,13 @@ def augment(
     """
     if unknown := values.keys() - augmentation_rules():
         raise TypeError(f"there is no augmentation {', '.join(sorted(unknown))}")
-    if not any(values.get(name) for name in AUGMENTATIONS):
+    switched_on = {name: one for name, one in AUGMENTATIONS.items() if values.get(name)}
+    if not switched_on:
         return images, targets
     streams = jax.random.split(key, _SPLIT_STREAMS)  # all at once, which compiles faster
     changed = images.astype(jnp.float32)
     mixers = []
-    for name, augmentation in AUGMENTATIONS.items():
-        if not values.get(name):
-            continue
+    for name, augmentation in switched_on.items():
         if augmentation.stream is None:
             stream = jax.random.fold_in(key, zlib.crc32(name.encode()))
         else:

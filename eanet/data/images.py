@@ -33,8 +33,8 @@ _GREYSCALE_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B")
 _COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
-# Layouts of 16-bit colours that Pillow can unpack in either order of the bytes.
-_DEEP_LAYOUT = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+# Layouts of 16-bit values that Pillow can unpack in either order of the bytes, or as four bytes.
+_DEEP_LAYOUT = re.compile(r"(RGB|RGBA|RGBX);16[BLN]|LA;16B")
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Of a pixel, while an image is decoded and converted.
 _BYTES_IN_WORK = 32
@@ -156,9 +156,7 @@ def _deep_layout(image: Any) -> str | None:
     """How 16-bit colours lie in the file, as Pillow names it, where their low bytes can be had."""
     arguments = image.tile[0].args if image.tile else None
     layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    if isinstance(layout, str) and (layout == "LA;16B" or _DEEP_LAYOUT.fullmatch(layout)):
-        return layout
-    return None
+    return layout if isinstance(layout, str) and _DEEP_LAYOUT.fullmatch(layout) else None
 
 
 def _deep_values(image: Any, path: Path) -> np.ndarray:
