@@ -1,10 +1,10 @@
 """What every source of images hands over, whatever it reads from."""
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
         f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
         for name, stat in files
     )
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bool) -> str:
@@ -84,10 +84,7 @@ def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bo
     `ordered` says whether their order counts, as it does in training.
     """
     shape = str(split.images.shape[1:])
-    starts = [
-        hashlib.sha256(f"{shape}\0{name}\0".encode("utf-8", "surrogatepass"))
-        for name in class_names
-    ]
+    starts = [sha256(f"{shape}\0{name}\0".encode("utf-8", "surrogatepass")) for name in class_names]
 
     def digest(image: np.ndarray, label: int) -> bytes:
         state = starts[label].copy()
@@ -95,7 +92,7 @@ def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bo
         return state.digest()
 
     digests = list(map(digest, split.images, split.labels.tolist()))
-    return hashlib.sha256(b"".join(digests if ordered else sorted(digests))).hexdigest()[:32]
+    return sha256(b"".join(digests if ordered else sorted(digests))).hexdigest()[:32]
 
 
 def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> np.ndarray:

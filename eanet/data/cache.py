@@ -110,7 +110,10 @@ def _load(folder: Path, content: Mapping[str, Any], source: Source) -> Decoded:
 def _write(folder: Path, source: Source, decoded: Decoded) -> Decoded:
     """Stores the arrays and returns them memory-mapped."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder.parent)
+    for path in folder.parent.glob(".*.partial"):  # of processes that were killed
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path)
     partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
     try:
         for name, split in decoded.splits.items():
@@ -148,14 +151,6 @@ def _replace(partial: Path, folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(retired, ignore_errors=True)
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    """Removes what killed processes left behind more than a day ago."""
-    for path in cache_dir.glob(".*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86_400:
-                shutil.rmtree(path)
 
 
 def _crc_of_json(content: object) -> int:

@@ -85,9 +85,8 @@ def _archive_bytes(archive: Archive, data_dir: Path, cache_dir: Path, log: Log) 
     for folder in (data_dir, cache_dir):
         path = folder / archive.file
         try:
-            if path.stat().st_size == archive.size and _is_official(
-                archive, content := path.read_bytes()
-            ):
+            content = path.read_bytes() if path.stat().st_size == archive.size else b""
+            if hashlib.sha256(content).hexdigest() == archive.sha256:
                 return content
             log(f"{path} is not the official archive (its size or digest differs): not used")
         except FileNotFoundError:
@@ -101,10 +100,6 @@ def _archive_bytes(archive: Archive, data_dir: Path, cache_dir: Path, log: Log) 
     except OSError as error:
         log(f"the archive is not kept: {error}")
     return content
-
-
-def _is_official(archive: Archive, content: bytes) -> bool:
-    return hashlib.sha256(content).hexdigest() == archive.sha256
 
 
 def _download(archive: Archive, log: Log) -> bytes:
@@ -131,7 +126,7 @@ def _download(archive: Archive, log: Log) -> bytes:
                     )
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DownloadFailed(f"{url} could not be read ({error})") from None
-    if not _is_official(archive, bytes(content)):
+    if hashlib.sha256(content).hexdigest() != archive.sha256:
         raise DownloadFailed(f"{url} does not give the official archive (SHA-256 differs)")
     return bytes(content)
 

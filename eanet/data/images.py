@@ -126,7 +126,11 @@ def _decode_into(bits: int, pixels: np.ndarray, path: Path) -> None:
     with _opened(path) as opened:
         image = opened
         if _is_deep(image):
-            image = Image.fromarray(_shallow(_deep_values(opened, path), bits))
+            values = _deep_values(opened, path)
+            colours = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
+            if values.shape[2:] == (4,):
+                colours[..., 3] = values[..., 3] >> 8  # alpha has all 16 bits
+            image = Image.fromarray(colours)
             if orientation := opened.getexif().get(_ORIENTATION):
                 image.getexif()[_ORIENTATION] = orientation
         image = ImageOps.exif_transpose(image)
@@ -138,14 +142,6 @@ def _decode_into(bits: int, pixels: np.ndarray, path: Path) -> None:
         if (image.height, image.width) != pixels.shape[:2]:
             raise ValueError("it has another size than its header says")
         pixels[:] = np.asarray(image).reshape(pixels.shape)
-
-
-def _shallow(values: np.ndarray, bits: int) -> np.ndarray:
-    """Values of so many bits as uint8; a fourth channel, alpha, has all 16 bits."""
-    colours = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
-    if values.shape[2:] == (4,):
-        colours[..., 3] = values[..., 3] >> 8
-    return colours
 
 
 def _is_deep(image: Any) -> bool:

@@ -68,11 +68,9 @@ def load_examples(
     now = SplitRecord(len(examples), part.fingerprint)
     change = difference(record.splits[split], now) if record else asked
     if change and not asked:
-        here = (
-            f"--dataset=folder:{part.place}" if name.startswith("folder:") else f"--dataset={name}"
-        )
+        here = f"folder:{part.place}" if name.startswith("folder:") else name
         raise UserError(
             f"the data is not what the model was trained on: {split} of {part.place or name} has "
-            f"{change}. Restore it, or evaluate on it as other data by {here}"
+            f"{change}. Restore it, or evaluate on it as other data by --dataset={here}"
         )
     return Examples(examples, part.fingerprint, name if change else None)
