@@ -39,11 +39,10 @@ def random_rotation(key: Key[Array, ""], images: Images, max_turn: float) -> Ima
 
 
 def rotate(images: Images, angles: PerImage) -> Images:
-    """Rotates each image counter-clockwise about its centre, bilinear, edges mirrored.
+    """Rotates each image by radians counter-clockwise about its centre, bilinear, edges mirrored.
 
     The function of Keras' `RandomRotation` with `fill_mode="reflect"`: the centre is
-    `((height - 1) / 2, (width - 1) / 2)`, a mirror repeats the pixel at the edge. Angles are in
-    radians.
+    `((height - 1) / 2, (width - 1) / 2)`, a mirror repeats the pixel at the edge.
     """
     rows, columns = _centred_grid(images)
     cos, sin = jnp.cos(angles)[:, None, None], jnp.sin(angles)[:, None, None]

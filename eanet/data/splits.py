@@ -61,8 +61,7 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = images.reshape(len(images), -1)
     # Few enough rows that uint32 holds the sums of squares, and small enough for the cache.
     rows = int(np.clip(2**22 // flat.shape[1], 1, 2**16))
-    total = np.zeros(flat.shape[1], np.uint64)
-    total_squares = np.zeros(flat.shape[1], np.uint64)
+    total, total_squares = np.zeros((2, flat.shape[1]), np.uint64)
     for start in range(0, len(flat), rows):
         chunk = flat[start : start + rows]
         total += chunk.sum(axis=0, dtype=np.uint32)
@@ -70,5 +69,4 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = images.size // channels
     mean = total.reshape(-1, channels).sum(axis=0) / count
     variance = total_squares.reshape(-1, channels).sum(axis=0) / count - mean**2
-    deviation = np.sqrt(np.maximum(variance, 1.0))
-    return mean.astype(np.float32), deviation.astype(np.float32)
+    return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)

@@ -34,10 +34,9 @@ def load_examples(
     """
     record, config = model.record.data, model.config
     divided = split != "test" and (record is None or record.holds_out)
-    name, asked = config.dataset.name, dataset is not None or data_dir is not None
-    if dataset is not None:
-        name = dataset
-    elif data_dir is not None and name.startswith("folder:"):
+    asked = dataset is not None or data_dir is not None
+    name = config.dataset.name if dataset is None else dataset
+    if dataset is None and data_dir is not None and name.startswith("folder:"):
         name = f"folder:{data_dir}"
     place = None if asked or record is None else record.place
     try:
