@@ -14,7 +14,7 @@ from eanet.host import physical_memory
 
 # Called with a line of text where something takes long or needs to be known.
 Log = Callable[[str], object]
-PathLike = str | os.PathLike[str]
+MaybePath = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from eanet.data.base import Decoded, Log, Source, Split
 from eanet.errors import UserError
 
 _SERVER = "https://www.cs.toronto.edu/~kriz"
-_IMAGE_BYTES = 3 * 32 * 32
 
 
 class DownloadFailed(Exception):
@@ -143,7 +142,7 @@ def _parse(archive: Archive, content: bytes) -> Decoded:
 
 def _split(archive: Archive, tar: tarfile.TarFile, part: str) -> Split:
     names: tuple[str, ...] = getattr(archive, part)
-    record_bytes = archive.label_bytes + _IMAGE_BYTES
+    record_bytes = archive.label_bytes + 3 * 32 * 32
     size = archive.examples_per_file[part] * record_bytes
     data = b"".join(_member(tar, name, size) for name in names)
     if len(data) != size * len(names):

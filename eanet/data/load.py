@@ -12,7 +12,7 @@ import numpy as np
 
 from eanet import rules
 from eanet.data import cifar, splits, tfds
-from eanet.data.base import Decoded, Log, PathLike, Source, Split, Wanted
+from eanet.data.base import Decoded, Log, MaybePath, Source, Split, Wanted
 from eanet.data.cache import cached, default_cache_dir
 from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
@@ -75,30 +75,24 @@ class Dataset:
 def load_dataset(
     name: str,
     *,
-    data_dir: PathLike | None = None,
+    data_dir: MaybePath = None,
     val_fraction: float = 0.2,
     val_split: str = "last",
     seed: int = 0,
     place: str | None = None,
-    cache_dir: PathLike | None = None,
+    cache_dir: MaybePath = None,
     log: Log = print,
 ) -> Dataset:
     """Loads a dataset, memory-mapped from the cache where it was decoded before.
 
     The test split is the source's own, or its validation split where it has no other. The
     validation split is the source's own where it also has a test split; otherwise it is split
-    from train, see `eanet.data.splits.split_validation`.
+    from train by `val_fraction`, `val_split` and `seed`, see `eanet.data.splits.split_validation`.
 
-    Args:
-        name: of `SOURCES`, as in `folder:PATH`, or a TFDS name.
-        data_dir: where TFDS datasets are prepared; default TFDS_DATA_DIR or ~/tensorflow_datasets.
-        val_fraction: share of train that is held out for validation, `0 <= val_fraction < 1`.
-        val_split: `"last"` (the unshuffled tail) or `"random"` (by `seed`, stratified).
-        seed: of the random validation split; nothing else depends on it.
-        place: where the dataset was when it was loaded before (`Dataset.place`); while there is
-            such a directory, it is read in place of what `name` and `data_dir` say.
-        cache_dir: of decoded arrays; default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
-        log: told, one line each, what takes long or needs to be known.
+    The name is of `SOURCES`, as in `folder:PATH`, or of TFDS; what TFDS has prepared lies in
+    `data_dir`, by default TFDS_DATA_DIR or ~/tensorflow_datasets. While `place`, where the dataset
+    was when it was loaded before (`Dataset.place`), is a directory, it is read in place of what
+    these say. `cache_dir` is by default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
 
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
@@ -127,7 +121,7 @@ def load_part(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
     bits: int | None = None,
-    data_dir: PathLike | None = None,
+    data_dir: MaybePath = None,
     place: str | None = None,
     log: Log = print,
 ) -> Part:
@@ -163,9 +157,9 @@ def load_part(
 
 def _decoded(
     name: str,
-    data_dir: PathLike | None,
+    data_dir: MaybePath,
     place: str | None,
-    cache_dir: PathLike | None,
+    cache_dir: MaybePath,
     log: Log,
     wanted: Wanted,
 ) -> Decoded:
@@ -184,9 +178,7 @@ def _decoded(
     return decoded
 
 
-def _load_tfds(
-    name: str, data_dir: PathLike | None, cache: Path, log: Log, wanted: Wanted
-) -> Decoded:
+def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wanted) -> Decoded:
     """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
     request = tfds.Request.parse(name)
     if request is None:

@@ -20,8 +20,7 @@ def split_validation(train: Split, fraction: float, how: str, seed: int) -> tupl
     copied); where it is "random" they are drawn by `seed`, each class in proportion.
 
     Raises:
-        UserError: an unknown `how`, a fraction not in `0 <= fraction < 1`, or nothing left to train
-            on.
+        UserError: an unknown `how`, a fraction not in `0 <= fraction < 1`, or none left to train.
     """
     rules.check(RULES, {"val_fraction": fraction, "val_split": how}, "dataset.")
     kept = int(len(train) * (1 - fraction))
