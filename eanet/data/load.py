@@ -156,21 +156,16 @@ def load_part(
 
 
 def _decoded(
-    name: str,
-    data_dir: MaybePath,
-    place: str | None,
-    cache_dir: MaybePath,
-    log: Log,
-    wanted: Wanted,
+    name: str, data_dir: MaybePath, place: str | None, cache: MaybePath, log: Log, wanted: Wanted
 ) -> Decoded:
-    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    cache_dir = Path(cache).expanduser() if cache else default_cache_dir()
     place = place if place and os.path.isdir(place) else None
     kind, colon, argument = name.partition(":")
     if source := SOURCES.get(kind + colon):
         argument = place if place and colon else argument
-        decoded = cached(source(argument, wanted), cache, log)
+        decoded = cached(source(argument, wanted), cache_dir, log)
     else:
-        decoded = _load_tfds(name, place or data_dir, cache, log, wanted)
+        decoded = _load_tfds(name, place or data_dir, cache_dir, log, wanted)
     classes = len(decoded.class_names)
     for part, split in decoded.splits.items():
         if split.labels.min() < 0 or split.labels.max() >= classes:

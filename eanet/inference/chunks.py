@@ -36,11 +36,10 @@ def in_chunks(
     share = devices.microbatch(mesh, _MOST_IMAGES * mesh.size, 0, images_in_cache)
     chunk = min(share, max(1, _MOST_BYTES // bytes_each)) * mesh.size
 
-    part = PartitionSpec(devices.BATCH_AXIS)
-    split = partial(jax.shard_map, mesh=mesh, out_specs=part, check_vma=False)
-    compiled = jax.jit(split(function, in_specs=(PartitionSpec(), part)))
-    params = devices.replicate(params, mesh)
     sharding = devices.split_batch(mesh)
+    split = partial(jax.shard_map, mesh=mesh, out_specs=sharding.spec, check_vma=False)
+    compiled = jax.jit(split(function, in_specs=(PartitionSpec(), sharding.spec)))
+    params = devices.replicate(params, mesh)
 
     def call(images: np.ndarray) -> Any:
         results = jax.tree.map(
