@@ -71,7 +71,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:  # an interrupt leaves nothing behind either
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)

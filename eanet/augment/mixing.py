@@ -16,20 +16,11 @@ def mixup(
 ) -> tuple[Images, Targets]:
     """Replaces each example by a weighted mean with its neighbour (arXiv 1710.09412).
 
-    The weight is Beta(`alpha`, `alpha`), one for the batch, as in the authors' code.
-
-    Args:
-      key: the source of the weight.
-      images: `[batch, height, width, channels]`.
-      targets: probabilities of the classes `[batch, classes]`.
-      alpha: above 0; small values keep most weights near 0 or 1.
-
-    Returns:
-      Images and targets mixed with the same weight.
+    The weight is Beta(`alpha`, `alpha`), one for the batch, as in the authors' code; a small
+    `alpha`, above 0, keeps most weights near 0 or 1.
     """
     weight = jax.random.beta(key, alpha, alpha)
-    mixed = weight * images + (1.0 - weight) * _neighbours(images)
-    return mixed.astype(images.dtype), _mix_targets(targets, weight)
+    return _mix(images, weight), _mix(targets, weight)
 
 
 def cutmix(
@@ -38,16 +29,8 @@ def cutmix(
     """Pastes a box of its neighbour into each example (arXiv 1905.04899).
 
     The box has the image's proportions and the area `1 - w`, w from Beta(`alpha`, `alpha`), about
-    a centre uniform in the image; what sticks out is cut off. One box for the batch.
-
-    Args:
-      key: the source of the box.
-      images: `[batch, height, width, channels]`.
-      targets: probabilities of the classes `[batch, classes]`.
-      alpha: above 0; 1 makes all areas equally likely.
-
-    Returns:
-      The images, and the targets weighted by the area that each of the two really has.
+    a centre uniform in the image; what sticks out is cut off. One box for the batch; an `alpha`
+    of 1 makes all areas equally likely. Targets are weighted by the area that each really has.
     """
     height, width = images.shape[1:3]
     weight_key, place_key = jax.random.split(key)
@@ -58,7 +41,7 @@ def cutmix(
     box = box_mask((height, width), top, bottom, left, right)
     pasted = jnp.where(box[None, :, :, None], _neighbours(images), images)
     own_area = 1.0 - (bottom - top) * (right - left) / (height * width)
-    return pasted, _mix_targets(targets, own_area)
+    return pasted, _mix(targets, own_area)
 
 
 def _cut_edges(centre: Array, half_side: Array, size: int) -> tuple[Array, Array]:
@@ -67,9 +50,9 @@ def _cut_edges(centre: Array, half_side: Array, size: int) -> tuple[Array, Array
     return jnp.clip(first, 0, size), jnp.clip(end, 0, size)
 
 
-def _mix_targets(targets: Targets, own_weight: Float[Array, ""]) -> Targets:
-    mixed = own_weight * targets + (1.0 - own_weight) * _neighbours(targets)
-    return mixed.astype(targets.dtype)
+def _mix(examples: Array, own_weight: Float[Array, ""]) -> Array:
+    mixed = own_weight * examples + (1.0 - own_weight) * _neighbours(examples)
+    return mixed.astype(examples.dtype)
 
 
 def _neighbours(examples: Array) -> Array:

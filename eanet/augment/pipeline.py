@@ -7,36 +7,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from eanet.augment import mixing, transforms
+from eanet.augment.mixing import Images, Targets
 from eanet.rules import Number, Rule, Switch
-
-Images = Float[Array, "batch height width channels"]
-Targets = Float[Array, "batch classes"]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A key of the config's section `augment`; zero or false switches it off.
+    """A key of the config's section `augment`; zero or false switches it off."""
 
-    Attributes:
-      rule: of the key's value.
-      apply: `apply(key, images, value, **options)` gives images; one that mixes examples,
-        `apply(key, images, targets, value, **options)`, gives images and targets. That of a
-        `Switch` is called without the value. Computes in float32.
-      mixes: whether it mixes examples. Of several of these a batch takes one, at even odds.
-      options: rules of further keys, which have no effect while this one is off.
-      check: `check(value, image_shape)` raises `UserError` where the images are not fit for it.
-      stream: which of the random streams that come from one split is its own; None for a stream
-        of its name. Neither its place in the table nor what else is on moves it.
-    """
-
-    rule: Rule
+    rule: Rule  # of the key's value
+    # `apply(key, images, value, **options)` gives images; one that mixes examples,
+    # `apply(key, images, targets, value, **options)`, gives images and targets. That of a `Switch`
+    # is called without the value. Computes in float32.
     apply: Callable[..., Any]
-    mixes: bool = False
+    mixes: bool = False  # mixes examples; of several such a batch takes one, at even odds
+    # Rules of further keys, which have no effect while this one is off.
     options: Mapping[str, Rule] = field(default_factory=dict)
+    # `check(value, image_shape)` raises `UserError` where the images are not fit for it.
     check: Callable[[Any, tuple[int, ...]], None] | None = None
+    # Which of the random streams that come from one split is its own; None for a stream of its
+    # name. Neither its place in the table nor what else is on moves it.
     stream: int | None = None
 
     def applied(
@@ -94,25 +87,18 @@ def augment(
 ) -> tuple[Images, Targets]:
     """Applies, in the order of the table, what is switched on; the rest leaves no operation.
 
-    Args:
-      key: decides everything that is random.
-      images: normalised, `[batch, height, width, channels]`.
-      targets: probabilities of the classes `[batch, classes]`.
-      **values: as `augmentation_rules` allows them; what is missing is off.
-
-    Returns:
-      Images of the same type, and targets.
+    The key decides all that is random. Images are normalised and keep their type, targets are
+    probabilities, values are as `augmentation_rules` allows them; what is missing is off.
     """
     if unknown := values.keys() - augmentation_rules():
         raise TypeError(f"there is no augmentation {', '.join(sorted(unknown))}")
-    if not any(values.get(name) for name in AUGMENTATIONS):
+    switched_on = {name: one for name, one in AUGMENTATIONS.items() if values.get(name)}
+    if not switched_on:
         return images, targets
     streams = jax.random.split(key, _SPLIT_STREAMS)  # all at once, which compiles faster
     changed = images.astype(jnp.float32)
     mixers = []
-    for name, augmentation in AUGMENTATIONS.items():
-        if not values.get(name):
-            continue
+    for name, augmentation in switched_on.items():
         if augmentation.stream is None:
             stream = jax.random.fold_in(key, zlib.crc32(name.encode()))
         else:

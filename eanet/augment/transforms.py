@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
-from eanet.augment.mixing import box_mask
+from eanet.augment.mixing import Images, box_mask
 from eanet.errors import UserError
 
-Images = Float[Array, "batch height width channels"]
 PerImage = Float[Array, "batch"]
 
 # Of the erased box: the least and the greatest part of the image, the greatest ratio of its sides.
@@ -40,14 +39,10 @@ def random_rotation(key: Key[Array, ""], images: Images, max_turn: float) -> Ima
 
 
 def rotate(images: Images, angles: PerImage) -> Images:
-    """Rotates each image counter-clockwise about its centre, bilinear, edges mirrored.
+    """Rotates each image by radians counter-clockwise about its centre, bilinear, edges mirrored.
 
     The function of Keras' `RandomRotation` with `fill_mode="reflect"`: the centre is
     `((height - 1) / 2, (width - 1) / 2)`, a mirror repeats the pixel at the edge.
-
-    Args:
-      images: `[batch, height, width, channels]`.
-      angles: radians, one for each image.
     """
     rows, columns = _centred_grid(images)
     cos, sin = jnp.cos(angles)[:, None, None], jnp.sin(angles)[:, None, None]
@@ -59,12 +54,8 @@ def random_contrast(
 ) -> Images:
     """Multiplies the contrast by a factor uniform in `1 ± max_change`.
 
-    Args:
-      key: the source of the factors.
-      images: `[batch, height, width, channels]`.
-      max_change: from 0 to 1.
-      keras3_contrast_clip: clip to [0, 255] as Keras 3 does, which zeroes every normalised value
-        below the mean, in training only. A defect, kept to show its effect.
+    With `keras3_contrast_clip`, clips to [0, 255] as Keras 3 does, which zeroes every normalised
+    value below the mean, in training only: a defect, kept to show its effect.
     """
     factors = jax.random.uniform(
         key, images.shape[:1], minval=1.0 - max_change, maxval=1.0 + max_change
@@ -116,11 +107,8 @@ def _sample(
     """Bilinear interpolation at places counted from the centre, images mirrored at their edges."""
     # dm_pix.rotate takes five times as long on CPU: with mirrored edges it calls map_coordinates
     # too, but interpolates between channels as well.
-    batch, height, width, _ = images.shape
-    rows, columns = (
-        jnp.broadcast_to(places, (batch, height, width))
-        for places in (rows + (height - 1) / 2, columns + (width - 1) / 2)
-    )
+    height, width = images.shape[1:3]
+    rows, columns = jnp.broadcast_arrays(rows + (height - 1) / 2, columns + (width - 1) / 2)
 
     def sample_channel(channel, rows, columns):
         return map_coordinates(channel, (rows, columns), order=1, mode="reflect")

@@ -1,15 +1,20 @@
 """What every source of images hands over, whatever it reads from."""
 
-import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from eanet.errors import UserError
 from eanet.host import physical_memory
+
+# Called with a line of text where something takes long or needs to be known.
+Log = Callable[[str], object]
+MaybePath = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -22,60 +27,43 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, chosen: slice | np.ndarray) -> "Split":
+        return Split(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class Decoded:
     """A decoded dataset: `train`, `test` and, where the source has its own, `val`.
 
-    Attributes:
-        splits: by name.
-        class_names: label `i` means `class_names[i]`.
-        fingerprints: of the splits, see `content_fingerprint`; of one that comes from the cache.
-        place: of its source, likewise.
-        bits: of the values of its 16-bit images, see `eanet.data.images`; None without such.
-        notes: what a person should know of how it was read.
+    The cache adds the fingerprints of the splits, see `content_fingerprint`, and their place.
     """
 
     splits: dict[str, Split]
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # label `i` means `class_names[i]`
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     place: str | None = None
-    bits: int | None = None
-    notes: tuple[str, ...] = ()
+    bits: int | None = None  # of the values of its 16-bit images, see `eanet.data.images`
+    notes: tuple[str, ...] = ()  # what a person should know of how it was read
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a dataset comes from.
+    """Where a dataset comes from."""
 
-    Attributes:
-        name: for messages and file names.
-        identity: which source it is; stays the same while its content may change.
-        fingerprint: changes whenever the content does.
-        read: decodes everything; seconds to minutes.
-        place: absolute path of what is read; None where that is everywhere the same.
-    """
-
-    name: str
-    identity: str
-    fingerprint: str
-    read: Callable[[], Decoded]
-    place: str | None = None
+    name: str  # for messages and file names
+    identity: str  # which source it is; stays the same while its content may change
+    fingerprint: str  # changes whenever the content does
+    read: Callable[[], Decoded]  # decodes everything; seconds to minutes
+    place: str | None = None  # absolute path of what is read; None where that is always the same
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a source beyond its name; it may give more.
+    """What is asked of a source beyond its name; it may give more."""
 
-    Attributes:
-        part: the one part that is needed, whose own classes then suffice; None for all.
-        channels: of the images, 1 or 3; None where the images decide.
-        bits: of the values of 16-bit images, see `eanet.data.images`; None likewise.
-    """
-
-    part: str | None = None
-    channels: int | None = None
-    bits: int | None = None
+    part: str | None = None  # the one that is needed, whose own classes then suffice; None for all
+    channels: int | None = None  # of the images, 1 or 3; None where the images decide
+    bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`; likewise
 
 
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
@@ -87,22 +75,16 @@ def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
         f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
         for name, stat in files
     )
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    return sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bool) -> str:
     """A digest over the pixels and the class names of all examples, whatever they were read from.
 
-    Args:
-        split: the examples.
-        class_names: of its labels.
-        ordered: whether their order counts, as it does in training.
+    `ordered` says whether their order counts, as it does in training.
     """
     shape = str(split.images.shape[1:])
-    starts = [
-        hashlib.sha256(f"{shape}\0{name}\0".encode("utf-8", "surrogatepass"))
-        for name in class_names
-    ]
+    starts = [sha256(f"{shape}\0{name}\0".encode("utf-8", "surrogatepass")) for name in class_names]
 
     def digest(image: np.ndarray, label: int) -> bytes:
         state = starts[label].copy()
@@ -110,16 +92,12 @@ def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bo
         return state.digest()
 
     digests = list(map(digest, split.images, split.labels.tolist()))
-    return hashlib.sha256(b"".join(digests if ordered else sorted(digests))).hexdigest()[:32]
+    return sha256(b"".join(digests if ordered else sorted(digests))).hexdigest()[:32]
 
 
 def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> np.ndarray:
-    """Room for `uint8[count, H, W, C]`, refused where half of the memory would not hold it.
-
-    Raises:
-        UserError: training keeps all images in memory, so this dataset is too big.
-    """
-    needed = count * int(np.prod(image_shape, dtype=object))
+    """Room for `uint8[count, H, W, C]`, refused where half of the memory would not hold it."""
+    needed = count * math.prod(image_shape)
     if needed > budget():
         raise UserError(
             f"{name}: {count} images of {'x'.join(map(str, image_shape))} need "

@@ -16,17 +16,16 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eanet import files
-from eanet.data.base import Decoded, Source, Split, content_fingerprint
+from eanet.data.base import Decoded, Log, Source, Split, content_fingerprint
 
 _FORMAT = 3  # 1 has no fingerprints of splits, 2 high bytes of 16-bit images
-_ARRAYS = ("images", "labels")
 
 
 class _Unusable(Exception):
@@ -39,7 +38,7 @@ def default_cache_dir() -> Path:
     return (base if base.is_absolute() else files.home() / ".cache") / "eanet"
 
 
-def cached(source: Source, cache_dir: Path, log: Callable[[str], object]) -> Decoded:
+def cached(source: Source, cache_dir: Path, log: Log) -> Decoded:
     """The decoded source, from the cache where that holds a sound and current copy.
 
     Otherwise the source is decoded and stored; a cache that cannot be written is said so
@@ -49,8 +48,7 @@ def cached(source: Source, cache_dir: Path, log: Callable[[str], object]) -> Dec
     identity = hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:12]
     folder = cache_dir / f"{slug}-{identity}"
     try:
-        decoded = _read(folder, source.fingerprint)
-        return dataclasses.replace(decoded, place=source.place)
+        return _read(folder, source)
     except FileNotFoundError:
         log(f"decoding {source.name} once; later starts read the copy in {folder}")
     except (_Unusable, OSError) as error:
@@ -62,15 +60,15 @@ def cached(source: Source, cache_dir: Path, log: Callable[[str], object]) -> Dec
         part: content_fingerprint(split, decoded.class_names, ordered=part == "train")
         for part, split in decoded.splits.items()
     }
-    decoded = dataclasses.replace(decoded, fingerprints=fingerprints)
+    decoded = dataclasses.replace(decoded, fingerprints=fingerprints, place=source.place)
     try:
-        decoded = _write(folder, source.fingerprint, decoded)
+        return _write(folder, source, decoded)
     except OSError as error:
         log(f"going on without a cache: {error}")
-    return dataclasses.replace(decoded, place=source.place)
+        return decoded
 
 
-def _read(folder: Path, fingerprint: str) -> Decoded:
+def _read(folder: Path, source: Source) -> Decoded:
     """Raises FileNotFoundError where nothing is stored, `_Unusable` where it is not sound."""
     os.stat(folder)
     try:
@@ -80,10 +78,10 @@ def _read(folder: Path, fingerprint: str) -> Decoded:
             raise _Unusable("damaged (index.json)")
         if content["format"] != _FORMAT:
             raise _Unusable("of another version")
-        if content["fingerprint"] != fingerprint:
+        if content["fingerprint"] != source.fingerprint:
             raise _Unusable("out of date: its source has changed")
         # Mapped first, checked then: another process may replace the folder at any time.
-        decoded = _load(folder, content)
+        decoded = _load(folder, content, source)
         if content["arrays"] != _checksums(decoded):
             raise _Unusable("damaged")
         return decoded
@@ -93,7 +91,7 @@ def _read(folder: Path, fingerprint: str) -> Decoded:
         raise _Unusable(f"damaged ({error})") from None
 
 
-def _load(folder: Path, content: Mapping[str, Any]) -> Decoded:
+def _load(folder: Path, content: Mapping[str, Any], source: Source) -> Decoded:
     def array(split: str, what: str) -> np.ndarray:
         path = folder / f"{split}_{what}.npy"
         if not path.is_file():  # a pipe would wait for ever
@@ -101,28 +99,31 @@ def _load(folder: Path, content: Mapping[str, Any]) -> Decoded:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     return Decoded(
-        {split: Split(*(array(split, what) for what in _ARRAYS)) for split in content["splits"]},
+        {name: Split(array(name, "images"), array(name, "labels")) for name in content["splits"]},
         tuple(content["class_names"]),
         content["splits"],
-        bits=content["bits"],
+        source.place,
+        content["bits"],
     )
 
 
-def _write(folder: Path, fingerprint: str, decoded: Decoded) -> Decoded:
+def _write(folder: Path, source: Source, decoded: Decoded) -> Decoded:
     """Stores the arrays and returns them memory-mapped."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder.parent)
+    for path in folder.parent.glob(".*.partial"):  # of processes that were killed
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86_400:
+                shutil.rmtree(path)
     partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
     try:
-        for split, arrays in decoded.splits.items():
-            for what in _ARRAYS:
-                with open(partial / f"{split}_{what}.npy", "wb") as file:
-                    np.save(file, getattr(arrays, what), allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())
+        for name, split in decoded.splits.items():
+            for what, array in vars(split).items():
+                path = partial / f"{name}_{what}.npy"
+                np.save(path, array, allow_pickle=False)
+                files.sync(path)
         content = {
             "format": _FORMAT,
-            "fingerprint": fingerprint,
+            "fingerprint": source.fingerprint,
             "splits": decoded.fingerprints,
             "class_names": list(decoded.class_names),
             "bits": decoded.bits,
@@ -131,7 +132,7 @@ def _write(folder: Path, fingerprint: str, decoded: Decoded) -> Decoded:
         index = {"crc32": _crc_of_json(content), "content": content}
         (partial / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
         # Mapped before the renaming: whatever another process puts there, these stay ours.
-        mapped = _load(partial, content)
+        mapped = _load(partial, content, source)
         _replace(partial, folder)
         return mapped
     finally:
@@ -152,14 +153,6 @@ def _replace(partial: Path, folder: Path) -> None:
         shutil.rmtree(retired, ignore_errors=True)
 
 
-def _remove_leftovers(cache_dir: Path) -> None:
-    """Removes what killed processes left behind more than a day ago."""
-    for path in cache_dir.glob(".*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 86_400:
-                shutil.rmtree(path)
-
-
 def _crc_of_json(content: object) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
@@ -167,9 +160,9 @@ def _crc_of_json(content: object) -> int:
 def _checksums(decoded: Decoded) -> dict[str, int]:
     """A CRC-32 over type, shape and content of every array."""
     checksums = {}
-    for split, arrays in decoded.splits.items():
-        for what in _ARRAYS:
-            array = np.ascontiguousarray(getattr(arrays, what))
+    for name, split in decoded.splits.items():
+        for what, values in vars(split).items():
+            array = np.ascontiguousarray(values)
             start = zlib.crc32(f"{array.dtype.str}{array.shape}".encode())
-            checksums[f"{split}_{what}"] = zlib.crc32(array.data.cast("B"), start)
+            checksums[f"{name}_{what}"] = zlib.crc32(array.data.cast("B"), start)
     return checksums

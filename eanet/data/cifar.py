@@ -10,20 +10,18 @@ import http.client
 import io
 import os
 import tarfile
-import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from eanet.data.base import Decoded, Source, Split
+from eanet import files
+from eanet.data.base import Decoded, Log, Source, Split
 from eanet.errors import UserError
 
 _SERVER = "https://www.cs.toronto.edu/~kriz"
-_IMAGE_BYTES = 3 * 32 * 32
 
 
 class DownloadFailed(Exception):
@@ -68,9 +66,7 @@ ARCHIVES = {
 }
 
 
-def cifar_source(
-    name: str, data_dir: Path, cache_dir: Path, log: Callable[[str], object]
-) -> Source:
+def cifar_source(name: str, data_dir: Path, cache_dir: Path, log: Log) -> Source:
     """The archive of `ARCHIVES[name]`, lying in one of the directories or downloaded.
 
     `Source.read` raises `DownloadFailed` where it cannot be had.
@@ -84,15 +80,12 @@ def cifar_source(
     )
 
 
-def _archive_bytes(
-    archive: Archive, data_dir: Path, cache_dir: Path, log: Callable[[str], object]
-) -> bytes:
+def _archive_bytes(archive: Archive, data_dir: Path, cache_dir: Path, log: Log) -> bytes:
     for folder in (data_dir, cache_dir):
         path = folder / archive.file
         try:
-            if path.stat().st_size == archive.size and _is_official(
-                archive, content := path.read_bytes()
-            ):
+            content = path.read_bytes() if path.stat().st_size == archive.size else b""
+            if hashlib.sha256(content).hexdigest() == archive.sha256:
                 return content
             log(f"{path} is not the official archive (its size or digest differs): not used")
         except FileNotFoundError:
@@ -101,17 +94,14 @@ def _archive_bytes(
             log(f"{path} cannot be read ({error.strerror}): not used")
     content = _download(archive, log)
     try:
-        _keep(cache_dir / archive.file, content)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        files.write_atomically(cache_dir / archive.file, content)
     except OSError as error:
         log(f"the archive is not kept: {error}")
     return content
 
 
-def _is_official(archive: Archive, content: bytes) -> bool:
-    return hashlib.sha256(content).hexdigest() == archive.sha256
-
-
-def _download(archive: Archive, log: Callable[[str], object]) -> bytes:
+def _download(archive: Archive, log: Log) -> bytes:
     """Raises DownloadFailed, and UserError where EANET_CIFAR_MIRROR is no web address."""
     server = os.environ.get("EANET_CIFAR_MIRROR") or _SERVER
     if not server.startswith(("https://", "http://")):
@@ -135,39 +125,24 @@ def _download(archive: Archive, log: Callable[[str], object]) -> bytes:
                     )
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise DownloadFailed(f"{url} could not be read ({error})") from None
-    if not _is_official(archive, bytes(content)):
+    if hashlib.sha256(content).hexdigest() != archive.sha256:
         raise DownloadFailed(f"{url} does not give the official archive (SHA-256 differs)")
     return bytes(content)
-
-
-def _keep(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=".", suffix=".partial", delete=False
-    ) as file:
-        try:
-            file.write(content)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _parse(archive: Archive, content: bytes) -> Decoded:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
-            splits = {
-                "train": _split(archive, tar, "train", archive.train),
-                "test": _split(archive, tar, "test", archive.test),
-            }
+            splits = {part: _split(archive, tar, part) for part in ("train", "test")}
             names = _member(tar, archive.class_names, 10_000).decode("utf-8").split()
     except Exception as error:  # a damaged archive makes tarfile raise almost anything
         raise UserError(f"{archive.file} is not what it should be: {error}") from None
     return Decoded(splits, tuple(names))
 
 
-def _split(archive: Archive, tar: tarfile.TarFile, part: str, names: tuple[str, ...]) -> Split:
-    record_bytes = archive.label_bytes + _IMAGE_BYTES
+def _split(archive: Archive, tar: tarfile.TarFile, part: str) -> Split:
+    names: tuple[str, ...] = getattr(archive, part)
+    record_bytes = archive.label_bytes + 3 * 32 * 32
     size = archive.examples_per_file[part] * record_bytes
     data = b"".join(_member(tar, name, size) for name in names)
     if len(data) != size * len(names):

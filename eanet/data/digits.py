@@ -6,9 +6,8 @@ from eanet.data.base import Decoded, Source, Split, Wanted
 from eanet.data.splits import stratified_choice
 
 
-def digits_source(_: str, wanted: Wanted) -> Source:
+def digits_source(_argument: str, _wanted: Wanted) -> Source:
     """The digits; every fifth of each class, by a fixed draw, is the test split."""
-    del wanted
     return Source("digits", "digits", "scikit-learn digits, test draw 1", _read)
 
 
@@ -17,9 +16,8 @@ def _read() -> Decoded:
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = digits.target.astype(np.int32)
-    test = stratified_choice(labels, round(len(labels) / 5), seed=0)
+    every = Split(images, digits.target.astype(np.int32))
+    test = stratified_choice(every.labels, round(len(every) / 5), seed=0)
     return Decoded(
-        {"train": Split(images[~test], labels[~test]), "test": Split(images[test], labels[test])},
-        tuple(str(name) for name in digits.target_names),
+        {"train": every[~test], "test": every[test]}, tuple(map(str, digits.target_names))
     )

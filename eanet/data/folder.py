@@ -53,30 +53,38 @@ def folder_source(path: str, wanted: Wanted) -> Source:
     _entries(root, ignored)
     parts = _parts(root, wanted.part)
     classes = _entries(parts[wanted.part or "train"], Counter())
-    class_names = tuple(sorted({_class_name(entry.name) for entry in classes}))
-    files: dict[str, list[Path]] = {}
+    class_names = tuple(sorted({_class_name(entry) for entry in classes}))
+    label_of = {name: label for label, name in enumerate(class_names)}
+    files: dict[str, list[tuple[Path, int]]] = {}
     stats: list[tuple[str, os.stat_result]] = []
     for part, folder in parts.items():
         files[part] = []
         for entry in _entries(folder, ignored):
             if not os.path.isdir(entry.path):
                 raise UserError(f"{entry.path} lies beside the class folders; move it away")
-            if _class_name(entry.name) not in class_names:
+            label = label_of.get(_class_name(entry))
+            if label is None:
                 raise UserError(f"{entry.path}: there is no class {entry.name!r} in train")
-            listed = _images(Path(entry.path), ignored)
-            files[part] += [path for path, _ in listed]
-            stats += [(os.path.relpath(path, root), result) for path, result in listed]
+            for file, result in _images(Path(entry.path), ignored):
+                files[part].append((file, label))
+                stats.append((os.path.relpath(file, root), result))
         if not files[part]:
             raise UserError(f"{folder} holds no class folders with images")
-        files[part].sort(key=lambda path: _shuffling_key(path, root))
-
-    def read() -> Decoded:
-        with images_lib.quietly():
-            return _read(root, files, class_names, wanted, _ignoring(ignored))
-
+        files[part].sort(
+            key=lambda pair: hashlib.sha256(os.fsencode(pair[0].relative_to(root))).digest()
+        )
+    notes: tuple[str, ...] = ()
+    if ignored:
+        names = ", ".join(name for name, _ in ignored.most_common(3))
+        count = f"{ignored.total():,}"
+        notes = (f"ignored {count} hidden files or files of the system, such as {names}",)
     only = f":{wanted.part}:{wanted.channels}:{wanted.bits}" if wanted.part else ""
     return Source(
-        f"folder:{root.name}", f"folder:{root}{only}", fingerprint(stats), read, str(root)
+        f"folder:{root.name}",
+        f"folder:{root}{only}",
+        fingerprint(stats),
+        lambda: _read(root, files, class_names, wanted, notes),
+        str(root),
     )
 
 
@@ -91,8 +99,8 @@ def _parts(root: Path, only: str | None) -> dict[str, Path]:
     return parts if only is None else {only: parts[only]}
 
 
-def _class_name(folder: str) -> str:
-    return unicodedata.normalize("NFC", folder)
+def _class_name(folder: os.DirEntry[str]) -> str:
+    return unicodedata.normalize("NFC", folder.name)
 
 
 def _entries(folder: Path, ignored: Counter[str]) -> list[os.DirEntry[str]]:
@@ -126,36 +134,24 @@ def _images(folder: Path, ignored: Counter[str]) -> list[tuple[Path, os.stat_res
     return images
 
 
-def _ignoring(ignored: Counter[str]) -> tuple[str, ...]:
-    """What a person should know of what was ignored."""
-    if not ignored:
-        return ()
-    names = ", ".join(name for name, _ in ignored.most_common(3))
-    count = sum(ignored.values())
-    return (f"ignored {count:,} hidden files or files of the system, such as {names}",)
-
-
-def _shuffling_key(path: Path, root: Path) -> bytes:
-    return hashlib.sha256(os.fsencode(path.relative_to(root))).digest()
-
-
+@images_lib.quietly()
 def _read(
     root: Path,
-    files: dict[str, list[Path]],
+    files: dict[str, list[tuple[Path, int]]],
     class_names: tuple[str, ...],
     wanted: Wanted,
     notes: tuple[str, ...],
 ) -> Decoded:
-    paths = [path for paths in files.values() for path in paths]
+    paths = [path for listed in files.values() for path, _ in listed]
     headers = _headers(paths, root)
-    coloured = [path for path, header in zip(paths, headers, strict=True) if not header.greyscale]
+    coloured = [path for path, header in headers.items() if not header.greyscale]
     if coloured and wanted.channels == 1:
         raise UserError(f"{coloured[0]} has colours, but the images must be greyscale")
-    greyscale = not coloured and wanted.channels != 3
-    shape = (headers[0].height, headers[0].width, 1 if greyscale else 3)
-    pixels = empty_images(len(paths), shape, root)
-    workers = images_lib.workers_within(budget() - pixels.nbytes, *shape[:2])
-    deep = [path for path, header in zip(paths, headers, strict=True) if header.deep]
+    first = headers[paths[0]]
+    channels = 3 if coloured or wanted.channels == 3 else 1
+    pixels = empty_images(len(paths), (first.height, first.width, channels), root)
+    workers = images_lib.workers_within(budget() - pixels.nbytes, first.height, first.width)
+    deep = [path for path, header in headers.items() if header.deep]
     bits = wanted.bits
     if deep and bits is None:
         bits = images_lib.bits_of(deep, workers)
@@ -165,25 +161,21 @@ def _read(
             f"values {scale}",
         )
     images_lib.decode(paths, pixels, bits=bits or 16, workers=workers)
-    label_of = {name: label for label, name in enumerate(class_names)}
-    splits, start = {}, 0
-    for part, part_paths in files.items():
-        names = (_class_name(path.parent.name) for path in part_paths)
-        labels = np.array([label_of[name] for name in names], np.int32)
-        splits[part] = Split(pixels[start : start + len(labels)], labels)
-        start += len(labels)
+    labels = np.array([label for listed in files.values() for _, label in listed], np.int32)
+    every, splits, start = Split(pixels, labels), {}, 0
+    for part, listed in files.items():
+        splits[part] = every[start : start + len(listed)]
+        start += len(listed)
     return Decoded(splits, class_names, bits=bits if deep else None, notes=notes)
 
 
-def _headers(paths: list[Path], root: Path) -> list[Header]:
+def _headers(paths: list[Path], root: Path) -> dict[Path, Header]:
     """Of images that all have one size, and together not too many pixels to be decoded."""
-    headers: list[Header] = []
-    for path in paths:
-        header = images_lib.read_header(path)
-        headers.append(header)
-        if len(headers) == 1:
-            empty_images(len(paths), (header.height, header.width, 1), root)
-        first = headers[0]
+    first = images_lib.read_header(paths[0])
+    empty_images(len(paths), (first.height, first.width, 1), root)
+    headers = {paths[0]: first}
+    for path in paths[1:]:
+        headers[path] = header = images_lib.read_header(path)
         if (header.height, header.width) != (first.height, first.width):
             raise UserError(
                 f"all images must have one size: {paths[0]} has {first.width}x{first.height}, "

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ _GREYSCALE_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B")
 _COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
-# Layouts of 16-bit colours that Pillow can unpack in either order of the bytes.
-_DEEP_LAYOUT = re.compile(r"(RGB|RGBA|RGBX);16([BLN])")
+# Layouts of 16-bit values that Pillow can unpack in either order of the bytes, or as four bytes.
+_DEEP_LAYOUT = re.compile(r"(RGB|RGBA|RGBX);16[BLN]|LA;16B")
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Of a pixel, while an image is decoded and converted.
 _BYTES_IN_WORK = 32
@@ -54,28 +55,17 @@ def quietly() -> Iterator[None]:
     """Keeps warnings, and what libtiff itself says, off the terminal; a bomb is an error."""
     from PIL import Image
 
-    with warnings.catch_warnings(), _without_stderr():
+    with warnings.catch_warnings(), contextlib.ExitStack() as afterwards:
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with contextlib.suppress(OSError):  # it may be closed
+            afterwards.callback(os.close, terminal := os.dup(2))
+            if sys.stderr:
+                sys.stderr.flush()
+            with open(os.devnull, "w") as nowhere:
+                afterwards.callback(os.dup2, terminal, 2)
+                os.dup2(nowhere.fileno(), 2)
         yield
-
-
-@contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    try:
-        terminal = os.dup(2)
-    except OSError:  # it is closed
-        yield
-        return
-    if sys.stderr:
-        sys.stderr.flush()
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
 
 
 def read_header(path: Path) -> Header:
@@ -114,23 +104,15 @@ def bits_of(paths: list[Path], workers: int) -> int:
 
 
 def decode(paths: list[Path], images: np.ndarray, *, bits: int, workers: int) -> None:
-    """Decodes each file into its place; nothing else is kept of it.
+    """Decodes each file into its place in `uint8[N, H, W, 1 or 3]`; nothing else is kept of it.
 
-    Args:
-        paths: of the files.
-        images: `uint8[N, H, W, C]`, one or three channels.
-        bits: of the values of deep images, see `bits_of`; larger ones become white.
-        workers: images at once.
+    Values of deep images are taken as of so many bits, see `bits_of`; larger ones become white.
 
     Raises:
         UserError: one cannot be read.
     """
-
-    def decode_one(index: int) -> None:
-        images[index] = _decoded(paths[index], images.shape[1:], bits)
-
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(decode_one, range(len(paths))))
+        list(pool.map(partial(_decode_into, bits), images, paths))
 
 
 def workers_within(memory: int, height: int, width: int) -> int:
@@ -138,13 +120,17 @@ def workers_within(memory: int, height: int, width: int) -> int:
     return max(1, min(os.cpu_count() or 1, memory // max(1, height * width * _BYTES_IN_WORK)))
 
 
-def _decoded(path: Path, shape: tuple[int, ...], bits: int) -> np.ndarray:
+def _decode_into(bits: int, pixels: np.ndarray, path: Path) -> None:
     from PIL import Image, ImageOps
 
     with _opened(path) as opened:
         image = opened
         if _is_deep(image):
-            image = Image.fromarray(_shallow(_deep_values(opened, path), bits))
+            values = _deep_values(opened, path)
+            colours = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
+            if values.shape[2:] == (4,):
+                colours[..., 3] = values[..., 3] >> 8  # alpha has all 16 bits
+            image = Image.fromarray(colours)
             if orientation := opened.getexif().get(_ORIENTATION):
                 image.getexif()[_ORIENTATION] = orientation
         image = ImageOps.exif_transpose(image)
@@ -152,18 +138,10 @@ def _decoded(path: Path, shape: tuple[int, ...], bits: int) -> np.ndarray:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-        pixels = np.asarray(image.convert("L" if shape[-1] == 1 else "RGB"))
-        if pixels.shape[:2] != shape[:2]:
+        image = image.convert("L" if pixels.shape[-1] == 1 else "RGB")
+        if (image.height, image.width) != pixels.shape[:2]:
             raise ValueError("it has another size than its header says")
-        return pixels.reshape(shape)
-
-
-def _shallow(values: np.ndarray, bits: int) -> np.ndarray:
-    """Values of so many bits as uint8; a fourth channel, alpha, has all 16 bits."""
-    colours = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
-    if values.shape[2:] == (4,):
-        colours[..., 3] = values[..., 3] >> 8
-    return colours
+        pixels[:] = np.asarray(image).reshape(pixels.shape)
 
 
 def _is_deep(image: Any) -> bool:
@@ -174,9 +152,7 @@ def _deep_layout(image: Any) -> str | None:
     """How 16-bit colours lie in the file, as Pillow names it, where their low bytes can be had."""
     arguments = image.tile[0].args if image.tile else None
     layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
-    if isinstance(layout, str) and (layout == "LA;16B" or _DEEP_LAYOUT.fullmatch(layout)):
-        return layout
-    return None
+    return layout if isinstance(layout, str) and _DEEP_LAYOUT.fullmatch(layout) else None
 
 
 def _deep_values(image: Any, path: Path) -> np.ndarray:

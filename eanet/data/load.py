@@ -11,20 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from eanet import rules
-from eanet.data import cifar, tfds
-from eanet.data import splits as splits_lib
-from eanet.data.base import Decoded, Source, Split, Wanted
+from eanet.data import cifar, splits, tfds
+from eanet.data.base import Decoded, Log, MaybePath, Source, Split, Wanted
 from eanet.data.cache import cached, default_cache_dir
 from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
-from eanet.data.splits import channel_statistics, split_validation
 from eanet.errors import UserError
 
-RULES: dict[str, rules.Rule] = {
-    "name": rules.Text(),
-    "data_dir": rules.Text(),
-    **splits_lib.RULES,
-}
+RULES: dict[str, rules.Rule] = {"name": rules.Text(), "data_dir": rules.Text(), **splits.RULES}
 
 # By the name of a dataset: of what is wanted, see `Wanted`. Where the name ends in a colon, an
 # argument follows it, which comes first. All other names are those of TFDS.
@@ -47,31 +41,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits of one dataset.
+    """Three splits of one dataset."""
 
-    Attributes:
-        name: as given to `load_dataset`.
-        train: what is left of the training split.
-        val: for choosing checkpoints and settings; empty where `val_fraction` is 0.
-        test: held out, for one evaluation at the end.
-        class_names: label `i` means `class_names[i]`.
-        mean: `float32[C]`, per channel over `train`, on the scale 0..255.
-        std: `float32[C]`, likewise; at least 1.
-        fingerprints: by name of the split, of the part of the source that it is taken from.
-        place: absolute path of the source; None where that is everywhere the same.
-        bits: of the values of 16-bit images, see `eanet.data.images`; None without such.
-    """
-
-    name: str
-    train: Split
-    val: Split
-    test: Split
-    class_names: tuple[str, ...]
-    mean: np.ndarray
-    std: np.ndarray
+    name: str  # as given to `load_dataset`
+    train: Split  # what is left of the training split
+    val: Split  # for choosing checkpoints and settings; empty where `val_fraction` is 0
+    test: Split  # held out, for one evaluation at the end
+    class_names: tuple[str, ...]  # label `i` means `class_names[i]`
+    mean: np.ndarray  # `float32[C]`, per channel over `train`, on the scale 0..255
+    std: np.ndarray  # `float32[C]`, likewise; at least 1
+    # By name of the split, of the part of the source that it is taken from.
     fingerprints: Mapping[str, str] = field(default_factory=dict)
-    place: str | None = None
-    bits: int | None = None
+    place: str | None = None  # absolute path of the source; None where that is always the same
+    bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -93,52 +75,40 @@ class Dataset:
 def load_dataset(
     name: str,
     *,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: MaybePath = None,
     val_fraction: float = 0.2,
     val_split: str = "last",
     seed: int = 0,
     place: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    log: Callable[[str], object] = print,
+    cache_dir: MaybePath = None,
+    log: Log = print,
 ) -> Dataset:
     """Loads a dataset, memory-mapped from the cache where it was decoded before.
 
     The test split is the source's own, or its validation split where it has no other. The
     validation split is the source's own where it also has a test split; otherwise it is split
-    from train, see `eanet.data.splits.split_validation`.
+    from train by `val_fraction`, `val_split` and `seed`, see `eanet.data.splits.split_validation`.
 
-    Args:
-        name: of `SOURCES`, as in `folder:PATH`, or a TFDS name.
-        data_dir: where TFDS datasets are prepared; default TFDS_DATA_DIR, then
-            `~/tensorflow_datasets`.
-        val_fraction: share of train that is held out for validation, `0 <= val_fraction < 1`.
-        val_split: `"last"` (the unshuffled tail) or `"random"` (by `seed`, stratified).
-        seed: of the random validation split; nothing else depends on it.
-        place: where the dataset was when it was loaded before (`Dataset.place`); while there is
-            such a directory, it is read in place of what `name` and `data_dir` say.
-        cache_dir: of decoded arrays; default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
-        log: called with a line of text where something takes long or needs to be known.
+    The name is of `SOURCES`, as in `folder:PATH`, or of TFDS; what TFDS has prepared lies in
+    `data_dir`, by default TFDS_DATA_DIR or ~/tensorflow_datasets. While `place`, where the dataset
+    was when it was loaded before (`Dataset.place`), is a directory, it is read in place of what
+    these say. `cache_dir` is by default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
 
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
-    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log, Wanted())
-    splits = decoded.splits
-    if "val" in splits:
-        train, val = splits["train"], splits["val"]
-    else:
-        train, val = split_validation(splits["train"], val_fraction, val_split, seed)
-    mean, std = channel_statistics(train.images)
-    fingerprints = {"val": decoded.fingerprints["train"], **decoded.fingerprints}
+    decoded = _decoded(name, data_dir, place, cache_dir, log, Wanted())
+    train, val = decoded.splits["train"], decoded.splits.get("val")
+    if val is None:
+        train, val = splits.split_validation(train, val_fraction, val_split, seed)
     return Dataset(
         name,
         train,
         val,
-        splits["test"],
+        decoded.splits["test"],
         decoded.class_names,
-        mean,
-        std,
-        fingerprints,
+        *splits.channel_statistics(train.images),
+        {"val": decoded.fingerprints["train"], **decoded.fingerprints},
         decoded.place,
         decoded.bits,
     )
@@ -151,29 +121,21 @@ def load_part(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
     bits: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    data_dir: MaybePath = None,
     place: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    log: Callable[[str], object] = print,
+    log: Log = print,
 ) -> Part:
     """Loads one part of a dataset for a model; what became of the others does not matter.
 
-    Args:
-        name: as for `load_dataset`.
-        part: "train" before anything is held out from it, "test", or "val" of the source's own.
-        class_names: of the model; those of the dataset are mapped to them by their names.
-        image_shape: of the model.
-        bits: of the 16-bit images that it was trained on; None where there were none.
-        data_dir: as for `load_dataset`.
-        place: likewise.
-        cache_dir: likewise.
-        log: likewise.
+    The part is "train" before anything is held out from it, "test", or "val" of the source's own.
+    Its classes are mapped by their names to `class_names`, those of the model; `bits` are those of
+    the 16-bit images that the model was trained on, None without such. All else is as for
+    `load_dataset`.
 
     Raises:
         UserError: the part cannot be had or read, or its images or classes are not the model's.
     """
-    wanted = Wanted(part, image_shape[2], bits)
-    decoded = _decoded(*_located(name, data_dir, place), cache_dir, log, wanted)
+    decoded = _decoded(name, data_dir, place, None, log, Wanted(part, image_shape[2], bits))
     if part not in decoded.splits:
         raise UserError(f"{name} has no {part} split of its own")
     split = decoded.splits[part]
@@ -193,41 +155,25 @@ def load_part(
     return Part(Split(split.images, labels), decoded.fingerprints[part], decoded.place)
 
 
-def _located(
-    name: str, data_dir: str | os.PathLike[str] | None, place: str | None
-) -> tuple[str, str | os.PathLike[str] | None]:
-    if not place or not os.path.isdir(place):
-        return name, data_dir
-    kind, colon, _ = name.partition(":")
-    if kind + colon in SOURCES:
-        return kind + colon + (place if colon else ""), data_dir
-    return name, place
-
-
 def _decoded(
-    name: str,
-    data_dir: str | os.PathLike[str] | None,
-    cache_dir: str | os.PathLike[str] | None,
-    log: Callable[[str], object],
-    wanted: Wanted,
+    name: str, data_dir: MaybePath, place: str | None, cache: MaybePath, log: Log, wanted: Wanted
 ) -> Decoded:
-    cache = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+    cache_dir = Path(cache).expanduser() if cache else default_cache_dir()
+    place = place if place and os.path.isdir(place) else None
     kind, colon, argument = name.partition(":")
     if source := SOURCES.get(kind + colon):
-        decoded = cached(source(argument, wanted), cache, log)
+        argument = place if place and colon else argument
+        decoded = cached(source(argument, wanted), cache_dir, log)
     else:
-        decoded = _load_tfds(name, data_dir, cache, log, wanted)
-    _check_labels(name, decoded)
+        decoded = _load_tfds(name, place or data_dir, cache_dir, log, wanted)
+    classes = len(decoded.class_names)
+    for part, split in decoded.splits.items():
+        if split.labels.min() < 0 or split.labels.max() >= classes:
+            raise UserError(f"{kind}{colon}{argument}: {part} has labels outside 0..{classes - 1}")
     return decoded
 
 
-def _load_tfds(
-    name: str,
-    data_dir: str | os.PathLike[str] | None,
-    cache: Path,
-    log: Callable[[str], object],
-    wanted: Wanted,
-) -> Decoded:
+def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wanted) -> Decoded:
     """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
     request = tfds.Request.parse(name)
     if request is None:
@@ -257,10 +203,3 @@ def _load_tfds(
         f"`python -m eanet prepare {request}` once; or dataset.data_dir=DIR that holds it "
         "prepared; or the embedded set, --config=configs/eanet_digits.py"
     )
-
-
-def _check_labels(name: str, decoded: Decoded) -> None:
-    classes = len(decoded.class_names)
-    for part, split in decoded.splits.items():
-        if split.labels.min() < 0 or split.labels.max() >= classes:
-            raise UserError(f"{name}: {part} has labels outside 0..{classes - 1}")

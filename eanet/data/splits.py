@@ -5,28 +5,22 @@ import numpy as np
 from eanet import rules
 from eanet.data.base import Split
 from eanet.errors import UserError
-from eanet.rules import Choice, Number
 
 RULES: dict[str, rules.Rule] = {
-    "val_fraction": Number(0, 1, below=True),
-    "val_split": Choice("last", "random"),
+    "val_fraction": rules.Number(0, 1, below=True),
+    "val_split": rules.Choice("last", "random"),
 }
 
 
 def split_validation(train: Split, fraction: float, how: str, seed: int) -> tuple[Split, Split]:
     """Divides `train` into a training and a validation part.
 
-    Both ways leave `floor(N * (1 - fraction))` examples for training, in their order.
-
-    Args:
-        train: the examples to divide.
-        fraction: share of the validation part, `0 <= fraction < 1`; with 0 it is empty.
-        how: `"last"` takes the unshuffled tail, as `validation_split` of Keras does (and copies
-            nothing); `"random"` draws by `seed`, each class in proportion.
-        seed: of the random draw.
+    `floor(N * (1 - fraction))` examples are left for training, in their order. The others are the
+    unshuffled tail where `how` is "last", as `validation_split` of Keras takes it (nothing is
+    copied); where it is "random" they are drawn by `seed`, each class in proportion.
 
     Raises:
-        UserError: an unknown `how`, a fraction out of range, or nothing left to train on.
+        UserError: an unknown `how`, a fraction not in `0 <= fraction < 1`, or none left to train.
     """
     rules.check(RULES, {"val_fraction": fraction, "val_split": how}, "dataset.")
     kept = int(len(train) * (1 - fraction))
@@ -35,25 +29,16 @@ def split_validation(train: Split, fraction: float, how: str, seed: int) -> tupl
             f"dataset.val_fraction={fraction} leaves none of {len(train)} examples for training"
         )
     if how == "last" or kept == len(train):
-        return (
-            Split(train.images[:kept], train.labels[:kept]),
-            Split(train.images[kept:], train.labels[kept:]),
-        )
+        return train[:kept], train[kept:]
     chosen = stratified_choice(train.labels, len(train) - kept, seed)
-    return (
-        Split(train.images[~chosen], train.labels[~chosen]),
-        Split(train.images[chosen], train.labels[chosen]),
-    )
+    return train[~chosen], train[chosen]
 
 
 def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Chooses exactly `count` examples, each class in proportion to its size.
+    """`bool[N]`, true for exactly `count` examples, each class in proportion to its size.
 
     A class gets its proportional share rounded down; the examples then missing go one each to
-    the classes with the largest remainders.
-
-    Returns:
-        `bool[N]`, true for the chosen examples; a function of the arguments alone.
+    the classes with the largest remainders. A function of the arguments alone.
     """
     sizes = np.bincount(labels)
     share, remainder = np.divmod(sizes * count, len(labels))
@@ -66,23 +51,16 @@ def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per channel, on the scale 0..255.
+    """Mean and deviation per channel of images `uint8[N, H, W, C]`, each `float32[C]`.
 
     The sums are exact integers. A deviation below one grey level counts as one, so that a
     constant channel can be divided by it.
-
-    Args:
-        images: `uint8[N, H, W, C]`.
-
-    Returns:
-        Mean and deviation, each `float32[C]`.
     """
     channels = images.shape[-1]
     flat = images.reshape(len(images), -1)
     # Few enough rows that uint32 holds the sums of squares, and small enough for the cache.
     rows = int(np.clip(2**22 // flat.shape[1], 1, 2**16))
-    total = np.zeros(flat.shape[1], np.uint64)
-    total_squares = np.zeros(flat.shape[1], np.uint64)
+    total, total_squares = np.zeros((2, flat.shape[1]), np.uint64)
     for start in range(0, len(flat), rows):
         chunk = flat[start : start + rows]
         total += chunk.sum(axis=0, dtype=np.uint32)
@@ -90,5 +68,4 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = images.size // channels
     mean = total.reshape(-1, channels).sum(axis=0) / count
     variance = total_squares.reshape(-1, channels).sum(axis=0) / count - mean**2
-    deviation = np.sqrt(np.maximum(variance, 1.0))
-    return mean.astype(np.float32), deviation.astype(np.float32)
+    return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)

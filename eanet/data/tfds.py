@@ -10,12 +10,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from eanet import files
-from eanet.data.base import Source, Wanted, fingerprint
+from eanet.data.base import Log, MaybePath, Source, Wanted, fingerprint
 from eanet.data.tfds_files import read_info, read_prepared
 from eanet.errors import UserError
 
@@ -25,7 +25,6 @@ _REQUEST = re.compile(
     r"(:(?P<version>[\d*]{1,9}(\.[\d*]{1,9}){2}))?",
     re.ASCII | re.IGNORECASE,
 )
-_RECORDS_AT_ONCE = 1024
 # The child's last line of output is the reason of a failure.
 _PREPARE = """
 import sys
@@ -58,11 +57,10 @@ class Request:
         return f"{self.name}{config}" + (f":{self.version}" if self.version != "*" else "")
 
 
-def tfds_dir(data_dir: str | os.PathLike[str] | None) -> Path:
+def tfds_dir(data_dir: MaybePath) -> Path:
     """Where prepared datasets are looked for: the argument, TFDS_DATA_DIR, or TFDS's default.
 
-    Raises:
-        UserError: a directory was named and does not exist.
+    Raises `UserError` where a directory was named and does not exist.
     """
     for origin, value in (
         ("dataset.data_dir", data_dir),
@@ -79,10 +77,8 @@ def tfds_dir(data_dir: str | os.PathLike[str] | None) -> Path:
 def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | None:
     """The newest prepared version of a dataset under `root`; None where there is none.
 
-    `root` may also be the dataset's own directory, or that of one version.
-
-    Raises:
-        UserError: several configs are prepared and the request names none.
+    `root` may also be the dataset's own directory, or that of one version. Raises `UserError` where
+    several configs are prepared and the request names none.
     """
     folder = _prepared_folder(request, root)
     if folder is None:
@@ -142,11 +138,10 @@ def check_known(request: Request, root: Path, others: Iterable[str]) -> None:
         )
 
 
-def prepare(request: Request, root: Path, log: Callable[[str], object]) -> str | None:
+def prepare(request: Request, root: Path, log: Log) -> str | None:
     """Downloads and prepares a dataset under `root`, by TensorFlow in another process.
 
-    Returns:
-        None when it is prepared, else why it is not, as part of a sentence.
+    Returns None when it is prepared, else why it is not, as part of a sentence.
     """
     if importlib.util.find_spec("tensorflow") is None:
         return "TensorFlow, which would prepare it, is not installed"

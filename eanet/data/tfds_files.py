@@ -10,9 +10,8 @@ import itertools
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,6 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CLASSES = {"image": "image_feature.Image", "label": "class_label_feature.ClassLabel"}
 
 
-@dataclass(frozen=True)
-class _Shard:
-    path: Path
-    examples: int
-
-
 def read_info(folder: Path) -> dict[str, Any]:
     """The content of `dataset_info.json`, empty where there is none."""
     return files.read_record(folder / "dataset_info.json", _ADVICE) or {}
@@ -51,8 +44,8 @@ def read_prepared(folder: Path, only: str | None) -> Decoded:
     """
     try:
         channels, class_names = _features(folder)
-        read, shards = _shards(folder)
-        available = {name: sum(shard.examples for shard in shards[name]) for name in shards}
+        examples = _examples(folder)
+        available = {name: count for name, (_, count) in examples.items()}
         names = {"train": "train", "test": "test", "val": "validation"}
         if "test" not in available:
             names = {"train": "train", "test": "validation"}
@@ -64,8 +57,7 @@ def read_prepared(folder: Path, only: str | None) -> Decoded:
         splits = {}
         for part, name in names.items():
             if only in (None, part):
-                records = itertools.chain.from_iterable(read(shard.path) for shard in shards[name])
-                splits[part] = _decode(records, available[name], channels, f"{folder} ({name})")
+                splits[part] = _decode(*examples[name], channels, f"{folder} ({name})")
     except UserError:
         raise
     except Exception as error:  # damaged files make the readers raise almost anything
@@ -95,10 +87,7 @@ def _features(folder: Path) -> tuple[int, tuple[str, ...]]:
     channels = int((shape["dimensions"] if isinstance(shape, dict) else shape)[-1])
     if channels not in _MODES:
         raise UserError(f"{folder}: its images have {channels} channels, not 1, 3 or 4")
-    return channels, _class_names(folder, int(label.get("numClasses", label.get("num_classes"))))
-
-
-def _class_names(folder: Path, count: int) -> tuple[str, ...]:
+    count = int(label.get("numClasses", label.get("num_classes")))
     path = folder / "label.labels.txt"
     if path.exists():
         lines = files.read_bytes(path).decode("utf-8").split("\n")
@@ -107,33 +96,31 @@ def _class_names(folder: Path, count: int) -> tuple[str, ...]:
         names = tuple(map(str, range(min(count, _MOST_CLASSES))))
     if len(names) != count:
         raise ValueError(f"there are {len(names)} names of {count} classes")
-    return names
+    return channels, names
 
 
-def _shards(folder: Path) -> tuple[Callable[[Path], Iterator[bytes]], dict[str, list[_Shard]]]:
-    """What reads the files of this folder, and the files of each split."""
+def _examples(folder: Path) -> dict[str, tuple[Iterator[bytes], int]]:
+    """By split the records of its files, read when they are asked for, and how many there are."""
     info = read_info(folder)
     form = info.get("fileFormat", "tfrecord")
     if form not in _READERS:
         raise UserError(f"{folder} is in {form} form: prepare it with file_format='array_record'")
-    shards: dict[str, list[_Shard]] = {}
+    examples: dict[str, tuple[Iterator[bytes], int]] = {}
     for split in info["splits"]:
         lengths = [int(length) for length in split.get("shardLengths", ())]
         template = split.get("filepathTemplate") or _TEMPLATE
         names = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": form}
-        shards[split["name"]] = [
-            _Shard(folder / _shard_path(template, names, number, len(lengths)), length)
-            for number, length in enumerate(lengths)
+        paths = [
+            folder / _shard_path(template, names, number, len(lengths))
+            for number in range(len(lengths))
         ]
-    return _READERS[form], shards
+        records = itertools.chain.from_iterable(map(_READERS[form], paths))
+        examples[split["name"]] = records, sum(lengths)
+    return examples
 
 
 def _shard_path(template: str, names: dict[str, str], number: int, total: int) -> Path:
-    """The path of a file inside its folder.
-
-    Raises:
-        ValueError: it would lie elsewhere.
-    """
+    """The path of a file inside its folder; refused where it would lie elsewhere."""
     digits = max(5, len(str(total)))
     index, count = f"{number:0{digits}}", f"{total:0{digits}}"
     shard = {"SHARD_INDEX": index, "NUM_SHARDS": count, "SHARD_X_OF_Y": f"{index}-of-{count}"}

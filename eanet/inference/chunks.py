@@ -26,15 +26,9 @@ def in_chunks(
 ) -> Callable[[np.ndarray], Any]:
     """Builds `call(images)` -> what `function(params, images)` gives, as arrays of NumPy.
 
-    The images are split over the devices of the mesh and, in time, into chunks of one size; the
-    last one is padded.
-
-    Args:
-      function: maps parameters and `[b, H, W, C]` to a tree of arrays `[b, ...]`.
-      params: its first argument.
-      mesh: of the devices.
-      image_shape: height, width and channels.
-      images_in_cache: of one device, where the device is a CPU.
+    The function maps parameters and `[b, H, W, C]` to a tree of arrays `[b, ...]`. The images are
+    split over the devices of the mesh and, in time, into chunks of one size; the last one is
+    padded. `images_in_cache` is of one device, where that is a CPU.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     outputs = jax.eval_shape(function, params, image)
@@ -42,11 +36,10 @@ def in_chunks(
     share = devices.microbatch(mesh, _MOST_IMAGES * mesh.size, 0, images_in_cache)
     chunk = min(share, max(1, _MOST_BYTES // bytes_each)) * mesh.size
 
-    part = PartitionSpec(devices.BATCH_AXIS)
-    split = partial(jax.shard_map, mesh=mesh, out_specs=part, check_vma=False)
-    compiled = jax.jit(split(function, in_specs=(PartitionSpec(), part)))
-    params = devices.replicate(params, mesh)
     sharding = devices.split_batch(mesh)
+    split = partial(jax.shard_map, mesh=mesh, out_specs=sharding.spec, check_vma=False)
+    compiled = jax.jit(split(function, in_specs=(PartitionSpec(), sharding.spec)))
+    params = devices.replicate(params, mesh)
 
     def call(images: np.ndarray) -> Any:
         results = jax.tree.map(

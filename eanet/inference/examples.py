@@ -1,50 +1,32 @@
 """What a model is evaluated on: its own data, or other data that was asked for."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from eanet.data.base import Split
-from eanet.data.load import Part, load_part
+from eanet.data.base import Log, Split
+from eanet.data.load import load_part
 from eanet.data.splits import split_validation
 from eanet.errors import UserError
 from eanet.inference.model import Model
 from eanet.workdir.model_record import SplitRecord, difference
 
-Log = Callable[[str], object]
-
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples with the labels of a model.
-
-    Attributes:
-      split: images and labels.
-      fingerprint: of the part of the data set that they are taken from.
-      other: the name of the data set where it is not what the model was trained on.
-    """
+    """Examples with the labels of a model."""
 
     split: Split
-    fingerprint: str
-    other: str | None = None
+    fingerprint: str  # of the part of the data set that they are taken from
+    other: str | None = None  # name of the data set where it is not what the model was trained on
 
 
 def load_examples(
-    model: Model,
-    split: str,
-    *,
-    dataset: str | None = None,
-    data_dir: str | None = None,
-    log: Log,
+    model: Model, split: str, *, dataset: str | None = None, data_dir: str | None = None, log: Log
 ) -> Examples:
     """Loads one split alone, mapping its classes to those of the model by their names.
 
-    Args:
-      model: of a run.
-      split: "test", "val" or "train", divided as the run divides it.
-      dataset: name of another data set; None for that of the run.
-      data_dir: where it is prepared, or the folder itself; None for what the config says.
-      log: called with a line of text where something takes long or needs to be known.
+    The split is "test", "val" or "train", divided as the run divides it. Other data is asked for by
+    its name in `dataset`, or by `data_dir`, where it is prepared or the folder itself.
 
     Raises:
       UserError: the data cannot be had, is empty or does not suit the model; or it is not what the
@@ -52,44 +34,19 @@ def load_examples(
     """
     record, config = model.record.data, model.config
     divided = split != "test" and (record is None or record.holds_out)
-    name, asked = config.dataset.name, dataset is not None or data_dir is not None
-    if dataset is not None:
-        name = dataset
-    elif data_dir is not None and name.startswith("folder:"):
+    asked = dataset is not None or data_dir is not None
+    name = config.dataset.name if dataset is None else dataset
+    if dataset is None and data_dir is not None and name.startswith("folder:"):
         name = f"folder:{data_dir}"
-    directory = config.dataset.data_dir if data_dir is None else data_dir
     place = None if asked or record is None else record.place
-    part = _load(model, "train" if divided else split, name, directory, place, log)
-    examples = part.split
-    if divided:
-        fraction, how = config.dataset.val_fraction, config.dataset.val_split
-        train, val = split_validation(part.split, fraction, how, config.seed)
-        examples = train if split == "train" else val
-    if not len(examples):
-        raise UserError(f"the {split} split of {name} is empty")
-    if record is None:
-        return Examples(examples, part.fingerprint, name if asked else None)
-    change = difference(record.splits[split], SplitRecord(len(examples), part.fingerprint))
-    if change and not asked:
-        here = (
-            f"--dataset=folder:{part.place}" if name.startswith("folder:") else f"--dataset={name}"
-        )
-        raise UserError(
-            f"the data is not what the model was trained on: {split} of {part.place or name} has "
-            f"{change}. Restore it, or evaluate on it as other data by {here}"
-        )
-    return Examples(examples, part.fingerprint, name if change else None)
-
-
-def _load(model: Model, part: str, name: str, data_dir: str, place: str | None, log: Log) -> Part:
     try:
-        return load_part(
+        part = load_part(
             name,
-            part,
+            "train" if divided else split,
             class_names=model.class_names,
             image_shape=model.image_shape,
             bits=model.record.bits,
-            data_dir=data_dir,
+            data_dir=config.dataset.data_dir if data_dir is None else data_dir,
             place=place,
             log=log,
         )
@@ -99,3 +56,20 @@ def _load(model: Model, part: str, name: str, data_dir: str, place: str | None, 
         raise UserError(
             f"the data of this run is no longer in {place} ({error}); say by --data_dir=DIR where"
         ) from None
+    examples = part.split
+    if divided:
+        fraction, how = config.dataset.val_fraction, config.dataset.val_split
+        train, val = split_validation(examples, fraction, how, config.seed)
+        examples = train if split == "train" else val
+    if not len(examples):
+        raise UserError(f"the {split} split of {name} is empty")
+    # Where nothing is recorded, what was not asked for by name is taken for the model's own.
+    now = SplitRecord(len(examples), part.fingerprint)
+    change = difference(record.splits[split], now) if record else asked
+    if change and not asked:
+        here = f"folder:{part.place}" if name.startswith("folder:") else name
+        raise UserError(
+            f"the data is not what the model was trained on: {split} of {part.place or name} has "
+            f"{change}. Restore it, or evaluate on it as other data by --dataset={here}"
+        )
+    return Examples(examples, part.fingerprint, name if change else None)

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
+from eanet.data.base import Log
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
 from eanet.files import local_path
@@ -20,8 +20,6 @@ from eanet.training import config_schema
 from eanet.training.run import build_model
 from eanet.workdir import model_record
 from eanet.workdir.model_record import ModelRecord
-
-Log = Callable[[str], object]
 
 _warn = partial(warnings.warn, stacklevel=3)  # the line that called `load`
 

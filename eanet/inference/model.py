@@ -1,7 +1,6 @@
 """A trained model: its parameters with all that they need to answer images."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,22 +24,19 @@ class Model:
 
     Images are `uint8[B, H, W, C]`, or floats of that shape **on the same scale 0..255**; the model
     normalises them itself. Floats from 0 to 1, or below 0 or above 255, are refused: on another
-    scale every answer would be wrong. B is any number, 0 too: images are taken through the model a
-    few at a time, by one compiled program for each method, and results are arrays of NumPy.
-
-    Attributes:
-      config: of the run.
-      record: class names, image shape, mean and deviation.
-      step: of the checkpoint.
-      params: the parameters, a nested dict of arrays: the moving average where the run has one.
-      network: the functions that take them.
+    scale every answer would be wrong. So every method raises `UserError` for other images. B is any
+    number, 0 too: images are taken through the model a few at a time, by one compiled program for
+    each method, and results are arrays of NumPy.
     """
 
-    config: ConfigDict
-    record: ModelRecord
-    step: int
-    params: Any
-    network: SplitModel
+    config: ConfigDict  # of the run
+    record: ModelRecord  # class names, image shape, mean and deviation
+    step: int  # of the checkpoint
+    params: Any  # a nested dict of arrays: the moving average where the run has one
+    network: SplitModel  # the functions that take them
+    _compiled: dict[str, Callable[[np.ndarray], Any]] = dataclasses.field(
+        default_factory=dict, init=False, compare=False
+    )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -63,56 +59,35 @@ class Model:
         return self.record.statistics[1]
 
     def predict(self, images: Any) -> Float[np.ndarray, "b classes"]:
-        """The probability of every class for every image.
-
-        Raises:
-          UserError: the images are not as the class describes them.
-        """
-        return self._answer(self._probabilities, images)
+        """The probability of every class for every image."""
+        return self._answer("predict", images, lambda module, x: jax.nn.softmax(module(x)))
 
     def features(self, images: Any) -> Float[np.ndarray, "b n d"]:
-        """The tokens of every image that the head takes the mean of; `.mean(1)` is that mean.
-
-        Raises:
-          UserError: the images are not as the class describes them.
-        """
-        return self._answer(self._features, images)
+        """The tokens of every image that the head takes the mean of; `.mean(1)` is that mean."""
+        return self._answer(
+            "features", images, lambda module, x: module.features(x).astype("float32")
+        )
 
     def attention_maps(self, images: Any) -> list[Float[np.ndarray, "b heads n units"]]:
         """The normalised attention of each block: over memory units, or tokens for "self".
 
         The N tokens are patches of `config.model.patch_size` pixels, row by row. The result is
-        large: `heads · N · units` floats for an image and block.
-
-        Raises:
-          UserError: the images are not as the class describes them, or the attention has no maps.
+        large: `heads · N · units` floats for an image and block. Raises `UserError` also where the
+        attention has no maps.
         """
-        return self._answer(self._attention_maps, images)
+        return self._answer("attention_maps", images, lambda module, x: module.attention_maps(x))
 
-    def _answer(self, function: Callable[[np.ndarray], Any], images: Any) -> Any:
-        return function(as_pixels(images, self.image_shape))
-
-    @functools.cached_property
-    def _probabilities(self) -> Callable[[np.ndarray], Any]:
-        return self._compiled(lambda module, images: jax.nn.softmax(module(images)))
-
-    @functools.cached_property
-    def _features(self) -> Callable[[np.ndarray], Any]:
-        return self._compiled(lambda module, images: module.features(images).astype("float32"))
-
-    @functools.cached_property
-    def _attention_maps(self) -> Callable[[np.ndarray], Any]:
-        return self._compiled(lambda module, images: module.attention_maps(images))
-
-    def _compiled(self, answer: Callable[[Any, Any], Any]) -> Callable[[np.ndarray], Any]:
-        normalize, merge = normalizer(self.mean, self.std), self.network.merge
-        return in_chunks(
-            lambda params, images: answer(merge(params), normalize(images)),
-            self.params,
-            devices.make_mesh(jax.local_device_count()),
-            image_shape=self.image_shape,
-            images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
-        )
+    def _answer(self, name: str, images: Any, of: Callable[[Any, Any], Any]) -> Any:
+        if name not in self._compiled:
+            normalize, merge = normalizer(self.mean, self.std), self.network.merge
+            self._compiled[name] = in_chunks(
+                lambda params, images: of(merge(params), normalize(images)),
+                self.params,
+                devices.make_mesh(jax.local_device_count()),
+                image_shape=self.image_shape,
+                images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
+            )
+        return self._compiled[name](as_pixels(images, self.image_shape))
 
     def __repr__(self) -> str:
         height, width, channels = self.image_shape

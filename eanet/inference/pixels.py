@@ -11,15 +11,11 @@ from eanet.errors import UserError
 def as_pixels(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
     """The images as `uint8[B, H, W, C]`, or `float32[B, H, W, C]` on the same scale 0..255.
 
-    Nothing is guessed: floats from 0 to 1, channels first, a single image and normalised images are
-    refused with the way out.
-
-    Args:
-      images: an array of any library, or a list of arrays; see above.
-      image_shape: height, width and channels of the model.
+    They may be an array of any library, or a list of arrays. Nothing is guessed: floats from 0 to
+    1, channels first, a single image and normalised images are refused with the way out.
 
     Raises:
-      UserError: they are none.
+      UserError: they are not images of this height, width and channels.
     """
     try:
         array = np.asarray(images)
@@ -33,8 +29,17 @@ def as_pixels(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
         raise UserError(
             f"images of {array.dtype} are not understood: give uint8, or floats from 0 to 255"
         )
-    if array.size:
-        _check_range(float(array.min()), float(array.max()))
+    lowest, highest = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if not (lowest >= 0 and highest <= 255):  # so NaN is refused too
+        raise UserError(
+            f"float images lie from {lowest:g} to {highest:g} instead of 0 to 255: give pixels as "
+            "they come from a file, the model normalises them itself"
+        )
+    if 0 < highest <= 1:
+        raise UserError(
+            f"float images lie from {lowest:g} to {highest:g}, on the scale 0 to 1: give "
+            "255 * images (or, if they are that dark on the scale 0 to 255, uint8)"
+        )
     return array.astype(np.float32, copy=False)
 
 
@@ -49,16 +54,3 @@ def _wrong_shape(shape: tuple[int, ...], wanted: tuple[int, int, int]) -> str:
     else:
         hint = ", which is what the model was trained on"
     return f"images have shape {shape} instead of [B, {height}, {width}, {channels}]{hint}"
-
-
-def _check_range(lowest: float, highest: float) -> None:
-    if not (lowest >= 0 and highest <= 255):  # so NaN is refused too
-        raise UserError(
-            f"float images lie from {lowest:g} to {highest:g} instead of 0 to 255: give pixels as "
-            "they come from a file, the model normalises them itself"
-        )
-    if 0 < highest <= 1:
-        raise UserError(
-            f"float images lie from {lowest:g} to {highest:g}, on the scale 0 to 1: give "
-            "255 * images (or, if they are that dark on the scale 0 to 255, uint8)"
-        )

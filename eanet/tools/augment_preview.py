@@ -1,6 +1,5 @@
 """Draws images of the training split as they are, and below them as augmentation changes them."""
 
-import io
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from eanet import files
 from eanet.augment import pipeline
 from eanet.cli import say
 from eanet.config_flags import ConfigParser
-from eanet.data.load import load_dataset
+from eanet.data.base import Split
+from eanet.data.load import Dataset, load_dataset
+from eanet.display.plot_style import png
 from eanet.errors import UserError
 from eanet.training import config_schema
 
@@ -41,61 +42,35 @@ def main(arguments: list[str], prog: str) -> None:
     train = dataset.train
     # Spread over the split, because folders come sorted by class.
     chosen = np.linspace(0, len(train) - 1, min(IMAGES, len(train))).astype(int)
-    figure = draw(
-        np.asarray(train.images[chosen], np.float32),
-        np.asarray(train.labels[chosen]),
-        dataset.class_names,
-        (dataset.mean, dataset.std),
-        config.augment.to_dict(),
-        seed=config.seed,
-    )
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    files.write(options.out, picture.getvalue(), "choose another --out")
+    figure = draw(train[chosen], dataset, config.augment.to_dict(), config.seed)
+    files.write(options.out, png(figure), "choose another --out")
     say(f"{len(chosen)} images of {dataset.name} before and after: {options.out}")
 
 
-def draw(
-    images: Float[np.ndarray, "batch height width channels"],
-    labels: Int[np.ndarray, "batch"],
-    class_names: tuple[str, ...],
-    statistics: tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels"]],
-    augmentation: Mapping[str, Any],
-    *,
-    seed: int,
-) -> "Figure":
-    """The originals in the top row, and `DRAWS` rows of them augmented.
-
-    Args:
-      images: values from 0 to 255.
-      labels: the classes of the images.
-      class_names: one for each class.
-      statistics: mean and deviation of the training images.
-      augmentation: keyword arguments of `pipeline.augment`.
-      seed: of the random draws.
-    """
+def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], seed: int) -> "Figure":
+    """Some examples of a data set in the top row, and `DRAWS` rows of them augmented."""
     from matplotlib.figure import Figure
 
-    mean, std = statistics
     original = (
-        jnp.asarray((images - mean) / std, jnp.float32),
-        jax.nn.one_hot(labels, len(class_names)),
+        jnp.asarray((examples.images - dataset.mean) / dataset.std, jnp.float32),
+        jax.nn.one_hot(examples.labels, dataset.num_classes),
     )
     augment = jax.jit(partial(pipeline.augment, **augmentation))
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     mixed = any(augmentation.get(n) for n, a in pipeline.AUGMENTATIONS.items() if a.mixes)
     row_height = 1.15 if mixed else 0.95
-    figure = Figure(figsize=(0.95 * len(images), row_height * (DRAWS + 1) + 0.6), dpi=120)
-    axes = figure.subplots(DRAWS + 1, len(images), squeeze=False)
+    figure = Figure(figsize=(0.95 * len(examples), row_height * (DRAWS + 1) + 0.6), dpi=120)
+    axes = figure.subplots(DRAWS + 1, len(examples), squeeze=False)
     for row, batch in enumerate([original, *(augment(key, *original) for key in keys)]):
         # Clipped here only: a screen shows nothing beyond black and white.
-        pixels = np.clip(np.asarray(batch[0]) * std + mean, 0, 255).astype(np.uint8)
-        for axis, image, target in zip(axes[row], pixels, np.asarray(batch[1]), strict=True):
+        pixels = np.clip(np.asarray(batch[0]) * dataset.std + dataset.mean, 0, 255)
+        shown = zip(axes[row], pixels.astype(np.uint8), np.asarray(batch[1]), strict=True)
+        for axis, image, target in shown:
             axis.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmax=255)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if row == 0 or mixed:
-                axis.set_title(_caption(target, class_names), fontsize=6, pad=2)
+                axis.set_title(_caption(target, dataset.class_names), fontsize=6, pad=2)
     on = [n if value is True else f"{n} {value:g}" for n, value in augmentation.items() if value]
     figure.suptitle(f"top: original; below: {', '.join(on) or 'nothing is on'}", fontsize=9)
     figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.3, rect=(0, 0, 1, 0.985))

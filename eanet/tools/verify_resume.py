@@ -28,8 +28,6 @@ from eanet.errors import UserError
 from eanet.training import config_schema
 from eanet.workdir.log import read
 
-# What a clock has measured is not the same twice.
-_TIMED = ("images_per_second",)
 # How and when to stop, each as often as it stands here.
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _MOMENTS = ("while starting", "while training", "while training", "while saving")
@@ -49,7 +47,7 @@ def main(arguments: list[str], prog: str) -> int:
     config_schema.check(config)
     command = [sys.executable, str(in_checkout("main.py", "run this command there")), *given]
     with tempfile.TemporaryDirectory() as directory:
-        found = verify(command, Path(directory), kills=options.kills, seed=options.seed, log=say)
+        found = _verify(command, Path(directory), options.kills, options.seed)
     same = all(end == found["left_alone"] for end in found["stopped"])
     for part, digest in found["left_alone"].items():
         verdict = all(end.get(part) == digest for end in found["stopped"])
@@ -61,32 +59,17 @@ def main(arguments: list[str], prog: str) -> int:
     return 0 if same else 1
 
 
-def verify(
-    command: Sequence[str], directory: Path, *, kills: int, seed: int, log: Callable[[str], Any]
-) -> dict[str, Any]:
-    """Runs a training left alone and stopped, and takes digests of the ends.
+def _verify(command: Sequence[str], directory: Path, kills: int, seed: int) -> dict[str, Any]:
+    """Runs a training left alone and stopped, in workdirs below an empty directory.
 
-    Args:
-      command: of `main.py`, without the workdir.
-      directory: an empty one, for the two workdirs and what the processes say.
-      kills: how often to stop in all.
-      seed: of the moments and signals.
-      log: told what happens, a line each.
-
-    Returns:
-      stops (how often, by signal and by moment), and the digests of the run that was left alone
-      and of those that were stopped.
-
-    Raises:
-      UserError: a run ended otherwise than it should.
+    Returns how often it was stopped, by signal and by moment, and the digests of the ends.
     """
     left_alone = _Run(command, directory / "left_alone")
-    left_alone.start()
     left_alone.wait_until_training()
     began = time.monotonic()
-    left_alone.finish()
+    left_alone.end_with(0)
     seconds = time.monotonic() - began
-    log(f"left alone: {seconds:.1f} s of training")
+    say(f"left alone: {seconds:.1f} s of training")
 
     draw = random.Random(seed)
     ends: list[dict[str, str]] = []
@@ -94,16 +77,16 @@ def verify(
     while stops["in all"] < kills:
         before = stops["in all"]
         disturbed = _Run(command, directory / f"stopped_{len(ends) + 1}")
-        disturbed.start()
         while stops["in all"] < kills:
-            number, moment = draw.choice(_SIGNALS), draw.choice(_MOMENTS)
+            with_signal, moment = draw.choice(_SIGNALS), draw.choice(_MOMENTS)
             if not disturbed.wait_for(moment, draw.uniform(0, 2 * seconds / (kills + 1))):
                 break
-            disturbed.stop(number)
-            stops.update(("in all", moment, signal.Signals(number).name))
-            log(f"stop {stops['in all']} of {kills}: {signal.Signals(number).name} {moment}")
+            disturbed.process.send_signal(with_signal)
+            disturbed.end_with(-with_signal, 128 + with_signal, 0)
+            stops.update(("in all", moment, with_signal.name))
+            say(f"stop {stops['in all']} of {kills}: {with_signal.name} {moment}")
             disturbed.start()
-        disturbed.finish()
+        disturbed.end_with(0)
         ends.append(digests(disturbed.workdir))
         if stops["in all"] == before:
             raise UserError("the run ends before it can be stopped; raise num_epochs")
@@ -119,35 +102,32 @@ def digests(workdir: Path) -> dict[str, str]:
         digest = parts.setdefault(name.split("/")[0], hashlib.sha256())
         digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
         digest.update(tensor.tobytes())
-    lines = [
-        {name: value for name, value in line.items() if name not in _TIMED}
-        for line in read(workdir / "metrics.jsonl")
-    ]
+    lines = read(workdir / "metrics.jsonl")
+    for line in lines:
+        line.pop("images_per_second", None)  # what a clock has measured is not the same twice
     parts["metrics"] = hashlib.sha256(json.dumps(lines).encode())
     return {part: digest.hexdigest() for part, digest in parts.items()}
 
 
 class _Run:
-    """`main.py` in a process of its own, again and again on one workdir."""
+    """`main.py` in a process of its own, from now on and again and again on one workdir."""
 
     def __init__(self, command: Sequence[str], workdir: Path):
         self.workdir = workdir
         self._command = [*command, f"--workdir={workdir}"]
         self._said = workdir.with_suffix(".txt")
-        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
 
     def start(self) -> None:
         with self._said.open("wb") as said:
-            self._process = subprocess.Popen(self._command, stdout=said, stderr=said)
+            self.process = subprocess.Popen(self._command, stdout=said, stderr=said)
 
-    def finish(self) -> None:
-        """Waits for the end of training and of the final evaluation."""
-        self._expect(0)
-
-    def stop(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-        self._expect(-number, 128 + number, 0)
+    def end_with(self, *codes: int) -> None:
+        """Waits for the end of the process; refuses any other exit code."""
+        code = self.process.wait()
+        if code not in codes:
+            last = self._said.read_text(errors="replace").strip().splitlines()[-1:]
+            raise UserError(f"main.py ended with code {code}: {' '.join(last)}")
 
     def wait_until_training(self) -> bool:
         """Waits until everything is set up; False where the process ended before."""
@@ -166,16 +146,8 @@ class _Run:
         return self._wait(lambda: time.monotonic() >= end)
 
     def _wait(self, condition: Callable[[], bool]) -> bool:
-        assert self._process is not None
         while not condition():
-            if self._process.poll() is not None:
+            if self.process.poll() is not None:
                 return False
             time.sleep(0.001)
         return True
-
-    def _expect(self, *codes: int) -> None:
-        assert self._process is not None
-        code = self._process.wait()
-        if code not in codes:
-            last = self._said.read_text(errors="replace").strip().splitlines()[-1:]
-            raise UserError(f"main.py ended with code {code}: {' '.join(last)}")

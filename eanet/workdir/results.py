@@ -53,8 +53,8 @@ def write_results(
     """Writes the results of an evaluation and returns the path, see `results_name`.
 
     Results are loss, accuracy and top5_accuracy (fractions), num_examples, step (of a checkpoint),
-    parameters, multiply_adds_per_image, evaluation_seconds, device; what else `environment` tells is
-    added.
+    parameters, multiply_adds_per_image, evaluation_seconds, device; what else `environment` tells
+    is added.
 
     Unless they are `final`, and count whatever is recorded, those of a later step on the same data
     are left as they are, since training may have ended in the meantime; then None is returned.

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from eanet.data.load import Dataset, Split
 from eanet.errors import UserError
 from eanet.tools import augment_preview
 
@@ -11,10 +12,10 @@ from eanet.tools import augment_preview
 )
 def test_originals_above_what_becomes_of_them(channels, augmentation, title):
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, channels))
+    examples = Split(images, np.arange(2))
     statistics = np.full(channels, 120.0), np.full(channels, 60.0)
-    figure = augment_preview.draw(
-        images, np.arange(2), ("apple", "bear"), statistics, augmentation, seed=0
-    )
+    dataset = Dataset("", examples, examples, examples, ("apple", "bear"), *statistics)
+    figure = augment_preview.draw(examples, dataset, augmentation, seed=0)
     assert len(figure.axes) == 2 * (augment_preview.DRAWS + 1)
     drawn = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(np.squeeze(images[0]), drawn, atol=1.01)
