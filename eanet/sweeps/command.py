@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
+from optuna.trial import TrialState
 
 from eanet import files, host
 from eanet.config import flatten, lasting, override
@@ -21,7 +22,7 @@ from eanet.sweeps.console import SweepDisplay, show_plan
 from eanet.sweeps.estimate import RunSize, measured_rate
 from eanet.sweeps.plan import PlannedRun, SweepPlan
 from eanet.sweeps.process import LOG
-from eanet.sweeps.queue import Claim, Queue, State
+from eanet.sweeps.queue import Claim, Queue
 from eanet.sweeps.records import write_sweep
 from eanet.sweeps.report import write_report
 from eanet.sweeps.storage import UNAVAILABLE, open_storage
@@ -196,8 +197,10 @@ def _work(
     finish(console, directory)
     with _reachable():
         statuses = queue.statuses()
-    failed = [(name, each.reason) for name, each in statuses.items() if each.state is State.FAILED]
-    if failed and not any(each.state is State.DONE for each in statuses.values()):
+    failed = [
+        (name, each.reason) for name, each in statuses.items() if each.state is TrialState.FAIL
+    ]
+    if failed and not any(each.state is TrialState.COMPLETE for each in statuses.values()):
         name, reason = failed[0]
         raise UserError(
             f"no run succeeded, {len(failed)} of {len(statuses)} failed; {name}: {reason}; see "

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from optuna.trial import TrialState as State
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderResult
 from rich.text import Text
@@ -11,14 +12,21 @@ from rich.text import Text
 from eanet.display.console import Console, Rows
 from eanet.display.numbers import duration, epochs, human, percent
 from eanet.sweeps.estimate import Rate, RunSize
-from eanet.sweeps.queue import State, Status
+from eanet.sweeps.queue import Status
 from eanet.sweeps.records import RunRecord, read_run
 
 Row = tuple[State, tuple[str, ...]]
 
-_STYLES = {State.RUNNING: "cyan", State.FAILED: "red", State.DONE: "green"}
+_NAMES = {
+    State.WAITING: "waiting",
+    State.RUNNING: "running",
+    State.COMPLETE: "done",
+    State.FAIL: "failed",
+    State.PRUNED: "pruned",
+}
+_STYLES = {State.RUNNING: "cyan", State.FAIL: "red", State.COMPLETE: "green"}
 # What is shown where not all has room.
-_ORDER = (State.RUNNING, State.FAILED, State.DONE, State.PRUNED, State.WAITING)
+_ORDER = (State.RUNNING, State.FAIL, State.COMPLETE, State.PRUNED, State.WAITING)
 
 
 def show_plan(
@@ -76,7 +84,7 @@ class SweepDisplay:
     def summary(self) -> str:
         """How many runs are in which state."""
         counts = Counter(status.state for status in self._statuses.values())
-        parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
+        parts = [f"{counts[state]} {name}" for state, name in _NAMES.items() if counts[state]]
         return f"{len(self._statuses)} runs: {', '.join(parts)}"
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
@@ -96,7 +104,7 @@ class SweepDisplay:
         begun = run.records or name in here
         return (
             name,
-            "elsewhere" if elsewhere else state.value,
+            "elsewhere" if elsewhere else _NAMES[state],
             f"{epochs(run.step, run.epoch)}/{run.num_epochs:g}" if begun else "",
             percent(run.val_accuracy) if run.best else "",
             self._time_left(here[name], run) if name in here else "",

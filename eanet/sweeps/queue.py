@@ -16,9 +16,9 @@ tells at once that the worker is dead. Of one elsewhere it is told by its heartb
 the trial that has not changed for a while, on the clock of the process that looks.
 """
 
-import enum
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,28 +34,11 @@ from eanet.errors import UserError
 from eanet.workdir import lock as lock_lib
 from eanet.workdir.lock import RunLock
 
-_OPEN = (TrialState.WAITING, TrialState.RUNNING)
-
-
-class State(enum.Enum):
-    """What has become of a run."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    PRUNED = "pruned"
-
-    @property
-    def final(self) -> bool:
-        """Whether it will not change any more."""
-        return self not in (State.WAITING, State.RUNNING)
-
 
 class Status(NamedTuple):
     """What has become of a run, and for a failed one why."""
 
-    state: State
+    state: TrialState
     reason: str = ""
 
 
@@ -81,7 +64,7 @@ class Claim:
 
     def done(self, value: float) -> None:
         """Ends the run well, with what a search maximises."""
-        self._end(TrialState.COMPLETE, value)
+        self._end(TrialState.COMPLETE, values=[value])
 
     def pruned(self, reason: str) -> None:
         """Ends the run as not worth its time."""
@@ -98,11 +81,8 @@ class Claim:
     def _set(self, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self.trial_id, key, value)
 
-    def _end(self, state: TrialState, value: float | None = None, **ended: Any) -> None:
-        if ended:
-            self._set("ended", ended)
-        values = None if value is None else [value]
-        self._storage.set_trial_state_values(self.trial_id, state, values)
+    def _end(self, state: TrialState, **ended: Any) -> None:
+        _end(self._storage, self.trial_id, state, **ended)
         self.lock.close()
 
 
@@ -153,24 +133,20 @@ class Queue:
     def take(self) -> Claim | None:
         """Claims the first waiting run that nobody holds a lock on; None where there is none."""
         for name, tries in self._tries().items():
-            oldest = _oldest_open(tries)
-            if _final(tries) or oldest is None or oldest.state != TrialState.WAITING:
+            trial = _decisive(tries)
+            if trial is None or trial.state != TrialState.WAITING:
                 continue
             lock = lock_lib.acquire(self._lock(name))
             if lock is None:
                 continue
-            try:
-                if self._storage.set_trial_state_values(oldest._trial_id, TrialState.RUNNING):
+            with suppress(Lost), ExitStack() as unless_taken:
+                unless_taken.callback(lock.close)
+                if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
-                    claim = Claim(name, oldest._trial_id, lock, crashes, self._storage)
+                    claim = Claim(name, trial._trial_id, lock, crashes, self._storage)
                     claim._set("place", self._place)
+                    unless_taken.pop_all()
                     return claim
-            except Lost:
-                pass
-            except BaseException:
-                lock.close()
-                raise
-            lock.close()
         return None
 
     def requeue(self) -> list[str]:
@@ -179,9 +155,12 @@ class Queue:
         for name, tries in self._tries().items():
             for trial in tries:
                 if trial.state == TrialState.RUNNING and self._is_dead(name, trial):
-                    dead += [name] if self._end_dead(trial) else []
+                    with suppress(Lost):  # where it has ended by now
+                        ended = {"reason": "its worker died", "again": True}
+                        _end(self._storage, trial._trial_id, TrialState.FAIL, **ended)
+                        dead.append(name)
         for name, tries in self._tries().items():
-            if _final(tries) is None and _oldest_open(tries) is None:
+            if _decisive(tries) is None:
                 self._add(name, like=tries[-1] if tries else None)
         return dead
 
@@ -220,18 +199,16 @@ class Queue:
             return False
         return now - since > self._heartbeat_timeout
 
-    def _end_dead(self, trial: FrozenTrial) -> bool:
-        """Ends the try of a dead worker; false where it has ended by now."""
-        try:
-            ended = {"reason": "its worker died", "again": True}
-            self._storage.set_trial_user_attr(trial._trial_id, "ended", ended)
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        except Lost:
-            return False
-        return True
-
     def _lock(self, name: str) -> Path:
         return self._directory / f"{name}.lock"
+
+
+def _end(
+    storage: BaseStorage, trial_id: int, state: TrialState, *, values: Any = None, **ended: Any
+) -> None:
+    if ended:
+        storage.set_trial_user_attr(trial_id, "ended", ended)
+    storage.set_trial_state_values(trial_id, state, values)
 
 
 def _ended(trial: FrozenTrial) -> dict[str, Any]:
@@ -239,24 +216,14 @@ def _ended(trial: FrozenTrial) -> dict[str, Any]:
     return ended if isinstance(ended, dict) else {}
 
 
-def _final(tries: list[FrozenTrial]) -> FrozenTrial | None:
-    """The try that ended for good."""
-    for trial in tries:
-        failed = trial.state == TrialState.FAIL and not _ended(trial).get("again")
-        if failed or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            return trial
-    return None
-
-
-def _oldest_open(tries: list[FrozenTrial]) -> FrozenTrial | None:
-    return next((trial for trial in tries if trial.state in _OPEN), None)
+def _decisive(tries: list[FrozenTrial]) -> FrozenTrial | None:
+    """The try that tells what became of a run: one that ended for good, else the oldest open."""
+    counting = [t for t in tries if t.state != TrialState.FAIL or not _ended(t).get("again")]
+    return min(counting, key=lambda trial: not trial.state.is_finished(), default=None)
 
 
 def _status(tries: list[FrozenTrial]) -> Status:
-    final = _final(tries)
-    if final is not None:
-        states = {TrialState.COMPLETE: State.DONE, TrialState.PRUNED: State.PRUNED}
-        return Status(states.get(final.state, State.FAILED), str(_ended(final).get("reason", "")))
-    oldest = _oldest_open(tries)
-    running = oldest is not None and oldest.state == TrialState.RUNNING
-    return Status(State.RUNNING if running else State.WAITING)
+    trial = _decisive(tries)
+    if trial is None:
+        return Status(TrialState.WAITING)
+    return Status(trial.state, str(_ended(trial).get("reason", "")))

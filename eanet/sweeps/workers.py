@@ -123,7 +123,7 @@ class Workers:
     def _show(self) -> bool:
         statuses, now = self.queue.statuses(), time.monotonic()
         self.display.show(statuses, {work.claim.name: now - work.started for work in self._work})
-        return not self._work and all(each.state.final for each in statuses.values())
+        return not self._work and all(each.state.is_finished() for each in statuses.values())
 
     def _start(self, claim: Claim) -> None:
         workdir = self.directory / claim.name
