@@ -1,7 +1,7 @@
 """The pictures of a sweep: accuracy by setting, and what it costs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eanet.display.plot_style import (
@@ -17,26 +17,28 @@ from eanet.display.plot_style import (
 )
 from eanet.sweeps.keys import label as key_label
 from eanet.sweeps.keys import short_names, shown_value, symbols
-from eanet.sweeps.records import RunRecord
-from eanet.sweeps.statistics import Setting, Summary, numeric_keys, pareto_front
+from eanet.sweeps.statistics import Setting, numeric_keys, pareto_front
 
 ACCURACY = "Validation accuracy, %"
 
 _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
+# Its axis: an attribute of a run, and what that is multiplied by.
+_COSTS = {
+    "MACs for one image, millions": ("multiply_adds", 1e-6),
+    "parameters, thousands": ("parameters", 1e-3),
+    "latency of one image, ms": ("latency", 1.0),
+}
 _MAX_LABELS = 8
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
 
 
-def draw_all(
-    title: str, settings: Sequence[Setting], latencies: Mapping[str, float]
-) -> dict[str, bytes]:
+def draw_all(title: str, settings: Sequence[Setting]) -> dict[str, bytes]:
     """All pictures that the sweep has enough runs for.
 
     Args:
       title: name of the sweep.
       settings: of `eanet.sweeps.statistics.settings`.
-      latencies: milliseconds for one image, by name of the run.
 
     Returns:
       The name of a file to its content.
@@ -45,7 +47,7 @@ def draw_all(
     pictures = {}
     if done:
         pictures["accuracy.png"] = _accuracy(title, done)
-        pictures["pareto.png"] = _pareto(title, done, latencies)
+        pictures["pareto.png"] = _pareto(title, done)
     keys = _two_axes(done)
     if keys:
         pictures["heat_map.png"] = _heat_map(title, done, *keys)
@@ -153,30 +155,18 @@ def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> 
             setting = found.get((row, column))
             light = setting is None or image.norm(means[i][j]) > 0.6
             axes.text(
-                j, i, _cell(setting.validation) if setting else "–",
+                j, i, setting.validation.percent(1, gap="\n") if setting else "–",
                 ha="center", va="center", size=FONT_SIZE, color="black" if light else "white",
             )  # fmt: skip
     _footnote(figure, settings)
     return png(figure)
 
 
-def _cell(value: Summary) -> str:
-    mean = f"{100 * value.mean:.1f}"
-    return f"{mean}\n± {100 * value.std:.1f}" if value.count > 1 else mean
-
-
-def _pareto(
-    title: str, settings: Sequence[Setting], latencies: Mapping[str, float]
-) -> bytes:  # fmt: skip
-    costs: dict[str, Callable[[RunRecord], float | None]] = {
-        "MACs for one image, millions": lambda run: _scaled(run.multiply_adds, 1e-6),
-        "parameters, thousands": lambda run: _scaled(run.parameters, 1e-3),
-        "latency of one image, ms": lambda run: latencies.get(run.name),
-    }
+def _pareto(title: str, settings: Sequence[Setting]) -> bytes:
     panels = {}
-    for name, cost in costs.items():
-        known = [(setting, cost(setting.done[0])) for setting in settings]
-        points = [(setting, value) for setting, value in known if value is not None]
+    for name, (cost, unit) in _COSTS.items():
+        known = [(setting, getattr(setting.done[0], cost)) for setting in settings]
+        points = [(setting, value * unit) for setting, value in known if value is not None]
         if points:
             panels[name] = points
     figure = new_figure(max(6.0, 4.2 * len(panels)), 4.2, title)
@@ -324,10 +314,6 @@ def _note(figure: Any, text: str) -> None:
     height = 0.16 / figure.get_figheight()
     figure.text(0.01, 0.2 * height, text, size=FONT_SIZE - 1, color=INK, parse_math=False)
     figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
-
-
-def _scaled(value: int | None, factor: float) -> float | None:
-    return None if value is None else value * factor
 
 
 def _or_zero(value: float) -> float:

@@ -60,7 +60,7 @@ class Claim:
     def heartbeat(self) -> None:
         """Tells the others that this worker is alive."""
         self._heartbeats += 1
-        self._set("heartbeat", self._heartbeats)
+        self._storage.set_trial_user_attr(self.trial_id, "heartbeat", self._heartbeats)
 
     def done(self, value: float) -> None:
         """Ends the run well, with what a search maximises."""
@@ -77,9 +77,6 @@ class Claim:
     def again(self, reason: str, *, crashed: bool = False) -> None:
         """Ends this try alone."""
         self._end(TrialState.FAIL, reason=reason, again=True, crashed=crashed)
-
-    def _set(self, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(self.trial_id, key, value)
 
     def _end(self, state: TrialState, **ended: Any) -> None:
         _end(self._storage, self.trial_id, state, **ended)
@@ -143,10 +140,9 @@ class Queue:
                 unless_taken.callback(lock.close)
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
-                    claim = Claim(name, trial._trial_id, lock, crashes, self._storage)
-                    claim._set("place", self._place)
+                    self._storage.set_trial_user_attr(trial._trial_id, "place", self._place)
                     unless_taken.pop_all()
-                    return claim
+                    return Claim(name, trial._trial_id, lock, crashes, self._storage)
         return None
 
     def requeue(self) -> list[str]:

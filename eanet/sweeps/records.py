@@ -1,9 +1,10 @@
 """The files of a sweep: `sweep.json`, and beside it a directory for each run, a normal workdir."""
 
+import json
 import math
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,13 @@ _SWEEP: dict[str, Rule] = {
     "runs": _list_of("a list of name, settings, parameters, multiply_adds", _is_planned_run),
 }
 _END: dict[str, Rule] = {"state": Choice(*EARLY), "reason": Text()}
+_LATENCY: dict[str, Rule] = {
+    "device": Text(),
+    "models": Such(
+        "milliseconds by model",
+        lambda value: isinstance(value, dict) and all(map(Number(0, 1e9).allows, value.values())),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class RunRecord:
     ended: Record  # `state` and `reason` where the run ended early
     parameters: int | None  # of the model; None where unknown
     multiply_adds: int | None  # for one image, likewise
+    latency: float | None  # milliseconds for one image, likewise
 
     @property
     def num_epochs(self) -> float:
@@ -124,19 +133,13 @@ class SweepRecord(NamedTuple):
     keys: tuple[str, ...]  # that it varies
     follow: tuple[str, ...]  # keys that change with them, as they refer to them
     runs: tuple[RunRecord, ...]  # those planned, then others that lie in the directory
+    latency: Record  # see `eanet.sweeps.latency.measure`, empty where it was not measured
 
 
 def write_sweep(
     directory: Path, keys: Sequence[str], runs: Sequence[Record], follow: Sequence[str] = ()
 ) -> None:
-    """Writes `sweep.json`.
-
-    Args:
-      directory: of the sweep, must exist.
-      keys: that it varies.
-      runs: for each its name, and settings, parameters, multiply_adds as far as known.
-      follow: keys that change with them, as they refer to them.
-    """
+    """Writes `sweep.json`: for each run its name, and settings and size as far as known."""
     record = {"keys": list(keys), "follow": list(follow), "runs": list(runs)}
     files.write_record(directory / "sweep.json", record)
 
@@ -154,23 +157,28 @@ def read_sweep(directory: Path) -> SweepRecord:
     planned = {run["name"]: run for run in record["runs"]}
     others = sorted(path.parent.name for path in directory.glob("*/config.json"))
     names = dict.fromkeys([*planned, *others])
-    runs = tuple(read_run(directory / name, planned.get(name, {})) for name in names)
+    latency = files.read_record(directory / "latency.json", "remove it", _LATENCY) or {}
+    models = latency.get("models", {})
+    runs = tuple(read_run(directory / name, planned.get(name), models) for name in names)
     keys, follow = tuple(record["keys"]), tuple(record.get("follow") or ())
-    return SweepRecord(directory.resolve().name, keys, follow, runs)
+    return SweepRecord(directory.resolve().name, keys, follow, runs, latency)
 
 
-def read_run(workdir: Path, planned: Mapping[str, Any] | None = None) -> RunRecord:
+def read_run(
+    workdir: Path, planned: Record | None = None, latencies: Record | None = None
+) -> RunRecord:
     """Reads the files of one run.
 
     Args:
       workdir: of the run, need not exist.
       planned: what `sweep.json` says of it.
+      latencies: what `latency.json` says of the models.
 
     Raises:
       UserError: one of the files is damaged.
     """
     planned = planned or {}
-    settings, config = dict(planned.get("settings", {})), None
+    settings, config = planned.get("settings", {}), None
     path, metrics = workdir / "config.json", workdir / "metrics.jsonl"
     if path.exists():
         config = config_lib.from_json(path)
@@ -190,7 +198,15 @@ def read_run(workdir: Path, planned: Mapping[str, Any] | None = None) -> RunReco
         files.read_record(workdir / _ENDED, "remove it", _END) or {},
         results.get("parameters", planned.get("parameters")),
         results.get("multiply_adds_per_image", planned.get("multiply_adds")),
+        latencies.get(model_key(config)) if config and latencies else None,
     )
+
+
+def model_key(config: ConfigDict) -> str:
+    """What the time of an image depends on: the model and the kind of image."""
+    values = config_lib.lasting(config)
+    model = {name: value for name, value in values["model"].items() if name != "dropout_rate"}
+    return json.dumps({"dataset": values["dataset"]["name"], **model}, sort_keys=True)
 
 
 def write_ended(workdir: Path, state: str, reason: str) -> None:

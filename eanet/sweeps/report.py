@@ -19,14 +19,12 @@ from eanet.cli import Parser, say
 from eanet.display import markdown
 from eanet.display.numbers import human
 from eanet.errors import printable
-from eanet.sweeps import latency as latency_lib
 from eanet.sweeps import records
 from eanet.sweeps.keys import short_names, shown_value
 from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
 from eanet.sweeps.statistics import (
     Setting,
-    Summary,
     best,
     paired_difference,
     settings,
@@ -50,20 +48,19 @@ def write_report(directory: Path) -> list[Path]:
       UserError: the directory is no sweep's, a file of it is damaged, or it cannot be written.
     """
     sweep = records.read_sweep(directory)
-    latencies, device = _latencies(directory, sweep)
     found = settings(sweep)
     chosen = best(found)
-    pictures = draw_all(sweep.name, found, latencies)
+    pictures = draw_all(sweep.name, found)
     states = sorted(Counter(run.state for run in sweep.runs).items())
     text = _Text(
         sweep.name,
         f"{len(sweep.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states),
-        *_settings_table(found, chosen, latencies),
-        _notes(sweep.runs, chosen, device if latencies else ""),
+        *_settings_table(found, chosen),
+        _notes(sweep, chosen),
         [f"{run.name}: {run.state}: {_reason(run)}" for run in sweep.runs if run.state in EARLY],
     )
     content = {
-        "sweep.csv": _csv(sweep, latencies).encode(),
+        "sweep.csv": _csv(sweep).encode(),
         "sweep.md": _markdown(text, pictures).encode(),
         **pictures,
         "report.html": _html(text, pictures).encode(),
@@ -83,7 +80,7 @@ class _Text(NamedTuple):
 
 
 def _settings_table(
-    found: Sequence[Setting], chosen: Setting | None, latencies: Mapping[str, float]
+    found: Sequence[Setting], chosen: Setting | None
 ) -> tuple[list[str], list[Row]]:
     keys = short_names(found[0].values) if found else {}
     heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
@@ -91,16 +88,15 @@ def _settings_table(
     rows = []
     for setting in found:
         run = setting.runs[0]
-        latency = next((latencies[each.name] for each in setting.runs if each.name in latencies),
-                       None)  # fmt: skip
+        latencies = [each.latency for each in setting.runs if each.latency is not None]
         cells = [
             *map(shown_value, setting.values.values()),
-            _percent(setting.validation, "{:.2f}"),
+            setting.validation.percent(),
             str(setting.validation.count),
             _difference(setting, chosen),
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
-            f"{latency:.2f}" if latency is not None else "–",
+            f"{latencies[0]:.2f}" if latencies else "–",
             *(str(sum(run.state == state for run in setting.runs)) for state in EARLY),
         ]
         rows.append((setting is chosen, cells))
@@ -112,14 +108,14 @@ def _difference(setting: Setting, chosen: Setting | None) -> str:
         return "best" if chosen else "–"
     difference = paired_difference(setting, chosen)
     seeds = f" ({difference.count})" if difference.count else ""
-    return _percent(difference, "{:+.2f}") + seeds
+    return difference.percent(sign="+") + seeds
 
 
-def _notes(runs: Sequence[RunRecord], chosen: Setting | None, device: str) -> list[str]:
+def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:
     if chosen is None:
         return ["No run has finished yet."]
-    unfinished = any(run.state in ("waiting", "unfinished") for run in runs)
-    test = f"{_percent(chosen.test, '{:.2f}')} % (n = {chosen.test.count})"
+    unfinished = any(run.state in ("waiting", "unfinished") for run in sweep.runs)
+    test = f"{chosen.test.percent()} % (n = {chosen.test.count})"
     notes = [
         f"Best on validation{' so far' if unfinished else ''}, of the settings with most finished "
         f"runs: {chosen.name}. Only of it the test accuracy is reported: {test}.",
@@ -128,20 +124,21 @@ def _notes(runs: Sequence[RunRecord], chosen: Setting | None, device: str) -> li
         "A paired difference is over the seeds that finished in both settings, as many as stand in "
         "brackets.",
     ]
-    other = [run.name for run in runs if run.results and not run.test]
+    other = [run.name for run in sweep.runs if run.results and not run.test]
     if other:
         notes.append(
             f"Left out: the test results of {', '.join(other)}, which are of another checkpoint "
             "than the best; python main.py --mode=eval --workdir=RUN evaluates the best."
         )
-    if device:
+    if any(run.latency is not None for run in sweep.runs):
+        device = sweep.latency["device"]
         notes.append(f"Latency: median time of one image at a time on {device}.")
     return notes
 
 
-def _csv(sweep: SweepRecord, latencies: Mapping[str, float]) -> str:
+def _csv(sweep: SweepRecord) -> str:
     keys = short_names(dict.fromkeys([*sweep.keys, *varied_keys(sweep)]))
-    rows = [_csv_row(run, keys, latencies) for run in sweep.runs]
+    rows = [_csv_row(run, keys) for run in sweep.runs]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -149,9 +146,7 @@ def _csv(sweep: SweepRecord, latencies: Mapping[str, float]) -> str:
     return file.getvalue()
 
 
-def _csv_row(
-    run: RunRecord, keys: Mapping[str, str], latencies: Mapping[str, float]
-) -> dict[str, Any]:
+def _csv_row(run: RunRecord, keys: Mapping[str, str]) -> dict[str, Any]:
     chosen = run.best or {}
     return {
         "run": run.name,
@@ -166,7 +161,7 @@ def _csv_row(
         "parameters": run.parameters,
         "multiply_adds": run.multiply_adds,
         "train_images_per_second": run.images_per_second,
-        "latency_ms": latencies.get(run.name),
+        "latency_ms": run.latency,
         "reason": _reason(run),
     }
 
@@ -223,22 +218,6 @@ figcaption {{ color: #666 }}
 {each("p", text.notes)}
 {early if text.failures else ""}{images}</body></html>
 """
-
-
-def _latencies(directory: Path, sweep: SweepRecord) -> tuple[dict[str, float], str]:
-    """Milliseconds by name of the run, and the device they were measured on."""
-    record = latency_lib.read(directory)
-    models = record.get("models", {})
-    keys = {run.name: latency_lib.model_key(run.config) for run in sweep.runs if run.config}
-    found = {name: models[key] for name, key in keys.items() if key in models}
-    return found, record.get("device", "")
-
-
-def _percent(value: Summary, form: str) -> str:
-    if not value.count:
-        return "–"
-    mean = form.format(100 * value.mean).replace("-", "−")
-    return f"{mean} ± {100 * value.std:.2f}" if value.count > 1 else mean
 
 
 def _cell(value: Any) -> Any:

@@ -18,6 +18,13 @@ class Summary:
     std: float  # their standard deviation, of a sample; NaN below two
     count: int  # of the values
 
+    def percent(self, digits: int = 2, sign: str = "", gap: str = " ") -> str:
+        """The mean and, of several values, ± their standard deviation; "–" without any."""
+        if not self.count:
+            return "–"
+        mean = f"{100 * self.mean:{sign}.{digits}f}".replace("-", "−")
+        return f"{mean}{gap}± {100 * self.std:.{digits}f}" if self.count > 1 else mean
+
 
 class Setting(NamedTuple):
     """The runs of one config but for the seed."""
