@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from eanet.display.plot_style import (
     FAINT,
     FONT_SIZE,
@@ -28,6 +30,7 @@ _COSTS = {
     "parameters, thousands": ("parameters", 1e-3),
     "latency of one image, ms": ("latency", 1.0),
 }
+_SINGLE_RUN: Any = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 _MAX_LABELS = 8
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
@@ -48,8 +51,8 @@ def draw_all(title: str, settings: Sequence[Setting]) -> dict[str, bytes]:
     if done:
         pictures["accuracy.png"] = _accuracy(title, done)
         pictures["pareto.png"] = _pareto(title, done)
-    keys = _two_axes(done)
-    if keys:
+    keys = numeric_keys(done)
+    if _is_grid(done, keys):
         pictures["heat_map.png"] = _heat_map(title, done, *keys)
     if any(run.best for setting in settings for run in setting.runs):
         pictures["curves.png"] = _curves(title, settings)
@@ -76,19 +79,13 @@ def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> byte
     texts = []
     for (text, line), colour in zip(lines.items(), PALETTE, strict=False):
         line = sorted(line, key=lambda setting: setting.values[key])
-        for setting in line:
-            accuracies = [100 * run.val_accuracy for run in setting.done]
-            axes.plot(
-                [setting.values[key]] * len(accuracies), accuracies, "o",
-                color=colour, alpha=0.35, markersize=4, markeredgewidth=0,
-            )  # fmt: skip
-        means = [100 * setting.validation.mean for setting in line]
-        axes.errorbar(
-            [setting.values[key] for setting in line],
-            means,
-            [_or_zero(100 * setting.validation.std) for setting in line],
-            color=colour, marker="o", markersize=5, linewidth=1.6, capsize=3, elinewidth=1,
-        )  # fmt: skip
+        values = [setting.values[key] for setting in line]
+        for value, setting in zip(values, line, strict=True):
+            for run in setting.done:
+                axes.plot(value, 100 * run.val_accuracy, "o", color=colour, **_SINGLE_RUN)
+        means, errors = _means(line)
+        look = {"markersize": 5, "linewidth": 1.6, "elinewidth": 1}
+        axes.errorbar(values, means, errors, color=colour, marker="o", capsize=3, **look)
         texts += label(axes, means[-1], text, colour) if text else []
     _log_where_wide(axes, ticks, factor=4)
     if len(ticks) <= 10:
@@ -104,15 +101,13 @@ def _rows(title: str, settings: Sequence[Setting]) -> bytes:
     axes = figure.subplots()
     style(axes, "", ACCURACY)
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
-    for row, setting in enumerate(settings):
-        accuracies = [100 * run.val_accuracy for run in setting.done]
-        look = {"color": PALETTE[0], "markeredgewidth": 0}
-        axes.plot(accuracies, [row] * len(accuracies), "o", alpha=0.35, markersize=4, **look)
-        axes.errorbar(
-            100 * setting.validation.mean, row, xerr=_or_zero(100 * setting.validation.std),
-            color=PALETTE[0], marker="o", markersize=6, capsize=3,
-        )  # fmt: skip
-    axes.set_yticks(range(len(settings)), [setting.name for setting in settings])
+    rows = range(len(settings))
+    for row, setting in zip(rows, settings, strict=True):
+        for run in setting.done:
+            axes.plot(100 * run.val_accuracy, row, "o", color=PALETTE[0], **_SINGLE_RUN)
+    means, errors = _means(settings)
+    axes.errorbar(means, rows, xerr=errors, color=PALETTE[0], fmt="o", markersize=6, capsize=3)
+    axes.set_yticks(rows, [setting.name for setting in settings])
     axes.set_ylim(len(settings) - 0.5, -0.5)
     keys = short_names(settings[0].values)
     axes.set_ylabel(", ".join(keys.values()), size=FONT_SIZE, color=INK)
@@ -122,11 +117,11 @@ def _rows(title: str, settings: Sequence[Setting]) -> bytes:
 
 def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> bytes:
     figure = new_figure(4.2 * len(keys), 4.0, title)
-    for axes, key in zip(_panels(figure, len(keys)), keys, strict=True):
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         style(axes, ACCURACY, key_label(key))
         values = [setting.values[key] for setting in settings]
-        accuracies = [100 * setting.validation.mean for setting in settings]
-        axes.plot(values, accuracies, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
+        means, _ = _means(settings)
+        axes.plot(values, means, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
         _log_where_wide(axes, values)
     return png(figure)
 
@@ -134,12 +129,12 @@ def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> by
 def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> bytes:
     columns = sorted({setting.values[across] for setting in settings})
     rows = sorted({setting.values[up] for setting in settings})
-    found = {(setting.values[up], setting.values[across]): setting for setting in settings}
-    means = [
-        [100 * found[row, column].validation.mean if (row, column) in found else math.nan
-         for column in columns]
-        for row in rows
-    ]  # fmt: skip
+    means = np.full((len(rows), len(columns)), math.nan)
+    texts = dict.fromkeys(np.ndindex(means.shape), "–")
+    for setting in settings:
+        cell = rows.index(setting.values[up]), columns.index(setting.values[across])
+        means[cell] = 100 * setting.validation.mean
+        texts[cell] = setting.validation.percent(1, gap="\n")
     figure = new_figure(2.4 + 0.9 * len(columns), 1.8 + 0.62 * len(rows), title)
     axes = figure.subplots()
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
@@ -150,14 +145,10 @@ def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> 
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     axes.set_ylabel(key_label(up), size=FONT_SIZE, color=INK)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            setting = found.get((row, column))
-            light = setting is None or image.norm(means[i][j]) > 0.6
-            axes.text(
-                j, i, setting.validation.percent(1, gap="\n") if setting else "–",
-                ha="center", va="center", size=FONT_SIZE, color="black" if light else "white",
-            )  # fmt: skip
+    for (row, column), text in texts.items():
+        dark = image.norm(means[row, column]) <= 0.6
+        look = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+        axes.text(column, row, text, size=FONT_SIZE, **look)
     _footnote(figure, settings)
     return png(figure)
 
@@ -172,7 +163,8 @@ def _pareto(title: str, settings: Sequence[Setting]) -> bytes:
     figure = new_figure(max(6.0, 4.2 * len(panels)), 4.2, title)
     keys = ", ".join(short_names(settings[0].values).values())
     _note(figure, f"on the front: {keys}" if keys else "")
-    for axes, (name, points) in zip(_panels(figure, len(panels)), panels.items(), strict=True):
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (name, points) in zip(all_axes, panels.items(), strict=True):
         style(axes, ACCURACY, name)
         _draw_front(axes, points)
     return png(figure)
@@ -180,7 +172,7 @@ def _pareto(title: str, settings: Sequence[Setting]) -> bytes:
 
 def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
     xs = [cost for _, cost in points]
-    ys = [100 * setting.validation.mean for setting, _ in points]
+    ys, _ = _means([setting for setting, _ in points])
     front = pareto_front(list(zip(xs, ys, strict=True)))
     axes.plot(xs, ys, "o", color=FAINT, markersize=5, markeredgewidth=0)
     axes.plot([xs[i] for i in front], [ys[i] for i in front], "o-", color=PALETTE[1],
@@ -206,48 +198,46 @@ def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
 
 def _curves(title: str, settings: Sequence[Setting]) -> bytes:
     """Validation accuracy of all runs; the colour is the first key, the kind of line the second."""
-    keys = [*numeric_keys(settings), *(settings[0].values if settings else ())]
-    keys = list(dict.fromkeys(keys))[:2]
-    if len(keys) > 1 and len({setting.values[keys[1]] for setting in settings}) > len(_STYLES):
-        del keys[1]
-    kinds = [list(dict.fromkeys(setting.values[key] for setting in settings)) for key in keys]
-    kinds = [sorted(values) if key in numeric_keys(settings) else values
-             for key, values in zip(keys, kinds, strict=True)]  # fmt: skip
-    colours = _colours(len(kinds[0]) if kinds else 1)
+    numeric = numeric_keys(settings)
+    kinds: dict[str, list[Any]] = {}  # what the colour stands for, then the kind of line
+    for key in list(dict.fromkeys([*numeric, *settings[0].values]))[:2]:
+        values = list(dict.fromkeys(setting.values[key] for setting in settings))
+        if not kinds or len(values) <= len(_STYLES):
+            kinds[key] = sorted(values) if key in numeric else values
+    colours = _colours(len(next(iter(kinds.values()), [None])))
     figure = new_figure(7.6, 4.4, title)
     axes = figure.subplots()
     style(axes, ACCURACY, "epoch")
     for setting in settings:
-        first = kinds[0].index(setting.values[keys[0]]) if keys else 0
-        second = kinds[1].index(setting.values[keys[1]]) if len(keys) > 1 else 0
+        indices = [values.index(setting.values[key]) for key, values in kinds.items()]
+        colour, line = (*indices, 0, 0)[:2]
         for run in setting.runs:
             val = run.validations
             axes.plot(
                 [record["epoch"] for record in val],
                 [100 * record["accuracy"] for record in val],
-                _STYLES[second],
-                color=colours[first],
+                _STYLES[line],
+                color=colours[colour],
                 marker="o" if len(val) <= 3 else None,
                 markersize=3.5, linewidth=1.2, alpha=0.85,
             )  # fmt: skip
     axes.set_xlim(left=0)
-    _legend(axes, keys, kinds, colours)
+    _legend(axes, kinds, colours)
     return png(figure)
 
 
-def _legend(axes: Any, keys: Sequence[str], kinds: Sequence[Sequence[Any]], colours: Any) -> None:
+def _legend(axes: Any, kinds: Mapping[str, Sequence[Any]], colours: Any) -> None:
     from matplotlib.lines import Line2D
 
     handles = []
-    for place, (key, values) in enumerate(zip(keys, kinds, strict=True)):
+    for place, (key, values) in enumerate(kinds.items()):
+        shown: Sequence[int] = range(len(values))
         if len(values) > _MAX_LABELS:
             shown = [0, len(values) // 2, len(values) - 1]
-        else:
-            shown = list(range(len(values)))
         handles.append(Line2D([], [], color="none", label=key_label(key)))
         for index in shown:
             colour = colours[index] if place == 0 else INK
-            line: Any = "-" if place == 0 else _STYLES[index]
+            line = _STYLES[0 if place == 0 else index]
             text = shown_value(values[index])
             handles.append(Line2D([], [], color=colour, linestyle=line, label=text))
     if handles:
@@ -264,13 +254,12 @@ def _colours(count: int) -> Any:
     return [colormaps["viridis"](0.92 * index / (count - 1)) for index in range(count)]
 
 
-def _two_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
-    """The keys of a heat map: the sweep varies two numbers and nothing else, as in a grid."""
-    keys = numeric_keys(settings)
+def _is_grid(settings: Sequence[Setting], keys: Sequence[str]) -> bool:
+    """Whether the sweep varies two numbers and nothing else, and half of their pairs are there."""
     if len(keys) != 2 or len(settings[0].values) != 2:
-        return None
+        return False
     sizes = [len({setting.values[key] for setting in settings}) for key in keys]
-    return (keys[0], keys[1]) if 2 * len(settings) >= sizes[0] * sizes[1] else None
+    return 2 * len(settings) >= math.prod(sizes)
 
 
 def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]]:
@@ -286,16 +275,11 @@ def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]
     return lines
 
 
-def _panels(figure: Any, count: int) -> list[Any]:
-    return list(figure.subplots(1, count, squeeze=False)[0])
-
-
 def _log_where_wide(axes: Any, values: Sequence[float], factor: float = 8) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    if min(values) > 0 and max(values) / min(values) >= factor:
+    if min(values) > 0 and (width := max(values) / min(values)) >= factor:
         axes.set_xscale("log")
-        width = max(values) / min(values)
         marks = [1.0] if width > 300 else [1.0, 3.0] if width > 30 else [1.0, 2.0, 5.0]
         axes.xaxis.set_major_locator(LogLocator(subs=marks))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -316,5 +300,8 @@ def _note(figure: Any, text: str) -> None:
     figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
 
 
-def _or_zero(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
+def _means(settings: Sequence[Setting]) -> tuple[list[float], list[float]]:
+    """In per cent, with their standard deviations, 0 where unknown."""
+    summaries = [setting.validation for setting in settings]
+    deviations = [100 * each.std if each.count > 1 else 0.0 for each in summaries]
+    return [100 * each.mean for each in summaries], deviations
