@@ -62,7 +62,7 @@ class SweepDisplay:
         self.note = console.note
         self.warn = console.warn
         self._directory = directory
-        self._statuses: dict[str, Status] = {}
+        self.statuses: dict[str, Status] = {}
         self._runs: dict[str, RunRecord] = {}
         self._first: dict[str, tuple[float, float]] = {}
         self._rows: list[Row] = []
@@ -71,21 +71,21 @@ class SweepDisplay:
         """Takes the status of every run, and seconds since those on this machine were taken."""
         for name, status in statuses.items():
             # What will not change is read once.
-            if name in here or status != self._statuses.get(name):
+            if name in here or status != self.statuses.get(name):
                 self._runs[name] = read_run(self._directory / name)
             if name in here:
                 self._first.setdefault(name, (here[name], self._runs[name].epoch))
             else:
                 self._first.pop(name, None)
-        self._statuses = statuses
+        self.statuses = statuses
         # In one piece, as another thread draws it.
         self._rows = [(each.state, self._row(name, here)) for name, each in statuses.items()]
 
     def summary(self) -> str:
         """How many runs are in which state."""
-        counts = Counter(status.state for status in self._statuses.values())
+        counts = Counter(status.state for status in self.statuses.values())
         parts = [f"{counts[state]} {name}" for state, name in _NAMES.items() if counts[state]]
-        return f"{len(self._statuses)} runs: {', '.join(parts)}"
+        return f"{len(self.statuses)} runs: {', '.join(parts)}"
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         rows = self._rows
@@ -99,7 +99,7 @@ class SweepDisplay:
         yield Text(self.summary() + rest, style="bold")
 
     def _row(self, name: str, here: Mapping[str, float]) -> tuple[str, ...]:
-        state, run = self._statuses[name].state, self._runs[name]
+        state, run = self.statuses[name].state, self._runs[name]
         elsewhere = state is State.RUNNING and name not in here
         begun = run.records or name in here
         return (

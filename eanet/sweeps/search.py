@@ -1,7 +1,6 @@
 """Search beyond grids: Optuna suggests the settings of each run, and stops the hopeless ones."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from eanet.config import override
 from eanet.sweeps import records as records_lib
 from eanet.sweeps.queue import Claim, Queue
 from eanet.sweeps.spec import Between, OneOf, Space
+from eanet.sweeps.workers import Task
 
 
 def names(trials: int) -> list[str]:
@@ -21,7 +21,7 @@ def names(trials: int) -> list[str]:
     return [f"trial_{number:04}" for number in range(trials)]
 
 
-class Search:
+class Search(Task):
     """The runs of a search.
 
     A run is stopped where its best validation accuracy so far is below the median of those of
@@ -36,7 +36,7 @@ class Search:
     """
 
     def __init__(self, queue: Queue, space: Space, base: ConfigDict, method: str):
-        self.keys: Sequence[str] = tuple(space)
+        super().__init__(tuple(space), {})
         self._queue = queue
         self._space = space
         self._base = base

@@ -1,10 +1,11 @@
 """The local workers of a sweep: each takes the next run of the queue until none is left."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import ModuleType
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -25,16 +26,20 @@ from eanet.workdir.tensorboard import write_hparams
 _MAX_CRASHES = 3
 
 
-class Task(Protocol):
-    """What the runs of the queue are."""
+@dataclass
+class Task:
+    """What the runs of the queue are: here those whose configs are known from the start."""
 
-    keys: Sequence[str]
+    keys: Sequence[str]  # that the runs override
+    configs: Mapping[str, ConfigDict]  # by name of the run
 
     def config(self, claim: Claim) -> ConfigDict:
         """The config of a run that was taken."""
+        return self.configs[claim.name]
 
     def hopeless(self, claim: Claim, workdir: Path) -> bool:
         """Whether a run is not worth going on with; asked now and then while it trains."""
+        return False
 
 
 class Timing(NamedTuple):
@@ -43,6 +48,27 @@ class Timing(NamedTuple):
     look: float = 2.0  # at the queue and the runs' files
     heartbeat: float = 60.0  # after which other hosts are told that a run's worker is alive
     heartbeat_timeout: float = 300.0  # without one, after which a worker elsewhere is thought dead
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to work at a sweep on this machine."""
+
+    directory: Path | None  # of the sweep; None for runs/CONFIG_SWEEP
+    storage: str | None  # URL of the queue; None for a journal in the directory
+    workers: int  # runs at once
+    dry_run: bool  # whether only to say what would be done
+    command: Callable[[Path], list[str]]  # what trains in a workdir, as `RunProcess` asks for it
+    timing: Timing = field(default_factory=Timing)  # how often to look after the runs
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, not {self.workers}")
+        host.share(0, self.workers)
+
+    def place(self, module: ModuleType, title: str) -> Path:
+        """The directory of a sweep of a config file."""
+        return self.directory or Path("runs") / f"{module.__name__}_{title}"
 
 
 @dataclass
@@ -64,50 +90,44 @@ class Workers:
     queue: Queue  # of the sweep
     task: Task  # what its runs are
     directory: Path  # of the sweep
-    count: int  # how many work at once
-    command: Callable[[Path], list[str]]  # what trains in a workdir, as `RunProcess` asks for it
+    options: Options  # how to work at them
     display: SweepDisplay  # where to say how it goes
-    timing: Timing  # how often things are done
     _work: list[_Work] = field(default_factory=list)
     _unavailable: bool = False
 
     def run(self, stop: Request) -> None:
         """Works until every run of the queue has ended, here or elsewhere, or until `stop`."""
-        look = 0.0
-        finished = False
+        look, finished = 0.0, False
+        timing = self.options.timing
         try:
             while not finished and not stop:
                 self._while_available(self._collect)
                 if time.monotonic() >= look:
                     finished = bool(self._while_available(self._look))
-                    look = time.monotonic() + self.timing.look
-                time.sleep(min(0.1, self.timing.look))
+                    look = time.monotonic() + timing.look
+                time.sleep(min(0.1, timing.look))
         finally:
-            self._stop_all()
-
-    def _stop_all(self) -> None:
-        for work in self._work:
-            work.process.stop()
-        for work in self._work:
-            work.process.wait()
-        self._while_available(lambda: self._collect() and self._show())
+            for work in self._work:
+                work.process.stop()
+            for work in self._work:
+                work.process.wait()
+            self._while_available(lambda: self._collect() and self._show())
 
     def _while_available(self, action: Callable[[], bool]) -> bool:
         """Does something with the storage; where that cannot be reached, training goes on."""
         try:
-            done = action()
+            return action()
         except UNAVAILABLE as error:
             if not self._unavailable:
                 self.display.warn(f"queue or files cannot be reached, trying again: {error}")
             self._unavailable = True
             return False
-        return done
 
     def _look(self) -> bool:
         """Does what is to be done now and then; whether everything is done."""
         for name in self.queue.requeue():
             self.display.note(f"{name}: its worker died, waits again")
-        while len(self._work) < self.count and (claim := self.queue.take()):
+        while len(self._work) < self.options.workers and (claim := self.queue.take()):
             try:
                 self._start(claim)
             except Lost:
@@ -127,7 +147,7 @@ class Workers:
 
     def _start(self, claim: Claim) -> None:
         workdir = self.directory / claim.name
-        slot = min(set(range(self.count)) - {work.slot for work in self._work})
+        slot = min(set(range(self.options.workers)) - {work.slot for work in self._work})
         try:
             config = self.task.config(claim)
             with claimed(workdir, config, self.display.warn):
@@ -135,8 +155,8 @@ class Workers:
             records.forget_ended(workdir)
             values = dict(flatten(config))
             write_hparams(workdir, {key: values[key] for key in self.task.keys})
-            share = host.share(slot, self.count)
-            process = RunProcess(self.command(workdir), workdir, share, claim.lock.descriptor)
+            share, command = host.share(slot, self.options.workers), self.options.command(workdir)
+            process = RunProcess(command, workdir, share, claim.lock.descriptor)
         except UserError as error:
             self._give_up(claim, workdir, str(error))
             return
@@ -148,7 +168,7 @@ class Workers:
         if work.lost or work.hopeless:
             return
         try:
-            if time.monotonic() - work.heartbeat > self.timing.heartbeat:
+            if time.monotonic() - work.heartbeat > self.options.timing.heartbeat:
                 work.claim.heartbeat()
                 work.heartbeat = time.monotonic()
             if self.task.hopeless(work.claim, work.workdir):
