@@ -101,7 +101,7 @@ class SweepDisplay:
     def _row(self, name: str, here: Mapping[str, float]) -> tuple[str, ...]:
         state, run = self.statuses[name].state, self._runs[name]
         elsewhere = state is State.RUNNING and name not in here
-        begun = run.records or name in here
+        begun = run.step or name in here
         return (
             name,
             "elsewhere" if elsewhere else _NAMES[state],

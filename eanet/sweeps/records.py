@@ -5,7 +5,6 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,68 +61,26 @@ _LATENCY: dict[str, Rule] = {
 }
 
 
-@dataclass(frozen=True)
-class RunRecord:
+class RunRecord(NamedTuple):
     """What the files tell of one run."""
 
     name: str  # of its directory
+    state: str  # one of done, failed, pruned, unfinished, waiting
+    reason: str  # why it failed or was pruned
     settings: Record  # values of all keys of its config, as far as they are known
     config: ConfigDict | None  # None where it has not begun
-    records: list[Record]  # of `metrics.jsonl`
+    num_epochs: float  # that it is to train; NaN where it has not begun
+    step: int  # how far it has come
+    epoch: float  # the same in epochs
+    images_per_second: float  # the median over the reports of training, NaN without any
+    validations: list[Record]  # the records of validation that have an accuracy
+    best: Record | None  # that of highest accuracy
+    val_accuracy: float  # its accuracy, NaN without any
     results: Record  # of `results_test.json`, empty without
-    ended: Record  # `state` and `reason` where the run ended early
+    test: Record  # the same, but empty for another checkpoint than the best
     parameters: int | None  # of the model; None where unknown
     multiply_adds: int | None  # for one image, likewise
     latency: float | None  # milliseconds for one image, likewise
-
-    @property
-    def num_epochs(self) -> float:
-        """That it is to train; NaN where it has not begun."""
-        return self.config.num_epochs if self.config else math.nan
-
-    @property
-    def state(self) -> str:
-        """One of done, failed, pruned, unfinished, waiting."""
-        if self.results and self.epoch >= self.num_epochs - 1e-5:
-            return "done"
-        return self.ended.get("state", "unfinished" if self.records else "waiting")
-
-    @property
-    def step(self) -> int:
-        """How far the run has come."""
-        return self.records[-1]["step"] if self.records else 0
-
-    @property
-    def epoch(self) -> float:
-        """The same in epochs."""
-        return self.records[-1]["epoch"] if self.records else 0.0
-
-    @property
-    def validations(self) -> list[Record]:
-        """The records of validation that have an accuracy."""
-        return log.validations(self.records)
-
-    @property
-    def best(self) -> Record | None:
-        """The validation record of highest accuracy."""
-        return log.best_validation(self.records)
-
-    @property
-    def val_accuracy(self) -> float:
-        """The highest accuracy on validation, NaN without any."""
-        return self.best["accuracy"] if self.best else math.nan
-
-    @property
-    def test(self) -> Record:
-        """The results on test; empty without, and for another checkpoint than the best."""
-        return self.results if log.is_of_best(self.results, self.records) else {}
-
-    @property
-    def images_per_second(self) -> float:
-        """The median over the reports of training, NaN without any."""
-        reported = [record.get("images_per_second", math.nan) for record in self.records]
-        rates = [rate for rate in reported if math.isfinite(rate)]
-        return statistics.median(rates) if rates else math.nan
 
 
 class SweepRecord(NamedTuple):
@@ -189,16 +146,33 @@ def read_run(
         if wrong:
             raise UserError(f"{path} is not the config of a run: see {wrong[0]} there")
     results = read_results(workdir, "test") or {}
+    lines = log.read(metrics) if metrics.exists() else []
+    ended = files.read_record(workdir / _ENDED, "remove it", _END) or {}
+    num_epochs = config.num_epochs if config else math.nan
+    last: Record = lines[-1] if lines else {"step": 0, "epoch": 0.0}
+    if results and last["epoch"] >= num_epochs - 1e-5:
+        ended = {"state": "done"}
+    rates = [line.get("images_per_second", math.nan) for line in lines]
+    rates = [rate for rate in rates if math.isfinite(rate)]
+    best = log.best_validation(lines)
     return RunRecord(
-        workdir.name,
-        settings,
-        config,
-        log.read(metrics) if metrics.exists() else [],
-        results,
-        files.read_record(workdir / _ENDED, "remove it", _END) or {},
-        results.get("parameters", planned.get("parameters")),
-        results.get("multiply_adds_per_image", planned.get("multiply_adds")),
-        latencies.get(model_key(config)) if config and latencies else None,
+        name=workdir.name,
+        state=ended.get("state", "unfinished" if lines else "waiting"),
+        reason=ended.get("reason", ""),
+        settings=settings,
+        config=config,
+        num_epochs=num_epochs,
+        step=last["step"],
+        epoch=last["epoch"],
+        images_per_second=statistics.median(rates) if rates else math.nan,
+        validations=log.validations(lines),
+        best=best,
+        val_accuracy=best["accuracy"] if best else math.nan,
+        results=results,
+        test=results if log.is_of_best(results, lines) else {},
+        parameters=results.get("parameters", planned.get("parameters")),
+        multiply_adds=results.get("multiply_adds_per_image", planned.get("multiply_adds")),
+        latency=latencies.get(model_key(config)) if config and latencies else None,
     )
 
 

@@ -57,7 +57,7 @@ def write_report(directory: Path) -> list[Path]:
         f"{len(sweep.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states),
         *_settings_table(found, chosen),
         _notes(sweep, chosen),
-        [f"{run.name}: {run.state}: {_reason(run)}" for run in sweep.runs if run.state in EARLY],
+        [f"{run.name}: {run.state}: {run.reason}" for run in sweep.runs if run.state in EARLY],
     )
     content = {
         "sweep.csv": _csv(sweep).encode(),
@@ -162,12 +162,8 @@ def _csv_row(run: RunRecord, keys: Mapping[str, str]) -> dict[str, Any]:
         "multiply_adds": run.multiply_adds,
         "train_images_per_second": run.images_per_second,
         "latency_ms": run.latency,
-        "reason": _reason(run),
+        "reason": run.reason,
     }
-
-
-def _reason(run: RunRecord) -> str:
-    return run.ended.get("reason", "") if run.state in EARLY else ""
 
 
 def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:

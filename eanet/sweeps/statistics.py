@@ -30,23 +30,10 @@ class Setting(NamedTuple):
     """The runs of one config but for the seed."""
 
     values: dict[str, Any]  # of the keys that tell the settings apart
-    runs: tuple[RunRecord, ...]  # all of them, finished or not
-
-    @property
-    def done(self) -> list[RunRecord]:
-        """The runs that count."""
-        return [run for run in self.runs if run.state == "done"]
-
-    @property
-    def validation(self) -> Summary:
-        """Of the highest validation accuracy of each finished run."""
-        return summary([run.val_accuracy for run in self.done])
-
-    @property
-    def test(self) -> Summary:
-        """Of the test accuracy of the best checkpoint of each finished run."""
-        accuracies = (run.test.get("accuracy") for run in self.done)
-        return summary([each for each in accuracies if each is not None])
+    runs: list[RunRecord]  # all of them, finished or not
+    done: list[RunRecord]  # those that count
+    validation: Summary  # of the highest validation accuracy of each of these
+    test: Summary  # of the test accuracy of the best checkpoint of each of these
 
     @property
     def name(self) -> str:
@@ -100,10 +87,15 @@ def settings(sweep: SweepRecord) -> list[Setting]:
     for run in sweep.runs:
         if all(key in run.settings for key in keys):
             grouped.setdefault(tuple(run.settings[key] for key in keys), []).append(run)
-    return [
-        Setting(dict(zip(keys, values, strict=True)), tuple(runs))
-        for values, runs in grouped.items()
-    ]
+    found = []
+    for values, runs in grouped.items():
+        done = [run for run in runs if run.state == "done"]
+        tested = [run.test["accuracy"] for run in done if run.test.get("accuracy") is not None]
+        validation = summary([run.val_accuracy for run in done])
+        found.append(
+            Setting(dict(zip(keys, values, strict=True)), runs, done, validation, summary(tested))
+        )
+    return found
 
 
 def best(found: Sequence[Setting]) -> Setting | None:
