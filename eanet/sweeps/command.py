@@ -17,7 +17,7 @@ from eanet.signals import stop_request
 from eanet.sweeps import plan as plan_lib
 from eanet.sweeps import search
 from eanet.sweeps.console import SweepDisplay, show_plan
-from eanet.sweeps.estimate import RunSize, measured_rate
+from eanet.sweeps.estimate import RunSize
 from eanet.sweeps.plan import PlannedRun
 from eanet.sweeps.process import LOG
 from eanet.sweeps.queue import Queue
@@ -58,7 +58,7 @@ def run_grid(
         check(directory / run.name, run.config)
     sizes = _sizes(plan.runs, size)
     if options.dry_run:
-        show_plan(console, sizes, measured_rate(directory, sizes), options.workers)
+        show_plan(console, directory, sizes, options.workers)
         return
     digests = {run.name: run.digest for run in plan.runs}
     queue, display = _open(console, directory, options, digests)
