@@ -35,14 +35,9 @@ def run_grid(
     options: Options,
     size: Callable[[ConfigDict], RunSize],
 ) -> None:
-    """Works at all runs of a sweep.
+    """Works at all runs that `eanet.sweeps.plan.plan` makes of a definition.
 
-    Args:
-      definition: see `eanet.sweeps.plan.plan`.
-      base: the config that the runs override.
-      module: of the config file.
-      options: how to work.
-      size: of the run of a config; refuses an impossible one.
+    `size` tells that of the run of a config, and refuses an impossible one.
 
     Raises:
       UserError: for what is wrong with the definition or any run, before the first starts; at
@@ -73,24 +68,9 @@ def run_grid(
 
 
 def run_search(
-    name: str,
-    base: ConfigDict,
-    module: ModuleType,
-    options: Options,
-    *,
-    method: str,
-    trials: int,
+    name: str, base: ConfigDict, module: ModuleType, options: Options, *, method: str, trials: int
 ) -> None:
-    """Works at the runs of a search; raises as `run_grid` does.
-
-    Args:
-      name: of the function `search_NAME` of the config file.
-      base: the config that the runs override.
-      module: of the config file.
-      options: how to work.
-      method: see `eanet.sweeps.search.Search`.
-      trials: how many runs in all.
-    """
+    """Works at `trials` runs in `eanet.sweeps.plan.search_space`; raises as `run_grid` does."""
     console = Console()
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}")

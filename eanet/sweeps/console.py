@@ -52,12 +52,7 @@ def show_plan(
 
 
 class SweepDisplay:
-    """A live table of runs on a terminal; elsewhere a line for each thing that happens.
-
-    Args:
-      console: where to write.
-      directory: of the sweep.
-    """
+    """A live table of runs on a terminal; elsewhere a line for each thing that happens."""
 
     def __init__(self, console: Console, directory: Path):
         self.note = console.note

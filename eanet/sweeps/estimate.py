@@ -22,10 +22,6 @@ class RunSize(NamedTuple):
 def measured_rate(directory: Path, sizes: Mapping[str, RunSize]) -> tuple[float, str] | None:
     """The median speed of the runs of a sweep, else that of the newest run beside it.
 
-    Args:
-      directory: of the sweep, need not exist.
-      sizes: of its runs, by name.
-
     Returns:
       Multiply-adds of the forward pass a second, while training, and where that was measured.
     """

@@ -20,14 +20,11 @@ _CALLS = (10, 200)  # at least, at most
 
 
 def measure(directory: Path) -> dict[str, Any]:
-    """Measures the models that have not been measured on this device; returns all of the file.
-
-    Args:
-      directory: of a sweep.
+    """Measures the models of a sweep that have not been measured on this device.
 
     Returns:
-      device: what was measured on; models: for each, as `records.model_key` names it, the median
-      milliseconds of one image.
+      All of the file: `device`, and `models`, for each, as `records.model_key` names it, the
+      median milliseconds of one image.
 
     Raises:
       UserError: the directory is no sweep's, or the data that say what an image is are missing.

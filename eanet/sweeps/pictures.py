@@ -37,15 +37,7 @@ _MAX_ROWS = 40
 
 
 def draw_all(title: str, settings: Sequence[Setting]) -> dict[str, bytes]:
-    """All pictures that the sweep has enough runs for.
-
-    Args:
-      title: name of the sweep.
-      settings: of `eanet.sweeps.statistics.settings`.
-
-    Returns:
-      The name of a file to its content.
-    """
+    """All pictures that these settings are enough for: the name of a file to its content."""
     done = [setting for setting in settings if setting.validation.count]
     pictures = {}
     if done:

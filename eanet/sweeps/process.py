@@ -27,13 +27,8 @@ class RunProcess:
     """A process that trains in a workdir; what it says is appended to `train.log` there.
 
     It gets a pipe as its standard input, and must stop in order when that ends: on `stop`, and
-    when this process is gone.
-
-    Args:
-      command: what to start.
-      workdir: of the run, must exist.
-      share: of the machine.
-      inherit: descriptor of the lock on the run, which lasts as long as the process.
+    when this process is gone. It inherits the descriptor of the lock on the run, which lasts as
+    long as the process.
     """
 
     def __init__(self, command: Sequence[str], workdir: Path, share: Share, inherit: int):

@@ -84,13 +84,10 @@ class Claim:
 
 
 class Queue:
-    """The runs of one sweep.
+    """The runs of one sweep, which has the same name for all its workers.
 
-    Args:
-      storage: of Optuna; every worker has one of its own onto the same data.
-      name: of the sweep, the same for all its workers.
-      directory: for the locks.
-      heartbeat_timeout: seconds without a heartbeat after which a worker elsewhere is thought dead.
+    Every worker has an Optuna storage of its own onto the same data, and a directory for the locks.
+    One elsewhere is thought dead after `heartbeat_timeout` seconds without a heartbeat.
     """
 
     def __init__(
@@ -108,10 +105,7 @@ class Queue:
         )
 
     def enqueue(self, runs: Mapping[str, str]) -> None:
-        """Makes these the runs to work at; those that the queue does not know yet join it.
-
-        Args:
-          runs: name to digest of the config.
+        """Makes these, name to digest of the config, the runs to work at; new ones join the queue.
 
         Raises:
           UserError: a run of that name has another config.

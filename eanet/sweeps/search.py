@@ -26,13 +26,8 @@ class Search(Task):
 
     A run is stopped where its best validation accuracy so far is below the median of those of
     the other runs after as many validations; never among the first five, and not at the first
-    validation (Optuna's median rule).
-
-    Args:
-      queue: of the runs, which remembers their results.
-      space: what to choose from.
-      base: the config that is overridden.
-      method: "tpe", which learns from the results so far, or "random".
+    validation (Optuna's median rule). `method` is "tpe", which learns from the results that the
+    queue remembers, or "random".
     """
 
     def __init__(self, queue: Queue, space: Space, base: ConfigDict, method: str):

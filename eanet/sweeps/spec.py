@@ -42,8 +42,7 @@ def product(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
     Raises:
       ValueError: if two of them set the same key.
     """
-    for parts in itertools.product(*sweeps):
-        yield _merged(parts)
+    yield from map(_merged, itertools.product(*sweeps))
 
 
 def zip_(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
@@ -52,8 +51,7 @@ def zip_(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
     Raises:
       ValueError: if they are not of one length, or two set the same key.
     """
-    for parts in zip(*sweeps, strict=True):
-        yield _merged(parts)
+    yield from map(_merged, zip(*sweeps, strict=True))
 
 
 def chain(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:

@@ -27,10 +27,8 @@ UNAVAILABLE = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError)
 def open_storage(url: str | None, directory: Path) -> BaseStorage:
     """Opens a storage, which is made where it is not there yet.
 
-    Args:
-      url: as SQLAlchemy has it, `postgresql://…`, `mysql://…` or `sqlite:///…`; None for a journal
-        in `directory`.
-      directory: of the queue, must exist.
+    The URL is as SQLAlchemy has it, `postgresql://…`, `mysql://…` or `sqlite:///…`; None stands for
+    a journal in the directory.
 
     Raises:
       UserError: the storage cannot be reached, its driver is missing, or it is damaged.

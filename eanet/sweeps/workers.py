@@ -87,11 +87,11 @@ class _Work:
 class Workers:
     """The workers on this machine."""
 
-    queue: Queue  # of the sweep
-    task: Task  # what its runs are
+    queue: Queue
+    task: Task
     directory: Path  # of the sweep
-    options: Options  # how to work at them
-    display: SweepDisplay  # where to say how it goes
+    options: Options
+    display: SweepDisplay
     _work: list[_Work] = field(default_factory=list)
     _unavailable: bool = False
 
