@@ -167,20 +167,20 @@ def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
     ys, _ = _means([setting for setting, _ in points])
     front = pareto_front(list(zip(xs, ys, strict=True)))
     axes.plot(xs, ys, "o", color=FAINT, markersize=5, markeredgewidth=0)
-    axes.plot([xs[i] for i in front], [ys[i] for i in front], "o-", color=PALETTE[1],
-              linewidth=1.4, markersize=6)  # fmt: skip
+    best = [(xs[index], ys[index]) for index in front]
+    axes.plot(*zip(*best, strict=True), "o-", color=PALETTE[1], linewidth=1.4, markersize=6)
     _log_where_wide(axes, xs)
     axes.margins(x=0.25, y=0.15)
+    # Nothing lies above and left of the front.
+    look = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right", "color": INK}
+    names = [points[index][0].name for index in front]
     texts = [
-        axes.annotate(
-            points[index][0].name, (xs[index], ys[index]), xytext=(-6, 4),
-            textcoords="offset points", ha="right", size=FONT_SIZE - 1, color=INK,
-        )
-        for index in reversed(front)  # nothing lies above and left of the front
-    ]  # fmt: skip
+        axes.annotate(name, point, size=FONT_SIZE - 1, **look)
+        for name, point in zip(names, best, strict=True)
+    ]
     axes.figure.draw_without_rendering()
     taken: list[Any] = []
-    for text in texts:  # the best first; one that would cover another is left to the table
+    for text in reversed(texts):  # the best first; what would cover another is left to the table
         box = text.get_window_extent()
         if any(box.overlaps(other) for other in taken):
             text.remove()
@@ -204,15 +204,11 @@ def _curves(title: str, settings: Sequence[Setting]) -> bytes:
         indices = [values.index(setting.values[key]) for key, values in kinds.items()]
         colour, line = (*indices, 0, 0)[:2]
         for run in setting.runs:
-            val = run.validations
-            axes.plot(
-                [record["epoch"] for record in val],
-                [100 * record["accuracy"] for record in val],
-                _STYLES[line],
-                color=colours[colour],
-                marker="o" if len(val) <= 3 else None,
-                markersize=3.5, linewidth=1.2, alpha=0.85,
-            )  # fmt: skip
+            epochs = [record["epoch"] for record in run.validations]
+            accuracies = [100 * record["accuracy"] for record in run.validations]
+            look = {"linestyle": _STYLES[line], "marker": "o" if len(epochs) <= 3 else None}
+            look |= {"color": colours[colour], "markersize": 3.5, "linewidth": 1.2, "alpha": 0.85}
+            axes.plot(epochs, accuracies, **look)
     axes.set_xlim(left=0)
     _legend(axes, kinds, colours)
     return png(figure)
@@ -233,8 +229,8 @@ def _legend(axes: Any, kinds: Mapping[str, Sequence[Any]], colours: Any) -> None
             text = shown_value(values[index])
             handles.append(Line2D([], [], color=colour, linestyle=line, label=text))
     if handles:
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
-                    fontsize=FONT_SIZE, labelcolor=INK)  # fmt: skip
+        look: Any = {"frameon": False, "fontsize": FONT_SIZE, "labelcolor": INK}
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), **look)
 
 
 def _colours(count: int) -> Any:
@@ -260,10 +256,8 @@ def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]
     short = symbols(others)
     lines: dict[str, list[Setting]] = {}
     for setting in settings:
-        text = ", ".join(
-            f"{short[other]} = {shown_value(setting.values[other])}" for other in others
-        )
-        lines.setdefault(text, []).append(setting)
+        text = [f"{short[other]} = {shown_value(setting.values[other])}" for other in others]
+        lines.setdefault(", ".join(text), []).append(setting)
     return lines
 
 
@@ -281,9 +275,10 @@ def _log_where_wide(axes: Any, values: Sequence[float], factor: float = 8) -> No
 def _footnote(figure: Any, settings: Sequence[Setting]) -> None:
     """Says how many runs a mean is of, which no picture of means should leave out."""
     counts = sorted({setting.validation.count for setting in settings})
-    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"n = {runs} per setting" + ("; mean ± standard deviation" if counts[-1] > 1 else "")
-    _note(figure, text)
+    runs = " to ".join(str(count) for count in dict.fromkeys([counts[0], counts[-1]]))
+    _note(
+        figure, f"n = {runs} per setting{'; mean ± standard deviation' if counts[-1] > 1 else ''}"
+    )
 
 
 def _note(figure: Any, text: str) -> None:
