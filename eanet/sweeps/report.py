@@ -23,13 +23,7 @@ from eanet.sweeps import records
 from eanet.sweeps.keys import short_names, shown_value
 from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
-from eanet.sweeps.statistics import (
-    Setting,
-    best,
-    paired_difference,
-    settings,
-    varied_keys,
-)
+from eanet.sweeps.statistics import Setting, best, paired_difference, settings, varied_keys
 
 Row = tuple[bool, list[str]]  # whether it is the best setting's, and its cells
 
@@ -142,13 +136,13 @@ def _csv(sweep: SweepRecord) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    writer.writerows(rows)
     return file.getvalue()
 
 
 def _csv_row(run: RunRecord, keys: Mapping[str, str]) -> dict[str, Any]:
     chosen = run.best or {}
-    return {
+    row = {
         "run": run.name,
         "state": run.state,
         **{short: run.settings.get(key, "") for key, short in keys.items()},
@@ -164,6 +158,7 @@ def _csv_row(run: RunRecord, keys: Mapping[str, str]) -> dict[str, Any]:
         "latency_ms": run.latency,
         "reason": run.reason,
     }
+    return {key: _cell(value) for key, value in row.items()}
 
 
 def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:

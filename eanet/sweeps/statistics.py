@@ -110,18 +110,17 @@ def best(found: Sequence[Setting]) -> Setting | None:
 
 def paired_difference(one: Setting, other: Setting) -> Summary:
     """Of the validation accuracies of the seeds that have finished in both: `one` − `other`."""
-    ours, theirs = (
-        {run.settings.get(SEED): run.val_accuracy for run in setting.done}
-        for setting in (one, other)
-    )
+    ours = {run.settings.get(SEED): run.val_accuracy for run in one.done}
+    theirs = {run.settings.get(SEED): run.val_accuracy for run in other.done}
     return summary([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """The indices of the points (cost, gain) that none beats in both, by rising cost."""
     front: list[int] = []
-    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
-    for index in order:
+    for index in sorted(
+        range(len(points)), key=lambda index: (points[index][0], -points[index][1])
+    ):
         if not front or points[index][1] > points[front[-1]][1]:
             front.append(index)
     return front

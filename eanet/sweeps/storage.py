@@ -125,9 +125,8 @@ def _open_database(url: str) -> BaseStorage:
         except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             # Also where two hosts make the tables at the same moment: then the next try is good.
             if not left:
-                cause = error.__cause__ or error
-                raise UserError(f"--storage={_shown(url)} does not answer: {_first(cause)}"
-                                ) from None  # fmt: skip
+                cause = _first(error.__cause__ or error)
+                raise UserError(f"--storage={_shown(url)} does not answer: {cause}") from None
             time.sleep(random.uniform(0.1, 1.0))
     raise AssertionError
 
@@ -141,5 +140,4 @@ def _shown(url: str) -> str:
 
 
 def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
