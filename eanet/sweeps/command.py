@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from optuna.trial import TrialState
 
 from eanet import files
-from eanet.config import flatten, lasting, override
+from eanet.config import lasting, override
 from eanet.display.console import Console
 from eanet.errors import Interrupted, UserError
 from eanet.signals import stop_request
@@ -58,13 +58,13 @@ def run_grid(
     digests = {run.name: run.digest for run in plan.runs}
     queue, display = _open(console, directory, options, digests)
     runs = [
-        {"name": run.name, "settings": dict(flatten(run.config)), **sizes[run.name]._asdict()}
+        {"name": run.name, "settings": run.settings, **sizes[run.name]._asdict()}
         for run in plan.runs
     ]
     follow = plan_lib.followers(base, (run.config for run in plan.runs), plan.keys)
     write_sweep(directory, plan.keys, runs, follow)
     task = Task(plan.keys, {run.name: run.config for run in plan.runs})
-    _work(console, directory, Workers(queue, task, directory, options, display))
+    _work(console, Workers(queue, task, directory, options, display))
 
 
 def run_search(
@@ -88,7 +88,7 @@ def run_search(
     follow = plan_lib.followers(base, changed, space)
     write_sweep(directory, list(space), [{"name": each} for each in names], follow)
     task = search.Search(queue, space, base, method)
-    _work(console, directory, Workers(queue, task, directory, options, display))
+    _work(console, Workers(queue, task, directory, options, display))
 
 
 def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) -> dict[str, RunSize]:
@@ -124,8 +124,8 @@ def _open(
     return queue, display
 
 
-def _work(console: Console, directory: Path, workers: Workers) -> None:
-    display = workers.display
+def _work(console: Console, workers: Workers) -> None:
+    directory, display = workers.directory, workers.display
     console.note(f"{directory}: {display.summary()}")
     with stop_request() as stop, console.live(display):
         workers.run(stop)

@@ -7,10 +7,7 @@ SEED = "seed"
 # Runs that differ in these alone are of one setting.
 NO_SETTING = {SEED, "dataset.data_dir"}
 # What a person asks about first: symbol and meaning; other keys have their own names.
-_KNOWN = {
-    "model.memory_size": ("S", "memory units"),
-    "model.embed_dim": ("d", "width of a token"),
-}
+_KNOWN = {"model.memory_size": ("S", "memory units"), "model.embed_dim": ("d", "width of a token")}
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

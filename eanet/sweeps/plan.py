@@ -25,6 +25,7 @@ class PlannedRun(NamedTuple):
 
     name: str  # of its directory, made of what it overrides
     config: ConfigDict  # resolved
+    settings: dict[str, Any]  # the same with full keys
     digest: str  # of the config, see `lasting`: eight hexadecimal digits
 
 
@@ -63,11 +64,18 @@ def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
     for each, config in zip(overrides, configs, strict=True):
         values = dict(config_lib.flatten(config))
         name = _name({shown[key]: values[key] for key in each})
-        run = PlannedRun(name, config, files.digest(config_lib.lasting(config))[:8])
+        run = PlannedRun(name, config, values, files.digest(config_lib.lasting(config))[:8])
         first = distinct.setdefault(run.digest, run)
         if first is not run:
             warnings.append(f"{run.name} is identical to {first.name}: they run only once")
-    runs = _with_names_of_their_own(list(distinct.values()))
+    # Different values may look alike as parts of a file's name, or make it too long.
+    names = [run.name for run in distinct.values()]
+    runs = tuple(
+        run
+        if names.count(run.name) == 1 and len(run.name) <= _MAX_NAME
+        else run._replace(name=f"{run.name[:_MAX_NAME]},{run.digest}")
+        for run in distinct.values()
+    )
     return SweepPlan(title, keys, runs, (*warnings, *_confounded(runs, keys)))
 
 
@@ -175,23 +183,11 @@ def _name(values: Mapping[str, Any]) -> str:
     return ",".join(parts) or "base"
 
 
-def _with_names_of_their_own(runs: Sequence[PlannedRun]) -> tuple[PlannedRun, ...]:
-    """Different values may look alike as parts of a file's name, or make it too long."""
-    names = [run.name for run in runs]
-    return tuple(
-        run
-        if names.count(run.name) == 1 and len(run.name) <= _MAX_NAME
-        else run._replace(name=f"{run.name[:_MAX_NAME]},{run.digest}")
-        for run in runs
-    )
-
-
 def _confounded(runs: Sequence[PlannedRun], keys: Sequence[str]) -> list[str]:
     """A warning for each group of keys that change from run to run only together."""
     groups: dict[tuple[int, ...], list[str]] = {}
-    configs = [dict(config_lib.flatten(run.config)) for run in runs]
     for key in keys:
-        values = [config[key] for config in configs]
+        values = [run.settings[key] for run in runs]
         distinct = list(dict.fromkeys(values))
         if len(distinct) > 1:
             pattern = tuple(distinct.index(value) for value in values)

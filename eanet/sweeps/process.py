@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class RunProcess:
         append = files.open_regular(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with open(append, "ab") as log:
             self._log_start = log.tell()
-            with _on_cores(share.cores):
+            with nullcontext() if share.cores is None else _on_cores(share.cores):
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -82,11 +82,8 @@ class RunProcess:
 
 
 @contextmanager
-def _on_cores(cores: frozenset[int] | None) -> Iterator[None]:
+def _on_cores(cores: frozenset[int]) -> Iterator[None]:
     """Processes that are started meanwhile run on these cores alone."""
-    if cores is None:
-        yield
-        return
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

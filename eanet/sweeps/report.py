@@ -82,12 +82,16 @@ def _settings_table(
     rows = []
     for setting in found:
         run = setting.runs[0]
+        difference = "best" if setting is chosen else "–"
+        if chosen and setting is not chosen:
+            paired = paired_difference(setting, chosen)
+            difference = paired.percent(sign="+") + (f" ({paired.count})" if paired.count else "")
         latencies = [each.latency for each in setting.runs if each.latency is not None]
         cells = [
             *map(shown_value, setting.values.values()),
             setting.validation.percent(),
             str(setting.validation.count),
-            _difference(setting, chosen),
+            difference,
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
             f"{latencies[0]:.2f}" if latencies else "–",
@@ -95,14 +99,6 @@ def _settings_table(
         ]
         rows.append((setting is chosen, cells))
     return heading, rows
-
-
-def _difference(setting: Setting, chosen: Setting | None) -> str:
-    if setting is chosen or chosen is None:
-        return "best" if chosen else "–"
-    difference = paired_difference(setting, chosen)
-    seeds = f" ({difference.count})" if difference.count else ""
-    return difference.percent(sign="+") + seeds
 
 
 def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:

@@ -39,18 +39,13 @@ def seeds(count: int, first: int = 0) -> list[Overrides]:
 def product(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
     """Every run of each combined with every run of the others; the last changes fastest.
 
-    Raises:
-      ValueError: if two of them set the same key.
+    As `zip_` it raises `ValueError` where two of them set the same key.
     """
     yield from map(_merged, itertools.product(*sweeps))
 
 
 def zip_(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
-    """The first runs of all combined, then the second ones, and so on.
-
-    Raises:
-      ValueError: if they are not of one length, or two set the same key.
-    """
+    """The first runs of all combined, then the second ones; `ValueError` for other lengths."""
     yield from map(_merged, zip(*sweeps, strict=True))
 
 

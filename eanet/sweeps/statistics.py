@@ -118,9 +118,7 @@ def paired_difference(one: Setting, other: Setting) -> Summary:
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """The indices of the points (cost, gain) that none beats in both, by rising cost."""
     front: list[int] = []
-    for index in sorted(
-        range(len(points)), key=lambda index: (points[index][0], -points[index][1])
-    ):
-        if not front or points[index][1] > points[front[-1]][1]:
+    for index, (_, gain) in sorted(enumerate(points), key=lambda each: (each[1][0], -each[1][1])):
+        if not front or gain > points[front[-1]][1]:
             front.append(index)
     return front
