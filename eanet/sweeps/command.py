@@ -21,7 +21,7 @@ from eanet.sweeps.estimate import RunSize
 from eanet.sweeps.plan import PlannedRun
 from eanet.sweeps.process import LOG
 from eanet.sweeps.queue import Queue
-from eanet.sweeps.records import write_sweep
+from eanet.sweeps.records import Record, write_sweep
 from eanet.sweeps.report import write_report
 from eanet.sweeps.storage import UNAVAILABLE, open_storage
 from eanet.sweeps.workers import Options, Task, Workers
@@ -55,16 +55,14 @@ def run_grid(
     if options.dry_run:
         show_plan(console, directory, sizes, options.workers)
         return
-    digests = {run.name: run.digest for run in plan.runs}
-    queue, display = _open(console, directory, options, digests)
     runs = [
         {"name": run.name, "settings": run.settings, **sizes[run.name]._asdict()}
         for run in plan.runs
     ]
-    follow = plan_lib.followers(base, (run.config for run in plan.runs), plan.keys)
-    write_sweep(directory, plan.keys, runs, follow)
     task = Task(plan.keys, {run.name: run.config for run in plan.runs})
-    _work(console, Workers(queue, task, directory, options, display))
+    follow = plan_lib.followers(base, task.configs.values(), plan.keys)
+    digests = {run.name: run.digest for run in plan.runs}
+    _work(console, directory, options, task, runs, follow, digests)
 
 
 def run_search(
@@ -82,13 +80,12 @@ def run_search(
         console.note(f"{trials} runs, each with values that are suggested when it starts")
         return
     names = search.names(trials)
-    digest = files.digest({"base": lasting(base), "space": repr(space)})[:8]
-    queue, display = _open(console, directory, options, dict.fromkeys(names, digest))
+    task = search.Search(space, base, method)
     changed = [override(base, {key: value}) for key in space for value in space[key].values]
     follow = plan_lib.followers(base, changed, space)
-    write_sweep(directory, list(space), [{"name": each} for each in names], follow)
-    task = search.Search(queue, space, base, method)
-    _work(console, Workers(queue, task, directory, options, display))
+    digest = files.digest({"base": lasting(base), "space": repr(space)})[:8]
+    runs = [{"name": each} for each in names]
+    _work(console, directory, options, task, runs, follow, dict.fromkeys(names, digest))
 
 
 def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) -> dict[str, RunSize]:
@@ -104,10 +101,16 @@ def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) ->
     return sizes
 
 
-def _open(
-    console: Console, directory: Path, options: Options, digests: Mapping[str, str]
-) -> tuple[Queue, SweepDisplay]:
-    """The queue with these runs in it, see `Queue.enqueue`, and how they stand."""
+def _work(
+    console: Console,
+    directory: Path,
+    options: Options,
+    task: Task,
+    runs: Sequence[Record],
+    follow: Sequence[str],
+    digests: Mapping[str, str],
+) -> None:
+    """Works at runs, of which `write_sweep` and `Queue.enqueue` say what is to be known."""
     own = directory / "queue"
     try:
         own.mkdir(parents=True, exist_ok=True)
@@ -121,12 +124,9 @@ def _open(
         display.show(queue.statuses(), {})
     except UNAVAILABLE as error:
         raise UserError(f"the queue cannot be reached: {error}; start the command again") from None
-    return queue, display
-
-
-def _work(console: Console, workers: Workers) -> None:
-    directory, display = workers.directory, workers.display
+    write_sweep(directory, task.keys, runs, follow)
     console.note(f"{directory}: {display.summary()}")
+    workers = Workers(queue, task, directory, options, display)
     with stop_request() as stop, console.live(display):
         workers.run(stop)
     console.note(f"{directory}: {display.summary()}")

@@ -54,13 +54,20 @@ class Claim:
     trial_id: int  # of Optuna
     lock: RunLock  # on the run, for the processes that work at it to inherit
     crashes: int  # earlier tries that ended `again` as crashed
-    _storage: BaseStorage
+    _queue: "Queue"
     _heartbeats: int = 0
+
+    def trial(self, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
+        """The try as Optuna's samplers and pruners know it."""
+        # Loaded anew, since a study keeps what it has once read for its sampler.
+        name, storage = self._queue.study.study_name, self._queue._storage
+        study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        return optuna.Trial(study, self.trial_id)
 
     def heartbeat(self) -> None:
         """Tells the others that this worker is alive."""
         self._heartbeats += 1
-        self._storage.set_trial_user_attr(self.trial_id, "heartbeat", self._heartbeats)
+        self._queue._set(self.trial_id, "heartbeat", self._heartbeats)
 
     def done(self, value: float) -> None:
         """Ends the run well, with what a search maximises."""
@@ -79,7 +86,7 @@ class Claim:
         self._end(TrialState.FAIL, reason=reason, again=True, crashed=crashed)
 
     def _end(self, state: TrialState, **ended: Any) -> None:
-        _end(self._storage, self.trial_id, state, **ended)
+        self._queue._end(self.trial_id, state, **ended)
         self.lock.close()
 
 
@@ -134,9 +141,9 @@ class Queue:
                 unless_taken.callback(lock.close)
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
-                    self._storage.set_trial_user_attr(trial._trial_id, "place", self._place)
+                    self._set(trial._trial_id, "place", self._place)
                     unless_taken.pop_all()
-                    return Claim(name, trial._trial_id, lock, crashes, self._storage)
+                    return Claim(name, trial._trial_id, lock, crashes, self)
         return None
 
     def requeue(self) -> list[str]:
@@ -146,8 +153,8 @@ class Queue:
             for trial in tries:
                 if trial.state == TrialState.RUNNING and self._is_dead(name, trial):
                     with suppress(Lost):  # where it has ended by now
-                        ended = {"reason": "its worker died", "again": True}
-                        _end(self._storage, trial._trial_id, TrialState.FAIL, **ended)
+                        reason = "its worker died"
+                        self._end(trial._trial_id, TrialState.FAIL, reason=reason, again=True)
                         dead.append(name)
         for name, tries in self._tries().items():
             if _decisive(tries) is None:
@@ -157,14 +164,6 @@ class Queue:
     def statuses(self) -> dict[str, Status]:
         """What has become of every planned run."""
         return {name: _status(tries) for name, tries in self._tries().items()}
-
-    def trial(self, claim: Claim, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
-        """The try of a claim as Optuna's samplers and pruners know it."""
-        # Loaded anew, since a study keeps what it has once read for its sampler.
-        study = optuna.load_study(
-            study_name=self.study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
-        )
-        return optuna.Trial(study, claim.trial_id)
 
     def _tries(self) -> dict[str, list[FrozenTrial]]:
         """The tries of each planned run, oldest first."""
@@ -192,13 +191,13 @@ class Queue:
     def _lock(self, name: str) -> Path:
         return self._directory / f"{name}.lock"
 
+    def _set(self, trial_id: int, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(trial_id, key, value)
 
-def _end(
-    storage: BaseStorage, trial_id: int, state: TrialState, *, values: Any = None, **ended: Any
-) -> None:
-    if ended:
-        storage.set_trial_user_attr(trial_id, "ended", ended)
-    storage.set_trial_state_values(trial_id, state, values)
+    def _end(self, trial_id: int, state: TrialState, *, values: Any = None, **ended: Any) -> None:
+        if ended:
+            self._set(trial_id, "ended", ended)
+        self._storage.set_trial_state_values(trial_id, state, values)
 
 
 def _ended(trial: FrozenTrial) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from eanet.config import override
 from eanet.sweeps import records as records_lib
-from eanet.sweeps.queue import Claim, Queue
+from eanet.sweeps.queue import Claim
 from eanet.sweeps.spec import Between, OneOf, Space
 from eanet.sweeps.workers import Task
 
@@ -30,9 +30,8 @@ class Search(Task):
     queue remembers, or "random".
     """
 
-    def __init__(self, queue: Queue, space: Space, base: ConfigDict, method: str):
+    def __init__(self, space: Space, base: ConfigDict, method: str):
         super().__init__(tuple(space), {})
-        self._queue = queue
         self._space = space
         self._base = base
         self._method = method
@@ -41,7 +40,7 @@ class Search(Task):
     def config(self, claim: Claim) -> ConfigDict:
         """The config that is suggested for a run; a run that is tried again keeps its own."""
         pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=2)
-        trial = self._queue.trial(claim, self._sampler(claim.name), pruner)
+        trial = claim.trial(self._sampler(claim.name), pruner)
         self._reported[claim.trial_id] = trial, 0
         choices = {key: _suggest(trial, key, values) for key, values in self._space.items()}
         return override(self._base, choices)

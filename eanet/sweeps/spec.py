@@ -39,13 +39,13 @@ def seeds(count: int, first: int = 0) -> list[Overrides]:
 def product(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
     """Every run of each combined with every run of the others; the last changes fastest.
 
-    As `zip_` it raises `ValueError` where two of them set the same key.
+    Raises `ValueError` where two of them set the same key, as `zip_` does.
     """
     yield from map(_merged, itertools.product(*sweeps))
 
 
 def zip_(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
-    """The first runs of all combined, then the second ones; `ValueError` for other lengths."""
+    """The first runs of all combined, then the second ones; they must be of one length."""
     yield from map(_merged, zip(*sweeps, strict=True))
 
 

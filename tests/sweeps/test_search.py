@@ -26,7 +26,7 @@ def base():
 def search(directory, method, trials, place="here"):
     queue = Queue(open_storage(None, directory), "search", directory / place, heartbeat_timeout=1e9)
     queue.enqueue(dict.fromkeys(names(trials), "x"))
-    return queue, Search(queue, SPACE, base(), method)
+    return queue, Search(SPACE, base(), method)
 
 
 def values(config):
