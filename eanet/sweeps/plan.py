@@ -86,29 +86,29 @@ def search_space(name: str, module: ModuleType, base: ConfigDict) -> Space:
       UserError: for an unknown name or key, or values that the key cannot have.
     """
     name = name.removeprefix("search_")
-    space = _call(module, "search", name)
-    return {key: _choice(f"search_{name}", key, values, base) for key, values in space.items()}
+    where = f"search_{name}"
+    space: Space = {}
+    for key, values in _call(module, "search", name).items():
+        if not isinstance(values, Between | OneOf) or not values.values:
+            raise UserError(f"{where}: {key} needs Between(...) or OneOf(...), not {values!r}")
+        configs = [_override(where, base, {key: value}) for value in values.values]
+        options = [dict(config_lib.flatten(config))[key] for config in configs]
+        if isinstance(values, OneOf):
+            space[key] = OneOf(*options)
+            continue
+        low, high = options
+        if type(low) not in (int, float):
+            raise UserError(f"{where}: {key} is no number; give OneOf(...), not {values!r}")
+        if not -math.inf < low < high < math.inf or (values.log and low <= 0):
+            raise UserError(f"{where}: {key} has an empty range or one without end, {values}")
+        space[key] = Between(low, high, values.log)
+    return space
 
 
 def followers(base: ConfigDict, configs: Iterable[ConfigDict], keys: Iterable[str]) -> list[str]:
     """The keys that configs made of `base` by overriding `keys` changed too, by reference."""
     changed = (key for config in configs for key, _, _ in config_lib.differences(base, config))
     return [key for key in dict.fromkeys(changed) if key not in keys]
-
-
-def _choice(where: str, key: str, values: Any, base: ConfigDict) -> Between | OneOf:
-    if not isinstance(values, Between | OneOf) or not values.values:
-        raise UserError(f"{where}: {key} needs Between(...) or OneOf(...), not {values!r}")
-    configs = [_override(where, base, {key: value}) for value in values.values]
-    options = [dict(config_lib.flatten(config))[key] for config in configs]
-    if isinstance(values, OneOf):
-        return OneOf(*options)
-    low, high = options
-    if type(low) not in (int, float):
-        raise UserError(f"{where}: {key} is no number; give OneOf(...), not {values!r}")
-    if not -math.inf < low < high < math.inf or (values.log and low <= 0):
-        raise UserError(f"{where}: {key} has an empty range or one without end, {values}")
-    return Between(low, high, values.log)
 
 
 def _parse(definition: str, base: ConfigDict) -> tuple[str, list[Overrides]]:

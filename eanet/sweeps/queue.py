@@ -163,7 +163,12 @@ class Queue:
 
     def statuses(self) -> dict[str, Status]:
         """What has become of every planned run."""
-        return {name: _status(tries) for name, tries in self._tries().items()}
+        found = {}
+        for name, tries in self._tries().items():
+            trial = _decisive(tries)
+            reason = str(_ended(trial).get("reason", "")) if trial else ""
+            found[name] = Status(trial.state if trial else TrialState.WAITING, reason)
+        return found
 
     def _tries(self) -> dict[str, list[FrozenTrial]]:
         """The tries of each planned run, oldest first."""
@@ -209,10 +214,3 @@ def _decisive(tries: list[FrozenTrial]) -> FrozenTrial | None:
     """The try that tells what became of a run: one that ended for good, else the oldest open."""
     counting = [t for t in tries if t.state != TrialState.FAIL or not _ended(t).get("again")]
     return min(counting, key=lambda trial: not trial.state.is_finished(), default=None)
-
-
-def _status(tries: list[FrozenTrial]) -> Status:
-    trial = _decisive(tries)
-    if trial is None:
-        return Status(TrialState.WAITING)
-    return Status(trial.state, str(_ended(trial).get("reason", "")))

@@ -22,7 +22,7 @@ from eanet.errors import printable
 from eanet.sweeps import records
 from eanet.sweeps.keys import short_names, shown_value
 from eanet.sweeps.pictures import draw_all
-from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
+from eanet.sweeps.records import EARLY, SweepRecord
 from eanet.sweeps.statistics import Setting, best, paired_difference, settings, varied_keys
 
 Row = tuple[bool, list[str]]  # whether it is the best setting's, and its cells
@@ -128,7 +128,26 @@ def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:
 
 def _csv(sweep: SweepRecord) -> str:
     keys = short_names(dict.fromkeys([*sweep.keys, *varied_keys(sweep)]))
-    rows = [_csv_row(run, keys) for run in sweep.runs]
+    rows = []
+    for run in sweep.runs:
+        chosen = run.best or {}
+        row = {
+            "run": run.name,
+            "state": run.state,
+            **{short: run.settings.get(key, "") for key, short in keys.items()},
+            "epoch": run.epoch,
+            "val_accuracy": chosen.get("accuracy"),
+            "best_epoch": chosen.get("epoch"),
+            "val_loss": chosen.get("loss"),
+            "test_accuracy": run.test.get("accuracy"),
+            "test_top5_accuracy": run.test.get("top5_accuracy"),
+            "parameters": run.parameters,
+            "multiply_adds": run.multiply_adds,
+            "train_images_per_second": run.images_per_second,
+            "latency_ms": run.latency,
+            "reason": run.reason,
+        }
+        rows.append({key: _cell(value) for key, value in row.items()})
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -136,39 +155,18 @@ def _csv(sweep: SweepRecord) -> str:
     return file.getvalue()
 
 
-def _csv_row(run: RunRecord, keys: Mapping[str, str]) -> dict[str, Any]:
-    chosen = run.best or {}
-    row = {
-        "run": run.name,
-        "state": run.state,
-        **{short: run.settings.get(key, "") for key, short in keys.items()},
-        "epoch": run.epoch,
-        "val_accuracy": chosen.get("accuracy"),
-        "best_epoch": chosen.get("epoch"),
-        "val_loss": chosen.get("loss"),
-        "test_accuracy": run.test.get("accuracy"),
-        "test_top5_accuracy": run.test.get("top5_accuracy"),
-        "parameters": run.parameters,
-        "multiply_adds": run.multiply_adds,
-        "train_images_per_second": run.images_per_second,
-        "latency_ms": run.latency,
-        "reason": run.reason,
-    }
-    return {key: _cell(value) for key, value in row.items()}
-
-
 def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:
     escape = markdown.escape
     rows = [
         [f"**{escape(cell)}**" if best else escape(cell) for cell in row] for best, row in text.rows
     ]
-    failures = [f"- {escape(line)}" for line in text.failures]
+    early = ["Runs that ended early:", "", *(f"- {escape(line)}" for line in text.failures)]
     sections = [
         f"# {escape(text.title)}",
         text.intro,
         markdown.table(list(map(escape, text.heading)), rows).rstrip(),
         *map(escape, text.notes),
-        "\n".join(["Runs that ended early:", "", *failures]) if text.failures else "",
+        "\n".join(early) if text.failures else "",
         *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"

@@ -39,8 +39,12 @@ class Search(Task):
 
     def config(self, claim: Claim) -> ConfigDict:
         """The config that is suggested for a run; a run that is tried again keeps its own."""
-        pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=2)
-        trial = claim.trial(self._sampler(claim.name), pruner)
+        # A seed for each run: hosts that start at the same time shall not suggest the same.
+        seed = random.Random(f"{self._base.seed} {claim.name}").getrandbits(32)
+        sampler: BaseSampler = RandomSampler(seed)
+        if self._method == "tpe":
+            sampler = TPESampler(seed=seed, constant_liar=True)  # counts what runs elsewhere as bad
+        trial = claim.trial(sampler, MedianPruner(n_startup_trials=5, n_warmup_steps=2))
         self._reported[claim.trial_id] = trial, 0
         choices = {key: _suggest(trial, key, values) for key, values in self._space.items()}
         return override(self._base, choices)
@@ -55,13 +59,6 @@ class Search(Task):
             stop = trial.should_prune()
         self._reported[claim.trial_id] = trial, len(records)
         return stop
-
-    def _sampler(self, run: str) -> BaseSampler:
-        # A seed for each run: hosts that start at the same time shall not suggest the same.
-        seed = random.Random(f"{self._base.seed} {run}").getrandbits(32)
-        if self._method == "random":
-            return RandomSampler(seed)
-        return TPESampler(seed=seed, constant_liar=True)  # counts what runs elsewhere as bad
 
 
 def _suggest(trial: optuna.Trial, key: str, values: Between | OneOf) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eanet.sweeps.keys import NO_SETTING, SEED, by_interest, shown_value
+from eanet.sweeps.keys import KNOWN, NO_SETTING, SEED, shown_value
 from eanet.sweeps.records import RunRecord, SweepRecord
 
 
@@ -72,12 +72,13 @@ def varied_keys(sweep: SweepRecord) -> list[str]:
 
 def numeric_keys(settings: Sequence[Setting]) -> list[str]:
     """The varied keys whose values are numbers, those of most interest first."""
-    return by_interest(
+    numeric = [
         key
         for key in (settings[0].values if settings else ())
         if all(type(setting.values[key]) in (int, float) for setting in settings)
         and len({setting.values[key] for setting in settings}) > 1
-    )
+    ]
+    return list(dict.fromkeys(key for key in (*KNOWN, *numeric) if key in numeric))
 
 
 def settings(sweep: SweepRecord) -> list[Setting]:

@@ -45,7 +45,6 @@ class _Journal(JournalFileBackend):
     _sealed = False  # whether lines with digests have begun: older versions wrote none
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends lines, each with its digest."""
         plain = json.loads(json.dumps(logs))
         super().append_logs([{**log, _DIGEST: files.digest(log)} for log in plain])
 
