@@ -116,7 +116,7 @@ def _work(
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.cannot_write(directory, error, "choose another --workdir") from None
-    storage, timeout = open_storage(options.storage, own), options.timing.heartbeat_timeout
+    storage, timeout = open_storage(options.storage, own), options.heartbeat_timeout
     display = SweepDisplay(console, directory)
     try:
         queue = Queue(storage, directory.resolve().name, own, heartbeat_timeout=timeout)

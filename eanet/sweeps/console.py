@@ -16,8 +16,6 @@ from eanet.sweeps.estimate import RunSize, measured_rate
 from eanet.sweeps.queue import Status
 from eanet.sweeps.records import RunRecord, read_run
 
-Row = tuple[State, tuple[str, ...]]
-
 _NAMES = {
     State.WAITING: "waiting",
     State.RUNNING: "running",
@@ -61,7 +59,7 @@ class SweepDisplay:
         self.statuses: dict[str, Status] = {}
         self._runs: dict[str, RunRecord] = {}
         self._first: dict[str, tuple[float, float]] = {}
-        self._rows: list[Row] = []
+        self._rows: list[tuple[State, tuple[str, ...]]] = []
 
     def show(self, statuses: dict[str, Status], here: dict[str, float]) -> None:
         """Takes the status of every run, and seconds since those on this machine were taken."""

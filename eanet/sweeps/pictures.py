@@ -190,13 +190,18 @@ def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
 
 def _curves(title: str, settings: Sequence[Setting]) -> bytes:
     """Validation accuracy of all runs; the colour is the first key, the kind of line the second."""
+    from matplotlib import colormaps
+
     numeric = numeric_keys(settings)
     kinds: dict[str, list[Any]] = {}  # what the colour stands for, then the kind of line
     for key in list(dict.fromkeys([*numeric, *settings[0].values]))[:2]:
         values = list(dict.fromkeys(setting.values[key] for setting in settings))
         if not kinds or len(values) <= len(_STYLES):
             kinds[key] = sorted(values) if key in numeric else values
-    colours = _colours(len(next(iter(kinds.values()), [None])))
+    count = len(next(iter(kinds.values()), [None]))
+    colours: Any = PALETTE
+    if count > 4:  # a scale
+        colours = [colormaps["viridis"](0.92 * index / (count - 1)) for index in range(count)]
     figure = new_figure(7.6, 4.4, title)
     axes = figure.subplots()
     style(axes, ACCURACY, "epoch")
@@ -231,15 +236,6 @@ def _legend(axes: Any, kinds: Mapping[str, Sequence[Any]], colours: Any) -> None
     if handles:
         look: Any = {"frameon": False, "fontsize": FONT_SIZE, "labelcolor": INK}
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), **look)
-
-
-def _colours(count: int) -> Any:
-    """Distinct colours for a few values, a scale for many."""
-    if count <= 4:
-        return PALETTE[:count]
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.92 * index / (count - 1)) for index in range(count)]
 
 
 def _is_grid(settings: Sequence[Setting], keys: Sequence[str]) -> bool:

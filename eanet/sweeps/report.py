@@ -25,8 +25,6 @@ from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import EARLY, SweepRecord
 from eanet.sweeps.statistics import Setting, best, paired_difference, settings, varied_keys
 
-Row = tuple[bool, list[str]]  # whether it is the best setting's, and its cells
-
 _CAPTIONS = {
     "accuracy.png": "Validation accuracy by setting; faint points are single runs",
     "heat_map.png": "Mean validation accuracy",
@@ -68,14 +66,14 @@ class _Text(NamedTuple):
     title: str
     intro: str  # how many runs there are
     heading: list[str]  # of the table of settings
-    rows: list[Row]  # of that table
+    rows: list[tuple[bool, list[str]]]  # of it: whether it is the best setting's, and its cells
     notes: list[str]  # a sentence each
     failures: list[str]  # a line each
 
 
 def _settings_table(
     found: Sequence[Setting], chosen: Setting | None
-) -> tuple[list[str], list[Row]]:
+) -> tuple[list[str], list[tuple[bool, list[str]]]]:
     keys = short_names(found[0].values) if found else {}
     heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
     heading += ["parameters", "MACs", "latency, ms", *EARLY]

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -42,14 +41,6 @@ class Task:
         return False
 
 
-class Timing(NamedTuple):
-    """How often things are done, in seconds."""
-
-    look: float = 2.0  # at the queue and the runs' files
-    heartbeat: float = 60.0  # after which other hosts are told that a run's worker is alive
-    heartbeat_timeout: float = 300.0  # without one, after which a worker elsewhere is thought dead
-
-
 @dataclass(frozen=True)
 class Options:
     """How to work at a sweep on this machine."""
@@ -59,7 +50,11 @@ class Options:
     workers: int  # runs at once
     dry_run: bool  # whether only to say what would be done
     command: Callable[[Path], list[str]]  # what trains in a workdir, as `RunProcess` asks for it
-    timing: Timing = field(default_factory=Timing)  # how often to look after the runs
+    # Seconds after which to look at the queue and the runs' files, to tell other hosts that a run's
+    # worker is alive, and to think a worker elsewhere dead that tells nothing.
+    look: float = 2.0
+    heartbeat: float = 60.0
+    heartbeat_timeout: float = 300.0
 
     def __post_init__(self) -> None:
         if self.workers < 1:
@@ -75,7 +70,6 @@ class Options:
 class _Work:
     claim: Claim
     process: RunProcess
-    workdir: Path
     slot: int
     started: float
     heartbeat: float
@@ -98,14 +92,13 @@ class Workers:
     def run(self, stop: Request) -> None:
         """Works until every run of the queue has ended, here or elsewhere, or until `stop`."""
         look, finished = 0.0, False
-        timing = self.options.timing
         try:
             while not finished and not stop:
                 self._while_available(self._collect)
                 if time.monotonic() >= look:
                     finished = bool(self._while_available(self._look))
-                    look = time.monotonic() + timing.look
-                time.sleep(min(0.1, timing.look))
+                    look = time.monotonic() + self.options.look
+                time.sleep(min(0.1, self.options.look))
         finally:
             for work in self._work:
                 work.process.stop()
@@ -158,20 +151,20 @@ class Workers:
             share, command = host.share(slot, self.options.workers), self.options.command(workdir)
             process = RunProcess(command, workdir, share, claim.lock.descriptor)
         except UserError as error:
-            self._give_up(claim, workdir, str(error))
+            self._give_up(claim, str(error))
             return
         now = time.monotonic()
-        self._work.append(_Work(claim, process, workdir, slot, started=now, heartbeat=now))
+        self._work.append(_Work(claim, process, slot, started=now, heartbeat=now))
         self.display.note(f"{claim.name}: starts")
 
     def _attend(self, work: _Work) -> None:
         if work.lost or work.hopeless:
             return
         try:
-            if time.monotonic() - work.heartbeat > self.options.timing.heartbeat:
+            if time.monotonic() - work.heartbeat > self.options.heartbeat:
                 work.claim.heartbeat()
                 work.heartbeat = time.monotonic()
-            if self.task.hopeless(work.claim, work.workdir):
+            if self.task.hopeless(work.claim, self.directory / work.claim.name):
                 work.hopeless = True
                 work.process.stop()
         except Lost:
@@ -195,14 +188,14 @@ class Workers:
 
     def _conclude(self, work: _Work, ended: Exit) -> None:
         claim, say = work.claim, self.display.note
-        run = records.read_run(work.workdir)
+        run = records.read_run(self.directory / claim.name)
         reached = epochs(run.step, run.epoch)
         if ended.kind == "ok" and run.state == "done" and run.best:
             claim.done(run.val_accuracy)
             say(f"{claim.name}: done, validation {percent(run.val_accuracy)}")
         elif work.hopeless:
             reason = f"stopped at epoch {reached}, worse than others at the same time"
-            records.write_ended(work.workdir, "pruned", reason)
+            records.write_ended(self.directory / claim.name, "pruned", reason)
             claim.pruned(reason)
             say(f"{claim.name}: {reason}")
         elif ended.kind == "interrupted":
@@ -212,12 +205,12 @@ class Workers:
             claim.again(ended.reason, crashed=True)
             say(f"{claim.name}: {ended.reason}, waits again")
         elif ended.kind == "crashed":
-            self._give_up(claim, work.workdir, f"{ended.reason}, {_MAX_CRASHES} times")
+            self._give_up(claim, f"{ended.reason}, {_MAX_CRASHES} times")
         else:
-            self._give_up(claim, work.workdir, ended.reason or "ended without results to compare")
+            self._give_up(claim, ended.reason or "ended without results to compare")
 
-    def _give_up(self, claim: Claim, workdir: Path, reason: str) -> None:
-        records.write_ended(workdir, "failed", reason)
+    def _give_up(self, claim: Claim, reason: str) -> None:
+        records.write_ended(self.directory / claim.name, "failed", reason)
         claim.failed(reason)
         self.display.warn(f"{claim.name}: failed: {reason}")
 
