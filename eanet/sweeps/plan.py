@@ -16,7 +16,6 @@ from eanet.errors import UserError
 from eanet.sweeps.keys import short_names
 from eanet.sweeps.spec import Between, OneOf, Overrides, Space, axis, product
 
-_NOT_IN_NAMES = re.compile(r"[^\w.+-]")
 _MAX_NAME = 120  # characters; file systems allow 255 bytes
 
 
@@ -63,7 +62,7 @@ def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
     warnings = []
     for each, config in zip(overrides, configs, strict=True):
         values = dict(config_lib.flatten(config))
-        name = _name({shown[key]: values[key] for key in each})
+        name = ",".join(f"{shown[key]}={_in_name(values[key])}" for key in each) or "base"
         run = PlannedRun(name, config, values, files.digest(config_lib.lasting(config))[:8])
         first = distinct.setdefault(run.digest, run)
         if first is not run:
@@ -174,13 +173,9 @@ def _override(where: str, base: ConfigDict, overrides: Any) -> ConfigDict:
         raise UserError(f"{where}: {error}") from None
 
 
-def _name(values: Mapping[str, Any]) -> str:
-    """Values as the name of a file."""
-    parts = []
-    for key, value in values.items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        parts.append(f"{key}={_NOT_IN_NAMES.sub('-', text)}")
-    return ",".join(parts) or "base"
+def _in_name(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^\w.+-]", "-", text)
 
 
 def _confounded(runs: Sequence[PlannedRun], keys: Sequence[str]) -> list[str]:

@@ -60,14 +60,14 @@ class Claim:
     def trial(self, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
         """The try as Optuna's samplers and pruners know it."""
         # Loaded anew, since a study keeps what it has once read for its sampler.
-        name, storage = self._queue.study.study_name, self._queue._storage
+        name, storage = self._queue.study.study_name, self._queue.storage
         study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
         return optuna.Trial(study, self.trial_id)
 
     def heartbeat(self) -> None:
         """Tells the others that this worker is alive."""
         self._heartbeats += 1
-        self._queue._set(self.trial_id, "heartbeat", self._heartbeats)
+        self._queue.storage.set_trial_user_attr(self.trial_id, "heartbeat", self._heartbeats)
 
     def done(self, value: float) -> None:
         """Ends the run well, with what a search maximises."""
@@ -101,7 +101,7 @@ class Queue:
         self, storage: BaseStorage, name: str, directory: Path, *, heartbeat_timeout: float
     ):
         directory.mkdir(parents=True, exist_ok=True)
-        self._storage = storage
+        self.storage = storage
         self._directory = directory
         self._place = lock_lib.place(directory)
         self._heartbeat_timeout = heartbeat_timeout
@@ -134,14 +134,14 @@ class Queue:
             trial = _decisive(tries)
             if trial is None or trial.state != TrialState.WAITING:
                 continue
-            lock = lock_lib.acquire(self._lock(name))
+            lock = lock_lib.acquire(self._directory / f"{name}.lock")
             if lock is None:
                 continue
             with suppress(Lost), ExitStack() as unless_taken:
                 unless_taken.callback(lock.close)
-                if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+                if self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
-                    self._set(trial._trial_id, "place", self._place)
+                    self.storage.set_trial_user_attr(trial._trial_id, "place", self._place)
                     unless_taken.pop_all()
                     return Claim(name, trial._trial_id, lock, crashes, self)
         return None
@@ -185,7 +185,7 @@ class Queue:
 
     def _is_dead(self, name: str, trial: FrozenTrial) -> bool:
         if trial.user_attrs.get("place") == self._place:
-            return lock_lib.is_free(self._lock(name))
+            return lock_lib.is_free(self._directory / f"{name}.lock")
         heartbeat, now = trial.user_attrs.get("heartbeat"), time.monotonic()
         last, since = self._heard.setdefault(trial.number, (heartbeat, now))
         if heartbeat != last:
@@ -193,16 +193,10 @@ class Queue:
             return False
         return now - since > self._heartbeat_timeout
 
-    def _lock(self, name: str) -> Path:
-        return self._directory / f"{name}.lock"
-
-    def _set(self, trial_id: int, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(trial_id, key, value)
-
     def _end(self, trial_id: int, state: TrialState, *, values: Any = None, **ended: Any) -> None:
         if ended:
-            self._set(trial_id, "ended", ended)
-        self._storage.set_trial_state_values(trial_id, state, values)
+            self.storage.set_trial_user_attr(trial_id, "ended", ended)
+        self.storage.set_trial_state_values(trial_id, state, values)
 
 
 def _ended(trial: FrozenTrial) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def write_report(directory: Path) -> list[Path]:
     text = _Text(
         sweep.name,
         f"{len(sweep.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states),
-        *_settings_table(found, chosen),
+        _settings_table(found, chosen),
+        next((row for row, setting in enumerate(found, 1) if setting is chosen), 0),
         _notes(sweep, chosen),
         [f"{run.name}: {run.state}: {run.reason}" for run in sweep.runs if run.state in EARLY],
     )
@@ -65,19 +66,16 @@ class _Text(NamedTuple):
 
     title: str
     intro: str  # how many runs there are
-    heading: list[str]  # of the table of settings
-    rows: list[tuple[bool, list[str]]]  # of it: whether it is the best setting's, and its cells
+    table: list[list[str]]  # a row for each setting, below a heading
+    best: int  # row of the table; 0 for none
     notes: list[str]  # a sentence each
     failures: list[str]  # a line each
 
 
-def _settings_table(
-    found: Sequence[Setting], chosen: Setting | None
-) -> tuple[list[str], list[tuple[bool, list[str]]]]:
+def _settings_table(found: Sequence[Setting], chosen: Setting | None) -> list[list[str]]:
     keys = short_names(found[0].values) if found else {}
     heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
-    heading += ["parameters", "MACs", "latency, ms", *EARLY]
-    rows = []
+    rows = [[*heading, "parameters", "MACs", "latency, ms", *EARLY]]
     for setting in found:
         run = setting.runs[0]
         difference = "best" if setting is chosen else "–"
@@ -85,7 +83,7 @@ def _settings_table(
             paired = paired_difference(setting, chosen)
             difference = paired.percent(sign="+") + (f" ({paired.count})" if paired.count else "")
         latencies = [each.latency for each in setting.runs if each.latency is not None]
-        cells = [
+        row = [
             *map(shown_value, setting.values.values()),
             setting.validation.percent(),
             str(setting.validation.count),
@@ -95,8 +93,8 @@ def _settings_table(
             f"{latencies[0]:.2f}" if latencies else "–",
             *(str(sum(run.state == state for run in setting.runs)) for state in EARLY),
         ]
-        rows.append((setting is chosen, cells))
-    return heading, rows
+        rows.append(row)
+    return rows
 
 
 def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:
@@ -155,14 +153,14 @@ def _csv(sweep: SweepRecord) -> str:
 
 def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:
     escape = markdown.escape
-    rows = [
-        [f"**{escape(cell)}**" if best else escape(cell) for cell in row] for best, row in text.rows
-    ]
+    heading, *rows = [list(map(escape, row)) for row in text.table]
+    if text.best:
+        rows[text.best - 1] = [f"**{cell}**" for cell in rows[text.best - 1]]
     early = ["Runs that ended early:", "", *(f"- {escape(line)}" for line in text.failures)]
     sections = [
         f"# {escape(text.title)}",
         text.intro,
-        markdown.table(list(map(escape, text.heading)), rows).rstrip(),
+        markdown.table(heading, rows).rstrip(),
         *map(escape, text.notes),
         "\n".join(early) if text.failures else "",
         *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
@@ -175,7 +173,8 @@ def _html(text: _Text, pictures: Mapping[str, bytes]) -> str:
         return "".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for text in texts)
 
     body = "".join(
-        f"<tr{' class=best' if best else ''}>{each('td', row)}</tr>\n" for best, row in text.rows
+        f"<tr{' class=best' if number == text.best else ''}>{each('td', row)}</tr>\n"
+        for number, row in enumerate(text.table[1:], 1)
     )
     images = "".join(
         f'<figure><img alt="{_CAPTIONS[name]}" '
@@ -196,7 +195,7 @@ img {{ max-width: 100% }}
 figcaption {{ color: #666 }}
 </style></head><body>
 {each("h1", [text.title])}{each("p", [text.intro])}
-<table><thead><tr>{each("th", text.heading)}</tr></thead><tbody>
+<table><thead><tr>{each("th", text.table[0])}</tr></thead><tbody>
 {body}</tbody></table>
 {each("p", text.notes)}
 {early if text.failures else ""}{images}</body></html>

@@ -93,9 +93,8 @@ def settings(sweep: SweepRecord) -> list[Setting]:
         done = [run for run in runs if run.state == "done"]
         tested = [run.test["accuracy"] for run in done if run.test.get("accuracy") is not None]
         validation = summary([run.val_accuracy for run in done])
-        found.append(
-            Setting(dict(zip(keys, values, strict=True)), runs, done, validation, summary(tested))
-        )
+        named = dict(zip(keys, values, strict=True))
+        found.append(Setting(named, runs, done, validation, summary(tested)))
     return found
 
 

@@ -17,7 +17,6 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from eanet import files
 from eanet.errors import UserError
 
-_TRIES = 5
 _DIGEST = "digest"  # of a line of the journal
 
 # What a storage raises while its disk or its server cannot be reached, which may pass.
@@ -111,7 +110,7 @@ def _open_database(url: str) -> BaseStorage:
     options: dict = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": 60}
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(5)):
         try:
             return RDBStorage(url, engine_kwargs=options)
         except ImportError:

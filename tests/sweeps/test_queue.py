@@ -104,7 +104,7 @@ def test_what_happens_between_a_look_and_an_act_is_noticed(tmp_path, monkeypatch
         assert there.requeue() == []
     # A worker that ends its run while it is being declared dead has ended it.
     claim = here.take()
-    here._storage.set_trial_user_attr(claim.trial_id, "ended", {"reason": "died", "again": True})
+    here.storage.set_trial_user_attr(claim.trial_id, "ended", {"reason": "died", "again": True})
     claim.done(1.0)
     assert there.requeue() == [] and state(there)[claim.name] is TrialState.COMPLETE
 
