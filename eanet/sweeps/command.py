@@ -27,17 +27,13 @@ from eanet.sweeps.storage import UNAVAILABLE, open_storage
 from eanet.sweeps.workers import Options, Task, Workers
 from eanet.workdir.claim import check
 
+Size = Callable[[ConfigDict], RunSize]  # of the run of a config; refuses an impossible one
+
 
 def run_grid(
-    definition: str,
-    base: ConfigDict,
-    module: ModuleType,
-    options: Options,
-    size: Callable[[ConfigDict], RunSize],
+    definition: str, base: ConfigDict, module: ModuleType, options: Options, size: Size
 ) -> None:
     """Works at all runs that `eanet.sweeps.plan.plan` makes of a definition.
-
-    `size` tells that of the run of a config, and refuses an impossible one.
 
     Raises:
       UserError: for what is wrong with the definition or any run, before the first starts; at
@@ -88,7 +84,7 @@ def run_search(
     _work(console, directory, options, task, runs, follow, dict.fromkeys(names, digest))
 
 
-def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) -> dict[str, RunSize]:
+def _sizes(runs: Sequence[PlannedRun], size: Size) -> dict[str, RunSize]:
     """The size of each run; runs that differ in the seed alone have the same."""
     known: dict[str, RunSize] = {}
     sizes = {}

@@ -224,15 +224,12 @@ def _legend(axes: Any, kinds: Mapping[str, Sequence[Any]], colours: Any) -> None
 
     handles = []
     for place, (key, values) in enumerate(kinds.items()):
-        shown: Sequence[int] = range(len(values))
-        if len(values) > _MAX_LABELS:
-            shown = [0, len(values) // 2, len(values) - 1]
+        few = len(values) <= _MAX_LABELS
         handles.append(Line2D([], [], color="none", label=key_label(key)))
-        for index in shown:
-            colour = colours[index] if place == 0 else INK
-            line = _STYLES[0 if place == 0 else index]
+        for index in range(len(values)) if few else (0, len(values) // 2, len(values) - 1):
+            colour, line = (colours[index], 0) if place == 0 else (INK, index)
             text = shown_value(values[index])
-            handles.append(Line2D([], [], color=colour, linestyle=line, label=text))
+            handles.append(Line2D([], [], color=colour, linestyle=_STYLES[line], label=text))
     if handles:
         look: Any = {"frameon": False, "fontsize": FONT_SIZE, "labelcolor": INK}
         axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), **look)

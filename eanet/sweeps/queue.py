@@ -114,8 +114,7 @@ class Queue:
     def enqueue(self, runs: Mapping[str, str]) -> None:
         """Makes these, name to digest of the config, the runs to work at; new ones join the queue.
 
-        Raises:
-          UserError: a run of that name has another config.
+        One that is there with another config is a `UserError`.
         """
         self._planned = dict(runs)
         for name, tries in self._tries().items():

@@ -124,12 +124,9 @@ def read_sweep(directory: Path) -> SweepRecord:
 def read_run(
     workdir: Path, planned: Record | None = None, latencies: Record | None = None
 ) -> RunRecord:
-    """Reads the files of one run, which need not be there.
+    """Reads the files of one run, which need not be there; a damaged one is a `UserError`.
 
     What `sweep.json` says of it as planned, and `latency.json` of the models, is taken up.
-
-    Raises:
-      UserError: one of the files is damaged.
     """
     planned = planned or {}
     settings, config = planned.get("settings", {}), None

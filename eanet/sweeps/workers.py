@@ -96,7 +96,7 @@ class Workers:
             while not finished and not stop:
                 self._while_available(self._collect)
                 if time.monotonic() >= look:
-                    finished = bool(self._while_available(self._look))
+                    finished = self._while_available(self._look)
                     look = time.monotonic() + self.options.look
                 time.sleep(min(0.1, self.options.look))
         finally:
