@@ -45,7 +45,7 @@ def product(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
 
 
 def zip_(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
-    """The first runs of all combined, then the second ones; they must be of one length."""
+    """The first runs of all combined, then the second; other lengths are a `ValueError` too."""
     yield from map(_merged, zip(*sweeps, strict=True))
 
 
