@@ -153,14 +153,14 @@ def _csv(sweep: SweepRecord) -> str:
 
 def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:
     escape = markdown.escape
-    heading, *rows = [list(map(escape, row)) for row in text.table]
+    table = [list(map(escape, row)) for row in text.table]
     if text.best:
-        rows[text.best - 1] = [f"**{cell}**" for cell in rows[text.best - 1]]
+        table[text.best] = [f"**{cell}**" for cell in table[text.best]]
     early = ["Runs that ended early:", "", *(f"- {escape(line)}" for line in text.failures)]
     sections = [
         f"# {escape(text.title)}",
         text.intro,
-        markdown.table(heading, rows).rstrip(),
+        markdown.table(table[0], table[1:]).rstrip(),
         *map(escape, text.notes),
         "\n".join(early) if text.failures else "",
         *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
