@@ -2,69 +2,38 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 from ml_collections import ConfigDict
+from optuna.trial import TrialState
 
-from eanet import files, host
-from eanet.config import flatten, lasting, override
+from eanet import files
+from eanet.config import lasting, override
 from eanet.display.console import Console
 from eanet.errors import Interrupted, UserError
 from eanet.signals import save_request, stop_request
 from eanet.sweeps import plan as plan_lib
 from eanet.sweeps import search
 from eanet.sweeps.console import SweepDisplay, show_plan
-from eanet.sweeps.estimate import RunSize, measured_rate
-from eanet.sweeps.plan import PlannedRun, SweepPlan
+from eanet.sweeps.estimate import RunSize
+from eanet.sweeps.plan import PlannedRun
 from eanet.sweeps.process import LOG
-from eanet.sweeps.queue import Claim, Queue, State
-from eanet.sweeps.records import write_sweep
+from eanet.sweeps.queue import Queue
+from eanet.sweeps.records import Record, write_sweep
 from eanet.sweeps.report import write_report
 from eanet.sweeps.storage import UNAVAILABLE, open_storage
-from eanet.sweeps.workers import Task, Timing, Workers
+from eanet.sweeps.workers import Options, Task, Workers
 from eanet.workdir.claim import check
 
-
-@dataclass(frozen=True)
-class Options:
-    """How to work at a sweep on this machine."""
-
-    directory: Path | None  # of the sweep; None for runs/CONFIG_SWEEP
-    storage: str | None  # URL of the queue; None for a journal in the directory
-    workers: int  # runs at once
-    dry_run: bool  # whether only to say what would be done
-    command: Callable[[Path], list[str]]  # what trains in a given workdir
-    timing: Timing = field(default_factory=Timing)  # how often to look after the runs
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"--workers must be at least 1, not {self.workers}")
-        host.share(0, self.workers)
-
-    def place(self, module: ModuleType, title: str) -> Path:
-        """The directory of a sweep of a config file."""
-        return self.directory or Path("runs") / f"{module.__name__}_{title}"
+Size = Callable[[ConfigDict], RunSize]  # of the run of a config; refuses an impossible one
 
 
 def run_grid(
-    definition: str,
-    base: ConfigDict,
-    module: ModuleType,
-    options: Options,
-    size: Callable[[ConfigDict], RunSize],
+    definition: str, base: ConfigDict, module: ModuleType, options: Options, size: Size
 ) -> None:
-    """Works at all runs of a sweep.
-
-    Args:
-      definition: see `eanet.sweeps.plan.plan`.
-      base: the config that the runs override.
-      module: of the config file.
-      options: how to work.
-      size: of the run of a config; refuses an impossible one.
+    """Works at all runs that `eanet.sweeps.plan.plan` makes of a definition.
 
     Raises:
       UserError: for what is wrong with the definition or any run, before the first starts; at
@@ -80,37 +49,22 @@ def run_grid(
         check(directory / run.name, run.config)
     sizes = _sizes(plan.runs, size)
     if options.dry_run:
-        show_plan(console, sizes, measured_rate(directory, sizes), options.workers)
+        show_plan(console, directory, sizes, options.workers)
         return
-    queue = _open(directory, options, {run.name: run.digest for run in plan.runs})
     runs = [
-        {"name": run.name, "settings": dict(flatten(run.config)), **sizes[run.name]._asdict()}
+        {"name": run.name, "settings": run.settings, **sizes[run.name]._asdict()}
         for run in plan.runs
     ]
-    follow = plan_lib.followers(base, (run.config for run in plan.runs), plan.keys)
-    write_sweep(directory, plan.keys, runs, follow)
-    _work(console, directory, options, queue, _Grid(plan))
+    task = Task(plan.keys, {run.name: run.config for run in plan.runs})
+    follow = plan_lib.followers(base, task.configs.values(), plan.keys)
+    digests = {run.name: run.digest for run in plan.runs}
+    _work(console, directory, options, task, runs, follow, digests)
 
 
 def run_search(
-    name: str,
-    base: ConfigDict,
-    module: ModuleType,
-    options: Options,
-    *,
-    method: str,
-    trials: int,
+    name: str, base: ConfigDict, module: ModuleType, options: Options, *, method: str, trials: int
 ) -> None:
-    """Works at the runs of a search; raises as `run_grid` does.
-
-    Args:
-      name: of the function `search_NAME` of the config file.
-      base: the config that the runs override.
-      module: of the config file.
-      options: how to work.
-      method: see `eanet.sweeps.search.Search`.
-      trials: how many runs in all.
-    """
+    """Works at `trials` runs in `eanet.sweeps.plan.search_space`; raises as `run_grid` does."""
     console = Console()
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}")
@@ -122,34 +76,20 @@ def run_search(
         console.note(f"{trials} runs, each with values that are suggested when it starts")
         return
     names = search.names(trials)
-    digest = plan_lib.digest({"base": lasting(base), "space": repr(space)})
-    queue = _open(directory, options, dict.fromkeys(names, digest))
+    task = search.Search(space, base, method)
     changed = [override(base, {key: value}) for key in space for value in space[key].values]
     follow = plan_lib.followers(base, changed, space)
-    write_sweep(directory, list(space), [{"name": each} for each in names], follow)
-    _work(console, directory, options, queue, search.Search(queue, space, base, method))
+    digest = files.digest({"base": lasting(base), "space": repr(space)})[:8]
+    runs = [{"name": each} for each in names]
+    _work(console, directory, options, task, runs, follow, dict.fromkeys(names, digest))
 
 
-class _Grid:
-    """The runs of a sweep that are known from the start."""
-
-    def __init__(self, plan: SweepPlan):
-        self.keys: Sequence[str] = plan.keys
-        self._configs = {run.name: run.config for run in plan.runs}
-
-    def config(self, claim: Claim) -> ConfigDict:
-        return self._configs[claim.name]
-
-    def hopeless(self, claim: Claim, workdir: Path) -> bool:
-        return False  # all are wanted
-
-
-def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) -> dict[str, RunSize]:
+def _sizes(runs: Sequence[PlannedRun], size: Size) -> dict[str, RunSize]:
     """The size of each run; runs that differ in the seed alone have the same."""
     known: dict[str, RunSize] = {}
     sizes = {}
     for run in runs:
-        key = plan_lib.digest(lasting(override(run.config, {"seed": 0})))
+        key = files.digest(lasting(override(run.config, {"seed": 0})))
         try:
             known[key] = sizes[run.name] = known.get(key) or size(run.config)
         except UserError as error:
@@ -157,37 +97,32 @@ def _sizes(runs: Sequence[PlannedRun], size: Callable[[ConfigDict], RunSize]) ->
     return sizes
 
 
-def _open(directory: Path, options: Options, runs: Mapping[str, str]) -> Queue:
+def _work(
+    console: Console,
+    directory: Path,
+    options: Options,
+    task: Task,
+    runs: Sequence[Record],
+    follow: Sequence[str],
+    digests: Mapping[str, str],
+) -> None:
+    """Works at runs, of which `write_sweep` and `Queue.enqueue` say what is to be known."""
     own = directory / "queue"
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.cannot_write(directory, error, "choose another --workdir") from None
-    storage, timeout = open_storage(options.storage, own), options.timing.heartbeat_timeout
-    with _reachable():
-        queue = Queue(storage, directory.resolve().name, own, heartbeat_timeout=timeout)
-        queue.enqueue(runs)
-    return queue
-
-
-@contextmanager
-def _reachable() -> Iterator[None]:
+    storage, timeout = open_storage(options.storage, own), options.heartbeat_timeout
+    display = SweepDisplay(console, directory)
     try:
-        yield
+        queue = Queue(storage, directory.resolve().name, own, heartbeat_timeout=timeout)
+        queue.enqueue(digests)
+        display.show(queue.statuses(), {})
     except UNAVAILABLE as error:
         raise UserError(f"the queue cannot be reached: {error}; start the command again") from None
-
-
-def _work(
-    console: Console, directory: Path, options: Options, queue: Queue, task: Task
-) -> None:  # fmt: skip
-    display = SweepDisplay(console, directory)
-    with _reachable():
-        display.show(queue.statuses(), {})
+    write_sweep(directory, task.keys, runs, follow)
     console.note(f"{directory}: {display.summary()}")
-    workers = Workers(
-        queue, task, directory, options.workers, options.command, display, options.timing
-    )
+    workers = Workers(queue, task, directory, options, display)
     # A lost terminal is for the runs to save at; the sweep goes on as they do.
     with stop_request() as stop, save_request(), console.live(display):
         workers.run(stop)
@@ -195,14 +130,12 @@ def _work(
     if stop.signal is not None:
         raise Interrupted(stop.signal, "sweep interrupted: the same command goes on")
     finish(console, directory)
-    with _reachable():
-        statuses = queue.statuses()
-    failed = [(name, each.reason) for name, each in statuses.items() if each.state is State.FAILED]
-    if failed and not any(each.state is State.DONE for each in statuses.values()):
-        name, reason = failed[0]
+    failed = [name for name, each in display.statuses.items() if each.state is TrialState.FAIL]
+    if failed and not any(each.state is TrialState.COMPLETE for each in display.statuses.values()):
+        name, reason = failed[0], display.statuses[failed[0]].reason
         raise UserError(
-            f"no run succeeded, {len(failed)} of {len(statuses)} failed; {name}: {reason}; see "
-            f"{directory / name / LOG}"
+            f"no run succeeded, {len(failed)} of {len(display.statuses)} failed; {name}: {reason}; "
+            f"see {directory / name / LOG}"
         )
 
 

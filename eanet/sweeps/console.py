@@ -1,117 +1,114 @@
 """What a sweep shows: the runs before it starts, and a live table of them while it lasts."""
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from optuna.trial import TrialState as State
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderResult
 from rich.text import Text
 
 from eanet.display.console import Console, Rows
 from eanet.display.numbers import duration, epochs, human, percent
-from eanet.sweeps.estimate import Rate, RunSize
-from eanet.sweeps.queue import State, Status
+from eanet.sweeps.estimate import RunSize, measured_rate
+from eanet.sweeps.queue import Status
 from eanet.sweeps.records import RunRecord, read_run
 
-Row = tuple[State, tuple[str, ...]]
-
-_STYLES = {State.RUNNING: "cyan", State.FAILED: "red", State.DONE: "green"}
+_NAMES = {
+    State.WAITING: "waiting",
+    State.RUNNING: "running",
+    State.COMPLETE: "done",
+    State.FAIL: "failed",
+    State.PRUNED: "pruned",
+}
+_STYLES = {State.RUNNING: "cyan", State.FAIL: "red", State.COMPLETE: "green"}
 # What is shown where not all has room.
-_ORDER = (State.RUNNING, State.FAILED, State.DONE, State.PRUNED, State.WAITING)
+_ORDER = (State.RUNNING, State.FAIL, State.COMPLETE, State.PRUNED, State.WAITING)
 
 
 def show_plan(
-    console: Console, sizes: Mapping[str, RunSize], rate: Rate | None, workers: int
-) -> None:  # fmt: skip
-    """Lists the runs of a sweep with what they cost."""
+    console: Console, directory: Path, sizes: Mapping[str, RunSize], workers: int
+) -> None:
+    """Lists the runs of a sweep with what they cost, as if a MAC always took the same time."""
+    rate, source = measured_rate(directory, sizes) or (math.nan, "")
+    seconds = [size.images * size.multiply_adds / rate for size in sizes.values()]
     rows = [
-        (name, f"{size.parameters:,}", human(size.multiply_adds),
-         duration(rate.seconds(size)) if rate else "?")
-        for name, size in sizes.items()
-    ]  # fmt: skip
+        (name, f"{size.parameters:,}", human(size.multiply_adds), duration(each))
+        for (name, size), each in zip(sizes.items(), seconds, strict=True)
+    ]
     console.table(f"{len(sizes)} runs", ("run", "parameters", "MACs", "estimated time"), rows)
     console.note("")
-    if rate:
-        total = sum(rate.seconds(size) for size in sizes.values()) / workers
+    if source:
         console.note(
-            f"About {duration(total)} in all with {workers} at once: training alone, at the speed "
-            f"of {rate.source}, in proportion to the MACs"
+            f"About {duration(sum(seconds) / workers)} in all with {workers} at once: training "
+            f"alone, at the speed of {source}, in proportion to the MACs"
         )
     else:
         console.note("No time can be estimated before a run in or beside this sweep has trained")
 
 
 class SweepDisplay:
-    """A live table of runs on a terminal; elsewhere a line for each thing that happens.
-
-    Args:
-      console: where to write.
-      directory: of the sweep.
-    """
+    """A live table of runs on a terminal; elsewhere a line for each thing that happens."""
 
     def __init__(self, console: Console, directory: Path):
         self.note = console.note
         self.warn = console.warn
         self._directory = directory
-        self._statuses: dict[str, Status] = {}
+        self.statuses: dict[str, Status] = {}
         self._runs: dict[str, RunRecord] = {}
         self._first: dict[str, tuple[float, float]] = {}
-        self._rows: list[Row] = []
+        self._rows: list[tuple[State, tuple[str, ...]]] = []
 
     def show(self, statuses: dict[str, Status], here: dict[str, float]) -> None:
         """Takes the status of every run, and seconds since those on this machine were taken."""
         for name, status in statuses.items():
             # What will not change is read once.
-            if name in here or status != self._statuses.get(name):
+            if name in here or status != self.statuses.get(name):
                 self._runs[name] = read_run(self._directory / name)
             if name in here:
                 self._first.setdefault(name, (here[name], self._runs[name].epoch))
             else:
                 self._first.pop(name, None)
-        self._statuses = statuses
+        self.statuses = statuses
         # In one piece, as another thread draws it.
-        self._rows = [(each.state, self._row(name, here)) for name, each in statuses.items()]
+        self._rows = [
+            (each.state, self._row(name, here.get(name))) for name, each in statuses.items()
+        ]
 
     def summary(self) -> str:
         """How many runs are in which state."""
-        counts = Counter(status.state for status in self._statuses.values())
-        parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
-        return f"{len(self._statuses)} runs: {', '.join(parts)}"
+        counts = Counter(status.state for status in self.statuses.values())
+        parts = [f"{counts[state]} {name}" for state, name in _NAMES.items() if counts[state]]
+        return f"{len(self.statuses)} runs: {', '.join(parts)}"
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
         rows = self._rows
-        shown = _most_telling(rows, max(3, (options.height or console.height) - 5))
+        room = max(3, (options.height or console.height) - 5)
+        order = sorted(range(len(rows)), key=lambda index: _ORDER.index(rows[index][0]))
+        shown = sorted(order[:room])
         table = Rows("run", "state", "epoch", "validation", "time left")
-        for state, cells in shown:
+        for state, cells in (rows[index] for index in shown):
             table.add_row(*cells, style=_STYLES.get(state))
         yield table
         left_out = len(rows) - len(shown)
         rest = f", {left_out} of them not shown" if left_out else ""
         yield Text(self.summary() + rest, style="bold")
 
-    def _row(self, name: str, here: Mapping[str, float]) -> tuple[str, ...]:
-        state, run = self._statuses[name].state, self._runs[name]
-        elsewhere = state is State.RUNNING and name not in here
-        begun = run.records or name in here
+    def _row(self, name: str, seconds: float | None) -> tuple[str, ...]:
+        """The cells of a run that was taken so long ago on this machine, None elsewhere."""
+        state, run = self.statuses[name].state, self._runs[name]
+        time_left = ""
+        if seconds is not None:
+            # From the epochs since then; starting and compiling count as training.
+            since, epoch = self._first[name]
+            ahead, done = max(0.0, run.num_epochs - run.epoch), run.epoch - epoch
+            time_left = duration((seconds - since) / done * ahead) if done > 0 else "?"
         return (
             name,
-            "elsewhere" if elsewhere else state.value,
-            f"{epochs(run.step, run.epoch)}/{run.num_epochs:g}" if begun else "",
+            "elsewhere" if state is State.RUNNING and seconds is None else _NAMES[state],
+            f"{epochs(run.step, run.epoch)}/{run.num_epochs:g}" if run.step or time_left else "",
             percent(run.val_accuracy) if run.best else "",
-            self._time_left(here[name], run) if name in here else "",
+            time_left,
         )
-
-    def _time_left(self, now: float, run: RunRecord) -> str:
-        """From the epochs since the run was taken; starting and compiling count as training."""
-        since, epoch = self._first[run.name]
-        done = run.epoch - epoch
-        if done <= 0:
-            return "?"
-        return duration((now - since) / done * max(0.0, run.num_epochs - run.epoch))
-
-
-def _most_telling(rows: Sequence[Row], count: int) -> list[Row]:
-    """At most `count` rows in their own order, those of runs at work before those that wait."""
-    order = sorted(range(len(rows)), key=lambda index: _ORDER.index(rows[index][0]))
-    return [rows[index] for index in sorted(order[:count])]

@@ -19,23 +19,11 @@ class RunSize(NamedTuple):
     images: int  # that training takes, each as often as it does
 
 
-class Rate(NamedTuple):
-    """A measured speed of training."""
-
-    multiply_adds_per_second: float  # of the forward pass, while training
-    source: str  # where it was measured
-
-    def seconds(self, size: RunSize) -> float:
-        """Of training alone, as if a multiply-add took the same time in every model."""
-        return size.images * size.multiply_adds / self.multiply_adds_per_second
-
-
-def measured_rate(directory: Path, sizes: Mapping[str, RunSize]) -> Rate | None:
+def measured_rate(directory: Path, sizes: Mapping[str, RunSize]) -> tuple[float, str] | None:
     """The median speed of the runs of a sweep, else that of the newest run beside it.
 
-    Args:
-      directory: of the sweep, need not exist.
-      sizes: of its runs, by name.
+    Returns:
+      Multiply-adds of the forward pass a second, while training, and where that was measured.
     """
     own = [
         read_run(directory / name).images_per_second * size.multiply_adds
@@ -43,12 +31,12 @@ def measured_rate(directory: Path, sizes: Mapping[str, RunSize]) -> Rate | None:
     ]
     own = [rate for rate in own if math.isfinite(rate)]
     if own:
-        return Rate(statistics.median(own), f"{len(own)} runs of this sweep")
+        return statistics.median(own), f"{len(own)} runs of this sweep"
     beside = directory.parent.glob("*/results_test.json")
     for path in sorted(beside, key=lambda path: path.stat().st_mtime, reverse=True):
         with suppress(UserError):  # no run of ours, or a damaged one: another will do
             found = read_run(path.parent)
             rate = found.images_per_second * (found.multiply_adds or math.nan)
             if math.isfinite(rate):
-                return Rate(rate, str(path.parent))
+                return rate, str(path.parent)
     return None

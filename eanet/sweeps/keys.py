@@ -7,10 +7,7 @@ SEED = "seed"
 # Runs that differ in these alone are of one setting.
 NO_SETTING = {SEED, "dataset.data_dir"}
 # What a person asks about first: symbol and meaning; other keys have their own names.
-_KNOWN = {
-    "model.memory_size": ("S", "memory units"),
-    "model.embed_dim": ("d", "width of a token"),
-}
+KNOWN = {"model.memory_size": ("S", "memory units"), "model.embed_dim": ("d", "width of a token")}
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -22,18 +19,12 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 def symbols(keys: Iterable[str]) -> dict[str, str]:
     """For each key its symbol, else its short name."""
-    return {key: _KNOWN.get(key, [name])[0] for key, name in short_names(keys).items()}
+    return {key: KNOWN.get(key, [name])[0] for key, name in short_names(keys).items()}
 
 
 def label(key: str) -> str:
     """What stands at the axis of a picture."""
-    return ", ".join(_KNOWN.get(key, [key]))
-
-
-def by_interest(keys: Iterable[str]) -> list[str]:
-    """The keys, those first that a person asks about first."""
-    order = list(_KNOWN)
-    return sorted(keys, key=lambda key: order.index(key) if key in order else len(order))
+    return ", ".join(KNOWN.get(key, [key]))
 
 
 def shown_value(value: Any) -> str:

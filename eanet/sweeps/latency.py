@@ -3,7 +3,6 @@
 A sweep measures it at its end, when nothing of its own runs beside.
 """
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -11,11 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from eanet import config as config_lib
 from eanet import files
 from eanet.cli import Parser, say
 from eanet.environment import device
-from eanet.rules import Number, Rule, Such, Text
 from eanet.sweeps import records
 
 _SECONDS = 1.0  # to measure one model for
@@ -23,49 +20,25 @@ _CALLS = (10, 200)  # at least, at most
 
 
 def measure(directory: Path) -> dict[str, Any]:
-    """Measures the models that have not been measured on this device; returns all of the file.
-
-    Args:
-      directory: of a sweep.
+    """Measures the models of a sweep that have not been measured on this device.
 
     Returns:
-      device: what was measured on; models: for each, as `model_key` names it, the median
-      milliseconds of one image.
+      All of the file: `device`, and `models`, for each, as `records.model_key` names it, the
+      median milliseconds of one image.
 
     Raises:
       UserError: the directory is no sweep's, or the data that say what an image is are missing.
     """
-    record = read(directory)
+    sweep = records.read_sweep(directory)
+    record = sweep.latency
     if record.get("device") != device():
         record = {"device": device(), "models": {}}
-    for run in records.read_sweep(directory).runs:
-        if run.config is None or (key := model_key(run.config)) in record["models"]:
+    for run in sweep.runs:
+        if run.config is None or (key := records.model_key(run.config)) in record["models"]:
             continue
         record["models"][key] = _milliseconds(run.config, directory / run.name)
         files.write_record(directory / "latency.json", record)
     return record
-
-
-def read(directory: Path) -> dict[str, Any]:
-    """What `measure` has written; empty where it has not.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    time_of_image = Number(0, 1e9)
-    models = Such(
-        "milliseconds by model",
-        lambda value: isinstance(value, dict) and all(map(time_of_image.allows, value.values())),
-    )
-    known: dict[str, Rule] = {"device": Text(), "models": models}
-    return files.read_record(directory / "latency.json", "remove it", known) or {}
-
-
-def model_key(config: ConfigDict) -> str:
-    """What the time depends on: the model and the kind of image."""
-    values = config_lib.lasting(config)
-    model = {name: value for name, value in values["model"].items() if name != "dropout_rate"}
-    return json.dumps({"dataset": values["dataset"]["name"], **model}, sort_keys=True)
 
 
 def _milliseconds(config: ConfigDict, workdir: Path) -> float:

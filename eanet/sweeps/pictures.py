@@ -1,8 +1,10 @@
 """The pictures of a sweep: accuracy by setting, and what it costs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from eanet.display.plot_style import (
     FAINT,
@@ -17,37 +19,32 @@ from eanet.display.plot_style import (
 )
 from eanet.sweeps.keys import label as key_label
 from eanet.sweeps.keys import short_names, shown_value, symbols
-from eanet.sweeps.records import RunRecord
-from eanet.sweeps.statistics import Setting, Summary, numeric_keys, pareto_front
+from eanet.sweeps.statistics import Setting, numeric_keys, pareto_front
 
 ACCURACY = "Validation accuracy, %"
 
 _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
+# Its axis: an attribute of a run, and what that is multiplied by.
+_COSTS = {
+    "MACs for one image, millions": ("multiply_adds", 1e-6),
+    "parameters, thousands": ("parameters", 1e-3),
+    "latency of one image, ms": ("latency", 1.0),
+}
+_SINGLE_RUN: Any = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 _MAX_LABELS = 8
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
 
 
-def draw_all(
-    title: str, settings: Sequence[Setting], latencies: Mapping[str, float]
-) -> dict[str, bytes]:
-    """All pictures that the sweep has enough runs for.
-
-    Args:
-      title: name of the sweep.
-      settings: of `eanet.sweeps.statistics.settings`.
-      latencies: milliseconds for one image, by name of the run.
-
-    Returns:
-      The name of a file to its content.
-    """
+def draw_all(title: str, settings: Sequence[Setting]) -> dict[str, bytes]:
+    """All pictures that these settings are enough for: the name of a file to its content."""
     done = [setting for setting in settings if setting.validation.count]
     pictures = {}
     if done:
         pictures["accuracy.png"] = _accuracy(title, done)
-        pictures["pareto.png"] = _pareto(title, done, latencies)
-    keys = _two_axes(done)
-    if keys:
+        pictures["pareto.png"] = _pareto(title, done)
+    keys = numeric_keys(done)
+    if _is_grid(done, keys):
         pictures["heat_map.png"] = _heat_map(title, done, *keys)
     if any(run.best for setting in settings for run in setting.runs):
         pictures["curves.png"] = _curves(title, settings)
@@ -74,19 +71,13 @@ def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> byte
     texts = []
     for (text, line), colour in zip(lines.items(), PALETTE, strict=False):
         line = sorted(line, key=lambda setting: setting.values[key])
-        for setting in line:
-            accuracies = [100 * run.val_accuracy for run in setting.done]
-            axes.plot(
-                [setting.values[key]] * len(accuracies), accuracies, "o",
-                color=colour, alpha=0.35, markersize=4, markeredgewidth=0,
-            )  # fmt: skip
-        means = [100 * setting.validation.mean for setting in line]
-        axes.errorbar(
-            [setting.values[key] for setting in line],
-            means,
-            [_or_zero(100 * setting.validation.std) for setting in line],
-            color=colour, marker="o", markersize=5, linewidth=1.6, capsize=3, elinewidth=1,
-        )  # fmt: skip
+        values = [setting.values[key] for setting in line]
+        for value, setting in zip(values, line, strict=True):
+            for run in setting.done:
+                axes.plot(value, 100 * run.val_accuracy, "o", color=colour, **_SINGLE_RUN)
+        means, errors = _means(line)
+        look = {"markersize": 5, "linewidth": 1.6, "elinewidth": 1}
+        axes.errorbar(values, means, errors, color=colour, marker="o", capsize=3, **look)
         texts += label(axes, means[-1], text, colour) if text else []
     _log_where_wide(axes, ticks, factor=4)
     if len(ticks) <= 10:
@@ -102,15 +93,13 @@ def _rows(title: str, settings: Sequence[Setting]) -> bytes:
     axes = figure.subplots()
     style(axes, "", ACCURACY)
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
-    for row, setting in enumerate(settings):
-        accuracies = [100 * run.val_accuracy for run in setting.done]
-        look = {"color": PALETTE[0], "markeredgewidth": 0}
-        axes.plot(accuracies, [row] * len(accuracies), "o", alpha=0.35, markersize=4, **look)
-        axes.errorbar(
-            100 * setting.validation.mean, row, xerr=_or_zero(100 * setting.validation.std),
-            color=PALETTE[0], marker="o", markersize=6, capsize=3,
-        )  # fmt: skip
-    axes.set_yticks(range(len(settings)), [setting.name for setting in settings])
+    rows = range(len(settings))
+    for row, setting in zip(rows, settings, strict=True):
+        for run in setting.done:
+            axes.plot(100 * run.val_accuracy, row, "o", color=PALETTE[0], **_SINGLE_RUN)
+    means, errors = _means(settings)
+    axes.errorbar(means, rows, xerr=errors, color=PALETTE[0], fmt="o", markersize=6, capsize=3)
+    axes.set_yticks(rows, [setting.name for setting in settings])
     axes.set_ylim(len(settings) - 0.5, -0.5)
     keys = short_names(settings[0].values)
     axes.set_ylabel(", ".join(keys.values()), size=FONT_SIZE, color=INK)
@@ -120,11 +109,11 @@ def _rows(title: str, settings: Sequence[Setting]) -> bytes:
 
 def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> bytes:
     figure = new_figure(4.2 * len(keys), 4.0, title)
-    for axes, key in zip(_panels(figure, len(keys)), keys, strict=True):
+    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         style(axes, ACCURACY, key_label(key))
         values = [setting.values[key] for setting in settings]
-        accuracies = [100 * setting.validation.mean for setting in settings]
-        axes.plot(values, accuracies, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
+        means, _ = _means(settings)
+        axes.plot(values, means, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
         _log_where_wide(axes, values)
     return png(figure)
 
@@ -132,12 +121,12 @@ def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> by
 def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> bytes:
     columns = sorted({setting.values[across] for setting in settings})
     rows = sorted({setting.values[up] for setting in settings})
-    found = {(setting.values[up], setting.values[across]): setting for setting in settings}
-    means = [
-        [100 * found[row, column].validation.mean if (row, column) in found else math.nan
-         for column in columns]
-        for row in rows
-    ]  # fmt: skip
+    means = np.full((len(rows), len(columns)), math.nan)
+    texts = dict.fromkeys(np.ndindex(means.shape), "–")
+    for setting in settings:
+        cell = rows.index(setting.values[up]), columns.index(setting.values[across])
+        means[cell] = 100 * setting.validation.mean
+        texts[cell] = setting.validation.percent(1, gap="\n")
     figure = new_figure(2.4 + 0.9 * len(columns), 1.8 + 0.62 * len(rows), title)
     axes = figure.subplots()
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
@@ -148,41 +137,26 @@ def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> 
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
     axes.set_ylabel(key_label(up), size=FONT_SIZE, color=INK)
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            setting = found.get((row, column))
-            light = setting is None or image.norm(means[i][j]) > 0.6
-            axes.text(
-                j, i, _cell(setting.validation) if setting else "–",
-                ha="center", va="center", size=FONT_SIZE, color="black" if light else "white",
-            )  # fmt: skip
+    for (row, column), text in texts.items():
+        dark = image.norm(means[row, column]) <= 0.6
+        look = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
+        axes.text(column, row, text, size=FONT_SIZE, **look)
     _footnote(figure, settings)
     return png(figure)
 
 
-def _cell(value: Summary) -> str:
-    mean = f"{100 * value.mean:.1f}"
-    return f"{mean}\n± {100 * value.std:.1f}" if value.count > 1 else mean
-
-
-def _pareto(
-    title: str, settings: Sequence[Setting], latencies: Mapping[str, float]
-) -> bytes:  # fmt: skip
-    costs: dict[str, Callable[[RunRecord], float | None]] = {
-        "MACs for one image, millions": lambda run: _scaled(run.multiply_adds, 1e-6),
-        "parameters, thousands": lambda run: _scaled(run.parameters, 1e-3),
-        "latency of one image, ms": lambda run: latencies.get(run.name),
-    }
+def _pareto(title: str, settings: Sequence[Setting]) -> bytes:
     panels = {}
-    for name, cost in costs.items():
-        known = [(setting, cost(setting.done[0])) for setting in settings]
-        points = [(setting, value) for setting, value in known if value is not None]
+    for name, (cost, unit) in _COSTS.items():
+        known = [(setting, getattr(setting.done[0], cost)) for setting in settings]
+        points = [(setting, value * unit) for setting, value in known if value is not None]
         if points:
             panels[name] = points
     figure = new_figure(max(6.0, 4.2 * len(panels)), 4.2, title)
     keys = ", ".join(short_names(settings[0].values).values())
     _note(figure, f"on the front: {keys}" if keys else "")
-    for axes, (name, points) in zip(_panels(figure, len(panels)), panels.items(), strict=True):
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (name, points) in zip(all_axes, panels.items(), strict=True):
         style(axes, ACCURACY, name)
         _draw_front(axes, points)
     return png(figure)
@@ -190,23 +164,23 @@ def _pareto(
 
 def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
     xs = [cost for _, cost in points]
-    ys = [100 * setting.validation.mean for setting, _ in points]
+    ys, _ = _means([setting for setting, _ in points])
     front = pareto_front(list(zip(xs, ys, strict=True)))
     axes.plot(xs, ys, "o", color=FAINT, markersize=5, markeredgewidth=0)
-    axes.plot([xs[i] for i in front], [ys[i] for i in front], "o-", color=PALETTE[1],
-              linewidth=1.4, markersize=6)  # fmt: skip
+    best = [(xs[index], ys[index]) for index in front]
+    axes.plot(*zip(*best, strict=True), "o-", color=PALETTE[1], linewidth=1.4, markersize=6)
     _log_where_wide(axes, xs)
     axes.margins(x=0.25, y=0.15)
+    # Nothing lies above and left of the front.
+    look = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right", "color": INK}
+    names = [points[index][0].name for index in front]
     texts = [
-        axes.annotate(
-            points[index][0].name, (xs[index], ys[index]), xytext=(-6, 4),
-            textcoords="offset points", ha="right", size=FONT_SIZE - 1, color=INK,
-        )
-        for index in reversed(front)  # nothing lies above and left of the front
-    ]  # fmt: skip
+        axes.annotate(name, point, size=FONT_SIZE - 1, **look)
+        for name, point in zip(names, best, strict=True)
+    ]
     axes.figure.draw_without_rendering()
     taken: list[Any] = []
-    for text in texts:  # the best first; one that would cover another is left to the table
+    for text in reversed(texts):  # the best first; what would cover another is left to the table
         box = text.get_window_extent()
         if any(box.overlaps(other) for other in taken):
             text.remove()
@@ -216,71 +190,57 @@ def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
 
 def _curves(title: str, settings: Sequence[Setting]) -> bytes:
     """Validation accuracy of all runs; the colour is the first key, the kind of line the second."""
-    keys = [*numeric_keys(settings), *(settings[0].values if settings else ())]
-    keys = list(dict.fromkeys(keys))[:2]
-    if len(keys) > 1 and len({setting.values[keys[1]] for setting in settings}) > len(_STYLES):
-        del keys[1]
-    kinds = [list(dict.fromkeys(setting.values[key] for setting in settings)) for key in keys]
-    kinds = [sorted(values) if key in numeric_keys(settings) else values
-             for key, values in zip(keys, kinds, strict=True)]  # fmt: skip
-    colours = _colours(len(kinds[0]) if kinds else 1)
+    from matplotlib import colormaps
+
+    numeric = numeric_keys(settings)
+    kinds: dict[str, list[Any]] = {}  # what the colour stands for, then the kind of line
+    for key in list(dict.fromkeys([*numeric, *settings[0].values]))[:2]:
+        values = list(dict.fromkeys(setting.values[key] for setting in settings))
+        if not kinds or len(values) <= len(_STYLES):
+            kinds[key] = sorted(values) if key in numeric else values
+    count = len(next(iter(kinds.values()), [None]))
+    colours: Any = PALETTE
+    if count > 4:  # a scale
+        colours = [colormaps["viridis"](0.92 * index / (count - 1)) for index in range(count)]
     figure = new_figure(7.6, 4.4, title)
     axes = figure.subplots()
     style(axes, ACCURACY, "epoch")
     for setting in settings:
-        first = kinds[0].index(setting.values[keys[0]]) if keys else 0
-        second = kinds[1].index(setting.values[keys[1]]) if len(keys) > 1 else 0
+        indices = [values.index(setting.values[key]) for key, values in kinds.items()]
+        colour, line = (*indices, 0, 0)[:2]
         for run in setting.runs:
-            val = run.validations
-            axes.plot(
-                [record["epoch"] for record in val],
-                [100 * record["accuracy"] for record in val],
-                _STYLES[second],
-                color=colours[first],
-                marker="o" if len(val) <= 3 else None,
-                markersize=3.5, linewidth=1.2, alpha=0.85,
-            )  # fmt: skip
+            epochs = [record["epoch"] for record in run.validations]
+            accuracies = [100 * record["accuracy"] for record in run.validations]
+            look = {"linestyle": _STYLES[line], "marker": "o" if len(epochs) <= 3 else None}
+            look |= {"color": colours[colour], "markersize": 3.5, "linewidth": 1.2, "alpha": 0.85}
+            axes.plot(epochs, accuracies, **look)
     axes.set_xlim(left=0)
-    _legend(axes, keys, kinds, colours)
+    _legend(axes, kinds, colours)
     return png(figure)
 
 
-def _legend(axes: Any, keys: Sequence[str], kinds: Sequence[Sequence[Any]], colours: Any) -> None:
+def _legend(axes: Any, kinds: Mapping[str, Sequence[Any]], colours: Any) -> None:
     from matplotlib.lines import Line2D
 
     handles = []
-    for place, (key, values) in enumerate(zip(keys, kinds, strict=True)):
-        if len(values) > _MAX_LABELS:
-            shown = [0, len(values) // 2, len(values) - 1]
-        else:
-            shown = list(range(len(values)))
+    for place, (key, values) in enumerate(kinds.items()):
+        few = len(values) <= _MAX_LABELS
         handles.append(Line2D([], [], color="none", label=key_label(key)))
-        for index in shown:
-            colour = colours[index] if place == 0 else INK
-            line: Any = "-" if place == 0 else _STYLES[index]
+        for index in range(len(values)) if few else (0, len(values) // 2, len(values) - 1):
+            colour, line = (colours[index], 0) if place == 0 else (INK, index)
             text = shown_value(values[index])
-            handles.append(Line2D([], [], color=colour, linestyle=line, label=text))
+            handles.append(Line2D([], [], color=colour, linestyle=_STYLES[line], label=text))
     if handles:
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
-                    fontsize=FONT_SIZE, labelcolor=INK)  # fmt: skip
+        look: Any = {"frameon": False, "fontsize": FONT_SIZE, "labelcolor": INK}
+        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), **look)
 
 
-def _colours(count: int) -> Any:
-    """Distinct colours for a few values, a scale for many."""
-    if count <= 4:
-        return PALETTE[:count]
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](0.92 * index / (count - 1)) for index in range(count)]
-
-
-def _two_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
-    """The keys of a heat map: the sweep varies two numbers and nothing else, as in a grid."""
-    keys = numeric_keys(settings)
+def _is_grid(settings: Sequence[Setting], keys: Sequence[str]) -> bool:
+    """Whether the sweep varies two numbers and nothing else, and half of their pairs are there."""
     if len(keys) != 2 or len(settings[0].values) != 2:
-        return None
+        return False
     sizes = [len({setting.values[key] for setting in settings}) for key in keys]
-    return (keys[0], keys[1]) if 2 * len(settings) >= sizes[0] * sizes[1] else None
+    return 2 * len(settings) >= math.prod(sizes)
 
 
 def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]]:
@@ -289,23 +249,16 @@ def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]
     short = symbols(others)
     lines: dict[str, list[Setting]] = {}
     for setting in settings:
-        text = ", ".join(
-            f"{short[other]} = {shown_value(setting.values[other])}" for other in others
-        )
-        lines.setdefault(text, []).append(setting)
+        text = [f"{short[other]} = {shown_value(setting.values[other])}" for other in others]
+        lines.setdefault(", ".join(text), []).append(setting)
     return lines
-
-
-def _panels(figure: Any, count: int) -> list[Any]:
-    return list(figure.subplots(1, count, squeeze=False)[0])
 
 
 def _log_where_wide(axes: Any, values: Sequence[float], factor: float = 8) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    if min(values) > 0 and max(values) / min(values) >= factor:
+    if min(values) > 0 and (width := max(values) / min(values)) >= factor:
         axes.set_xscale("log")
-        width = max(values) / min(values)
         marks = [1.0] if width > 300 else [1.0, 3.0] if width > 30 else [1.0, 2.0, 5.0]
         axes.xaxis.set_major_locator(LogLocator(subs=marks))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -315,9 +268,10 @@ def _log_where_wide(axes: Any, values: Sequence[float], factor: float = 8) -> No
 def _footnote(figure: Any, settings: Sequence[Setting]) -> None:
     """Says how many runs a mean is of, which no picture of means should leave out."""
     counts = sorted({setting.validation.count for setting in settings})
-    runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    text = f"n = {runs} per setting" + ("; mean ± standard deviation" if counts[-1] > 1 else "")
-    _note(figure, text)
+    runs = " to ".join(str(count) for count in dict.fromkeys([counts[0], counts[-1]]))
+    _note(
+        figure, f"n = {runs} per setting{'; mean ± standard deviation' if counts[-1] > 1 else ''}"
+    )
 
 
 def _note(figure: Any, text: str) -> None:
@@ -326,9 +280,8 @@ def _note(figure: Any, text: str) -> None:
     figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
 
 
-def _scaled(value: int | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
-def _or_zero(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
+def _means(settings: Sequence[Setting]) -> tuple[list[float], list[float]]:
+    """In per cent, with their standard deviations, 0 where unknown."""
+    summaries = [setting.validation for setting in settings]
+    deviations = [100 * each.std if each.count > 1 else 0.0 for each in summaries]
+    return [100 * each.mean for each in summaries], deviations

@@ -1,7 +1,5 @@
 """From the definition of a sweep to its runs: checked, named, and told apart."""
 
-import hashlib
-import json
 import math
 import re
 import traceback
@@ -13,11 +11,11 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
+from eanet import files
 from eanet.errors import UserError
 from eanet.sweeps.keys import short_names
-from eanet.sweeps.spec import Between, OneOf, Overrides, Space
+from eanet.sweeps.spec import Between, OneOf, Overrides, Space, axis, product
 
-_NOT_IN_NAMES = re.compile(r"[^\w.+-]")
 _MAX_NAME = 120  # characters; file systems allow 255 bytes
 
 
@@ -26,11 +24,8 @@ class PlannedRun(NamedTuple):
 
     name: str  # of its directory, made of what it overrides
     config: ConfigDict  # resolved
-
-    @property
-    def digest(self) -> str:
-        """What the run is: equal for equal configs alone."""
-        return digest(config_lib.lasting(self.config))
+    settings: dict[str, Any]  # the same with full keys
+    digest: str  # of the config, see `lasting`: eight hexadecimal digits
 
 
 class SweepPlan(NamedTuple):
@@ -40,12 +35,6 @@ class SweepPlan(NamedTuple):
     keys: tuple[str, ...]  # all that some run overrides
     runs: tuple[PlannedRun, ...]  # no two with the same config
     warnings: tuple[str, ...]  # a line each
-
-
-def digest(values: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that differ between values of configs, see `lasting`."""
-    text = json.dumps(values, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
@@ -69,17 +58,23 @@ def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
     configs = [_override(f"{where}, run {n}", base, each) for n, each in enumerate(overrides, 1)]
     keys = tuple(dict.fromkeys(key for each in overrides for key in each))
     shown = short_names(keys)
-    named = [
-        PlannedRun(_name({shown[key]: _value(config, key) for key in each}), config)
-        for each, config in zip(overrides, configs, strict=True)
-    ]
     distinct: dict[str, PlannedRun] = {}
     warnings = []
-    for run in named:
+    for each, config in zip(overrides, configs, strict=True):
+        values = dict(config_lib.flatten(config))
+        name = ",".join(f"{shown[key]}={_in_name(values[key])}" for key in each) or "base"
+        run = PlannedRun(name, config, values, files.digest(config_lib.lasting(config))[:8])
         first = distinct.setdefault(run.digest, run)
         if first is not run:
             warnings.append(f"{run.name} is identical to {first.name}: they run only once")
-    runs = tuple(_with_names_of_their_own(list(distinct.values())))
+    # Different values may look alike as parts of a file's name, or make it too long.
+    names = [run.name for run in distinct.values()]
+    runs = tuple(
+        run
+        if names.count(run.name) == 1 and len(run.name) <= _MAX_NAME
+        else run._replace(name=f"{run.name[:_MAX_NAME]},{run.digest}")
+        for run in distinct.values()
+    )
     return SweepPlan(title, keys, runs, (*warnings, *_confounded(runs, keys)))
 
 
@@ -90,8 +85,23 @@ def search_space(name: str, module: ModuleType, base: ConfigDict) -> Space:
       UserError: for an unknown name or key, or values that the key cannot have.
     """
     name = name.removeprefix("search_")
-    space = _call(module, "search", name)
-    return {key: _choice(f"search_{name}", key, values, base) for key, values in space.items()}
+    where = f"search_{name}"
+    space: Space = {}
+    for key, values in _call(module, "search", name).items():
+        if not isinstance(values, Between | OneOf) or not values.values:
+            raise UserError(f"{where}: {key} needs Between(...) or OneOf(...), not {values!r}")
+        configs = [_override(where, base, {key: value}) for value in values.values]
+        options = [dict(config_lib.flatten(config))[key] for config in configs]
+        if isinstance(values, OneOf):
+            space[key] = OneOf(*options)
+            continue
+        low, high = options
+        if type(low) not in (int, float):
+            raise UserError(f"{where}: {key} is no number; give OneOf(...), not {values!r}")
+        if not -math.inf < low < high < math.inf or (values.log and low <= 0):
+            raise UserError(f"{where}: {key} has an empty range or one without end, {values}")
+        space[key] = Between(low, high, values.log)
+    return space
 
 
 def followers(base: ConfigDict, configs: Iterable[ConfigDict], keys: Iterable[str]) -> list[str]:
@@ -100,47 +110,27 @@ def followers(base: ConfigDict, configs: Iterable[ConfigDict], keys: Iterable[st
     return [key for key in dict.fromkeys(changed) if key not in keys]
 
 
-def _choice(where: str, key: str, values: Any, base: ConfigDict) -> Between | OneOf:
-    def typed(value: Any) -> Any:
-        return _value(_override(where, base, {key: value}), key)
-
-    if not isinstance(values, Between | OneOf) or not values.values:
-        raise UserError(f"{where}: {key} needs Between(...) or OneOf(...), not {values!r}")
-    options = tuple(map(typed, values.values))
-    if isinstance(values, OneOf):
-        return OneOf(*options)
-    low, high = options
-    if type(low) not in (int, float):
-        raise UserError(f"{where}: {key} is no number; give OneOf(...), not {values!r}")
-    if not -math.inf < low < high < math.inf or (values.log and low <= 0):
-        raise UserError(f"{where}: {key} has an empty range or one without end, {values}")
-    return Between(low, high, values.log)
-
-
 def _parse(definition: str, base: ConfigDict) -> tuple[str, list[Overrides]]:
-    runs: list[Overrides] = [{}]
-    keys: list[str] = []
-    for part in filter(None, (part.strip() for part in definition.split(";"))):
-        key, equals, values = (text.strip() for text in part.partition("="))
-        if not equals or not values:
+    axes: dict[str, list[Overrides]] = {}
+    for part in filter(None, map(str.strip, definition.split(";"))):
+        key, equals, texts = map(str.strip, part.partition("="))
+        if not equals or not texts:
             raise UserError(f"--sweep: {part!r} is not of the form key=value,value")
-        if key in keys:
+        if key in axes:
             raise UserError(f"--sweep: {key} stands twice")
-        keys.append(key)
         try:
-            parsed = [each for text in values.split(",") for each in _values(base, key, text)]
+            values = [each for text in texts.split(",") for each in _values(base, key, text)]
         except UserError as error:
             raise UserError(f"--sweep: {error}") from None
-        runs = [{**run, key: value} for run in runs for value in parsed]
-    return "_".join(short_names(keys).values()), runs
+        axes[key] = axis(key, *values)
+    return "_".join(short_names(axes).values()), list(product(*axes.values()))
 
 
 def _values(base: ConfigDict, key: str, text: str) -> Sequence[Any]:
     """The values that a text stands for: one, or those of a range such as 0..2."""
     text = text.strip()
     span = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text)
-    config_lib.check_key(key, dict(config_lib.flatten(base)))
-    if not span or type(_value(base, key)) is not int:
+    if not span or type(dict(config_lib.flatten(base)).get(key)) is not int:
         return [config_lib.parse_value(base, key, text)]
     first, last = int(span[1]), int(span[2])
     if first > last:
@@ -183,35 +173,16 @@ def _override(where: str, base: ConfigDict, overrides: Any) -> ConfigDict:
         raise UserError(f"{where}: {error}") from None
 
 
-def _value(config: ConfigDict, key: str) -> Any:
-    return dict(config_lib.flatten(config))[key]
-
-
-def _name(values: Mapping[str, Any]) -> str:
-    """Values as the name of a file."""
-    texts = {key: str(value) for key, value in values.items()}
-    texts |= {key: str(value).lower() for key, value in values.items() if isinstance(value, bool)}
-    parts = (f"{key}={_NOT_IN_NAMES.sub('-', text)}" for key, text in texts.items())
-    return ",".join(parts) or "base"
-
-
-def _with_names_of_their_own(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Different values may look alike as parts of a file's name, or make it too long."""
-    names = [run.name for run in runs]
-    return [
-        run
-        if names.count(run.name) == 1 and len(run.name) <= _MAX_NAME
-        else run._replace(name=f"{run.name[:_MAX_NAME]},{run.digest}")
-        for run in runs
-    ]
+def _in_name(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^\w.+-]", "-", text)
 
 
 def _confounded(runs: Sequence[PlannedRun], keys: Sequence[str]) -> list[str]:
     """A warning for each group of keys that change from run to run only together."""
     groups: dict[tuple[int, ...], list[str]] = {}
-    configs = [dict(config_lib.flatten(run.config)) for run in runs]
     for key in keys:
-        values = [config[key] for config in configs]
+        values = [run.settings[key] for run in runs]
         distinct = list(dict.fromkeys(values))
         if len(distinct) > 1:
             pattern = tuple(distinct.index(value) for value in values)

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,13 +27,8 @@ class RunProcess:
     """A process that trains in a workdir; what it says is appended to `train.log` there.
 
     It gets a pipe as its standard input, and must stop in order when that ends: on `stop`, and
-    when this process is gone.
-
-    Args:
-      command: what to start.
-      workdir: of the run, must exist.
-      share: of the machine.
-      inherit: descriptor of the lock on the run, which lasts as long as the process.
+    when this process is gone. It inherits the descriptor of the lock on the run, which lasts as
+    long as the process.
     """
 
     def __init__(self, command: Sequence[str], workdir: Path, share: Share, inherit: int):
@@ -41,7 +36,7 @@ class RunProcess:
         append = files.open_regular(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with open(append, "ab") as log:
             self._log_start = log.tell()
-            with _on_cores(share.cores):
+            with nullcontext() if share.cores is None else _on_cores(share.cores):
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -87,11 +82,8 @@ class RunProcess:
 
 
 @contextmanager
-def _on_cores(cores: frozenset[int] | None) -> Iterator[None]:
+def _on_cores(cores: frozenset[int]) -> Iterator[None]:
     """Processes that are started meanwhile run on these cores alone."""
-    if cores is None:
-        yield
-        return
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

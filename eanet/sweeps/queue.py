@@ -16,9 +16,9 @@ tells at once that the worker is dead. Of one elsewhere it is told by its heartb
 the trial that has not changed for a while, on the clock of the process that looks.
 """
 
-import enum
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,28 +34,11 @@ from eanet.errors import UserError
 from eanet.workdir import lock as lock_lib
 from eanet.workdir.lock import RunLock
 
-_OPEN = (TrialState.WAITING, TrialState.RUNNING)
-
-
-class State(enum.Enum):
-    """What has become of a run."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    PRUNED = "pruned"
-
-    @property
-    def final(self) -> bool:
-        """Whether it will not change any more."""
-        return self not in (State.WAITING, State.RUNNING)
-
 
 class Status(NamedTuple):
     """What has become of a run, and for a failed one why."""
 
-    state: State
+    state: TrialState
     reason: str = ""
 
 
@@ -71,17 +54,24 @@ class Claim:
     trial_id: int  # of Optuna
     lock: RunLock  # on the run, for the processes that work at it to inherit
     crashes: int  # earlier tries that ended `again` as crashed
-    _storage: BaseStorage
+    _queue: "Queue"
     _heartbeats: int = 0
+
+    def trial(self, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
+        """The try as Optuna's samplers and pruners know it."""
+        # Loaded anew, since a study keeps what it has once read for its sampler.
+        name, storage = self._queue.study.study_name, self._queue.storage
+        study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        return optuna.Trial(study, self.trial_id)
 
     def heartbeat(self) -> None:
         """Tells the others that this worker is alive."""
         self._heartbeats += 1
-        self._set("heartbeat", self._heartbeats)
+        self._queue.storage.set_trial_user_attr(self.trial_id, "heartbeat", self._heartbeats)
 
     def done(self, value: float) -> None:
         """Ends the run well, with what a search maximises."""
-        self._end(TrialState.COMPLETE, value)
+        self._end(TrialState.COMPLETE, values=[value])
 
     def pruned(self, reason: str) -> None:
         """Ends the run as not worth its time."""
@@ -95,32 +85,23 @@ class Claim:
         """Ends this try alone."""
         self._end(TrialState.FAIL, reason=reason, again=True, crashed=crashed)
 
-    def _set(self, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(self.trial_id, key, value)
-
-    def _end(self, state: TrialState, value: float | None = None, **ended: Any) -> None:
-        if ended:
-            self._set("ended", ended)
-        values = None if value is None else [value]
-        self._storage.set_trial_state_values(self.trial_id, state, values)
+    def _end(self, state: TrialState, **ended: Any) -> None:
+        self._queue._end(self.trial_id, state, **ended)
         self.lock.close()
 
 
 class Queue:
-    """The runs of one sweep.
+    """The runs of one sweep, which has the same name for all its workers.
 
-    Args:
-      storage: of Optuna; every worker has one of its own onto the same data.
-      name: of the sweep, the same for all its workers.
-      directory: for the locks.
-      heartbeat_timeout: seconds without a heartbeat after which a worker elsewhere is thought dead.
+    Every worker has an Optuna storage of its own onto the same data, and a directory for the locks.
+    One elsewhere is thought dead after `heartbeat_timeout` seconds without a heartbeat.
     """
 
     def __init__(
         self, storage: BaseStorage, name: str, directory: Path, *, heartbeat_timeout: float
     ):
         directory.mkdir(parents=True, exist_ok=True)
-        self._storage = storage
+        self.storage = storage
         self._directory = directory
         self._place = lock_lib.place(directory)
         self._heartbeat_timeout = heartbeat_timeout
@@ -131,13 +112,9 @@ class Queue:
         )
 
     def enqueue(self, runs: Mapping[str, str]) -> None:
-        """Makes these the runs to work at; those that the queue does not know yet join it.
+        """Makes these, name to digest of the config, the runs to work at; new ones join the queue.
 
-        Args:
-          runs: name to digest of the config.
-
-        Raises:
-          UserError: a run of that name has another config.
+        One that is there with another config is a `UserError`.
         """
         self._planned = dict(runs)
         for name, tries in self._tries().items():
@@ -153,24 +130,19 @@ class Queue:
     def take(self) -> Claim | None:
         """Claims the first waiting run that nobody holds a lock on; None where there is none."""
         for name, tries in self._tries().items():
-            oldest = _oldest_open(tries)
-            if _final(tries) or oldest is None or oldest.state != TrialState.WAITING:
+            trial = _decisive(tries)
+            if trial is None or trial.state != TrialState.WAITING:
                 continue
-            lock = lock_lib.acquire(self._lock(name))
+            lock = lock_lib.acquire(self._directory / f"{name}.lock")
             if lock is None:
                 continue
-            try:
-                if self._storage.set_trial_state_values(oldest._trial_id, TrialState.RUNNING):
+            with suppress(Lost), ExitStack() as unless_taken:
+                unless_taken.callback(lock.close)
+                if self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
                     crashes = sum(bool(_ended(each).get("crashed")) for each in tries)
-                    claim = Claim(name, oldest._trial_id, lock, crashes, self._storage)
-                    claim._set("place", self._place)
-                    return claim
-            except Lost:
-                pass
-            except BaseException:
-                lock.close()
-                raise
-            lock.close()
+                    self.storage.set_trial_user_attr(trial._trial_id, "place", self._place)
+                    unless_taken.pop_all()
+                    return Claim(name, trial._trial_id, lock, crashes, self)
         return None
 
     def requeue(self) -> list[str]:
@@ -179,23 +151,23 @@ class Queue:
         for name, tries in self._tries().items():
             for trial in tries:
                 if trial.state == TrialState.RUNNING and self._is_dead(name, trial):
-                    dead += [name] if self._end_dead(trial) else []
+                    with suppress(Lost):  # where it has ended by now
+                        reason = "its worker died"
+                        self._end(trial._trial_id, TrialState.FAIL, reason=reason, again=True)
+                        dead.append(name)
         for name, tries in self._tries().items():
-            if _final(tries) is None and _oldest_open(tries) is None:
+            if _decisive(tries) is None:
                 self._add(name, like=tries[-1] if tries else None)
         return dead
 
     def statuses(self) -> dict[str, Status]:
         """What has become of every planned run."""
-        return {name: _status(tries) for name, tries in self._tries().items()}
-
-    def trial(self, claim: Claim, sampler: BaseSampler, pruner: BasePruner) -> optuna.Trial:
-        """The try of a claim as Optuna's samplers and pruners know it."""
-        # Loaded anew, since a study keeps what it has once read for its sampler.
-        study = optuna.load_study(
-            study_name=self.study.study_name, storage=self._storage, sampler=sampler, pruner=pruner
-        )
-        return optuna.Trial(study, claim.trial_id)
+        found = {}
+        for name, tries in self._tries().items():
+            trial = _decisive(tries)
+            reason = str(_ended(trial).get("reason", "")) if trial else ""
+            found[name] = Status(trial.state if trial else TrialState.WAITING, reason)
+        return found
 
     def _tries(self) -> dict[str, list[FrozenTrial]]:
         """The tries of each planned run, oldest first."""
@@ -212,7 +184,7 @@ class Queue:
 
     def _is_dead(self, name: str, trial: FrozenTrial) -> bool:
         if trial.user_attrs.get("place") == self._place:
-            return lock_lib.is_free(self._lock(name))
+            return lock_lib.is_free(self._directory / f"{name}.lock")
         heartbeat, now = trial.user_attrs.get("heartbeat"), time.monotonic()
         last, since = self._heard.setdefault(trial.number, (heartbeat, now))
         if heartbeat != last:
@@ -220,18 +192,10 @@ class Queue:
             return False
         return now - since > self._heartbeat_timeout
 
-    def _end_dead(self, trial: FrozenTrial) -> bool:
-        """Ends the try of a dead worker; false where it has ended by now."""
-        try:
-            ended = {"reason": "its worker died", "again": True}
-            self._storage.set_trial_user_attr(trial._trial_id, "ended", ended)
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        except Lost:
-            return False
-        return True
-
-    def _lock(self, name: str) -> Path:
-        return self._directory / f"{name}.lock"
+    def _end(self, trial_id: int, state: TrialState, *, values: Any = None, **ended: Any) -> None:
+        if ended:
+            self.storage.set_trial_user_attr(trial_id, "ended", ended)
+        self.storage.set_trial_state_values(trial_id, state, values)
 
 
 def _ended(trial: FrozenTrial) -> dict[str, Any]:
@@ -239,24 +203,7 @@ def _ended(trial: FrozenTrial) -> dict[str, Any]:
     return ended if isinstance(ended, dict) else {}
 
 
-def _final(tries: list[FrozenTrial]) -> FrozenTrial | None:
-    """The try that ended for good."""
-    for trial in tries:
-        failed = trial.state == TrialState.FAIL and not _ended(trial).get("again")
-        if failed or trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            return trial
-    return None
-
-
-def _oldest_open(tries: list[FrozenTrial]) -> FrozenTrial | None:
-    return next((trial for trial in tries if trial.state in _OPEN), None)
-
-
-def _status(tries: list[FrozenTrial]) -> Status:
-    final = _final(tries)
-    if final is not None:
-        states = {TrialState.COMPLETE: State.DONE, TrialState.PRUNED: State.PRUNED}
-        return Status(states.get(final.state, State.FAILED), str(_ended(final).get("reason", "")))
-    oldest = _oldest_open(tries)
-    running = oldest is not None and oldest.state == TrialState.RUNNING
-    return Status(State.RUNNING if running else State.WAITING)
+def _decisive(tries: list[FrozenTrial]) -> FrozenTrial | None:
+    """The try that tells what became of a run: one that ended for good, else the oldest open."""
+    counting = [t for t in tries if t.state != TrialState.FAIL or not _ended(t).get("again")]
+    return min(counting, key=lambda trial: not trial.state.is_finished(), default=None)

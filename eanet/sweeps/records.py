@@ -1,10 +1,10 @@
 """The files of a sweep: `sweep.json`, and beside it a directory for each run, a normal workdir."""
 
+import json
 import math
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,69 +52,35 @@ _SWEEP: dict[str, Rule] = {
     "runs": _list_of("a list of name, settings, parameters, multiply_adds", _is_planned_run),
 }
 _END: dict[str, Rule] = {"state": Choice(*EARLY), "reason": Text()}
+_LATENCY: dict[str, Rule] = {
+    "device": Text(),
+    "models": Such(
+        "milliseconds by model",
+        lambda value: isinstance(value, dict) and all(map(Number(0, 1e9).allows, value.values())),
+    ),
+}
 
 
-@dataclass(frozen=True)
-class RunRecord:
+class RunRecord(NamedTuple):
     """What the files tell of one run."""
 
     name: str  # of its directory
+    state: str  # one of done, failed, pruned, unfinished, waiting
+    reason: str  # why it failed or was pruned
     settings: Record  # values of all keys of its config, as far as they are known
     config: ConfigDict | None  # None where it has not begun
-    records: list[Record]  # of `metrics.jsonl`
+    num_epochs: float  # that it is to train; NaN where it has not begun
+    step: int  # how far it has come
+    epoch: float  # the same in epochs
+    images_per_second: float  # the median over the reports of training, NaN without any
+    validations: list[Record]  # the records of validation that have an accuracy
+    best: Record | None  # that of highest accuracy
+    val_accuracy: float  # its accuracy, NaN without any
     results: Record  # of `results_test.json`, empty without
-    ended: Record  # `state` and `reason` where the run ended early
+    test: Record  # the same, but empty for another checkpoint than the best
     parameters: int | None  # of the model; None where unknown
     multiply_adds: int | None  # for one image, likewise
-
-    @property
-    def num_epochs(self) -> float:
-        """That it is to train; NaN where it has not begun."""
-        return self.config.num_epochs if self.config else math.nan
-
-    @property
-    def state(self) -> str:
-        """One of done, failed, pruned, unfinished, waiting."""
-        if self.results and self.epoch >= self.num_epochs - 1e-5:
-            return "done"
-        return self.ended.get("state", "unfinished" if self.records else "waiting")
-
-    @property
-    def step(self) -> int:
-        """How far the run has come."""
-        return self.records[-1]["step"] if self.records else 0
-
-    @property
-    def epoch(self) -> float:
-        """The same in epochs."""
-        return self.records[-1]["epoch"] if self.records else 0.0
-
-    @property
-    def validations(self) -> list[Record]:
-        """The records of validation that have an accuracy."""
-        return log.validations(self.records)
-
-    @property
-    def best(self) -> Record | None:
-        """The validation record of highest accuracy."""
-        return log.best_validation(self.records)
-
-    @property
-    def val_accuracy(self) -> float:
-        """The highest accuracy on validation, NaN without any."""
-        return self.best["accuracy"] if self.best else math.nan
-
-    @property
-    def test(self) -> Record:
-        """The results on test; empty without, and for another checkpoint than the best."""
-        return self.results if log.is_of_best(self.results, self.records) else {}
-
-    @property
-    def images_per_second(self) -> float:
-        """The median over the reports of training, NaN without any."""
-        reported = [record.get("images_per_second", math.nan) for record in self.records]
-        rates = [rate for rate in reported if math.isfinite(rate)]
-        return statistics.median(rates) if rates else math.nan
+    latency: float | None  # milliseconds for one image, likewise
 
 
 class SweepRecord(NamedTuple):
@@ -124,19 +90,13 @@ class SweepRecord(NamedTuple):
     keys: tuple[str, ...]  # that it varies
     follow: tuple[str, ...]  # keys that change with them, as they refer to them
     runs: tuple[RunRecord, ...]  # those planned, then others that lie in the directory
+    latency: Record  # see `eanet.sweeps.latency.measure`, empty where it was not measured
 
 
 def write_sweep(
     directory: Path, keys: Sequence[str], runs: Sequence[Record], follow: Sequence[str] = ()
 ) -> None:
-    """Writes `sweep.json`.
-
-    Args:
-      directory: of the sweep, must exist.
-      keys: that it varies.
-      runs: for each its name, and settings, parameters, multiply_adds as far as known.
-      follow: keys that change with them, as they refer to them.
-    """
+    """Writes `sweep.json`: for each run its name, and settings and size as far as known."""
     record = {"keys": list(keys), "follow": list(follow), "runs": list(runs)}
     files.write_record(directory / "sweep.json", record)
 
@@ -154,23 +114,22 @@ def read_sweep(directory: Path) -> SweepRecord:
     planned = {run["name"]: run for run in record["runs"]}
     others = sorted(path.parent.name for path in directory.glob("*/config.json"))
     names = dict.fromkeys([*planned, *others])
-    runs = tuple(read_run(directory / name, planned.get(name, {})) for name in names)
+    latency = files.read_record(directory / "latency.json", "remove it", _LATENCY) or {}
+    models = latency.get("models", {})
+    runs = tuple(read_run(directory / name, planned.get(name), models) for name in names)
     keys, follow = tuple(record["keys"]), tuple(record.get("follow") or ())
-    return SweepRecord(directory.resolve().name, keys, follow, runs)
+    return SweepRecord(directory.resolve().name, keys, follow, runs, latency)
 
 
-def read_run(workdir: Path, planned: Mapping[str, Any] | None = None) -> RunRecord:
-    """Reads the files of one run.
+def read_run(
+    workdir: Path, planned: Record | None = None, latencies: Record | None = None
+) -> RunRecord:
+    """Reads the files of one run, which need not be there; a damaged one is a `UserError`.
 
-    Args:
-      workdir: of the run, need not exist.
-      planned: what `sweep.json` says of it.
-
-    Raises:
-      UserError: one of the files is damaged.
+    What `sweep.json` says of it as planned, and `latency.json` of the models, is taken up.
     """
     planned = planned or {}
-    settings, config = dict(planned.get("settings", {})), None
+    settings, config = planned.get("settings", {}), None
     path, metrics = workdir / "config.json", workdir / "metrics.jsonl"
     if path.exists():
         config = config_lib.from_json(path)
@@ -181,16 +140,41 @@ def read_run(workdir: Path, planned: Mapping[str, Any] | None = None) -> RunReco
         if wrong:
             raise UserError(f"{path} is not the config of a run: see {wrong[0]} there")
     results = read_results(workdir, "test") or {}
+    lines = log.read(metrics) if metrics.exists() else []
+    ended = files.read_record(workdir / _ENDED, "remove it", _END) or {}
+    num_epochs = config.num_epochs if config else math.nan
+    last: Record = lines[-1] if lines else {"step": 0, "epoch": 0.0}
+    if results and last["epoch"] >= num_epochs - 1e-5:
+        ended = {"state": "done"}
+    rates = [line.get("images_per_second", math.nan) for line in lines]
+    rates = [rate for rate in rates if math.isfinite(rate)]
+    best = log.best_validation(lines)
     return RunRecord(
-        workdir.name,
-        settings,
-        config,
-        log.read(metrics) if metrics.exists() else [],
-        results,
-        files.read_record(workdir / _ENDED, "remove it", _END) or {},
-        results.get("parameters", planned.get("parameters")),
-        results.get("multiply_adds_per_image", planned.get("multiply_adds")),
+        name=workdir.name,
+        state=ended.get("state", "unfinished" if lines else "waiting"),
+        reason=ended.get("reason", ""),
+        settings=settings,
+        config=config,
+        num_epochs=num_epochs,
+        step=last["step"],
+        epoch=last["epoch"],
+        images_per_second=statistics.median(rates) if rates else math.nan,
+        validations=log.validations(lines),
+        best=best,
+        val_accuracy=best["accuracy"] if best else math.nan,
+        results=results,
+        test=results if log.is_of_best(results, lines) else {},
+        parameters=results.get("parameters", planned.get("parameters")),
+        multiply_adds=results.get("multiply_adds_per_image", planned.get("multiply_adds")),
+        latency=latencies.get(model_key(config)) if config and latencies else None,
     )
+
+
+def model_key(config: ConfigDict) -> str:
+    """What the time of an image depends on: the model and the kind of image."""
+    values = config_lib.lasting(config)
+    model = {name: value for name, value in values["model"].items() if name != "dropout_rate"}
+    return json.dumps({"dataset": values["dataset"]["name"], **model}, sort_keys=True)
 
 
 def write_ended(workdir: Path, state: str, reason: str) -> None:

@@ -19,21 +19,11 @@ from eanet.cli import Parser, say
 from eanet.display import markdown
 from eanet.display.numbers import human
 from eanet.errors import printable
-from eanet.sweeps import latency as latency_lib
 from eanet.sweeps import records
 from eanet.sweeps.keys import short_names, shown_value
 from eanet.sweeps.pictures import draw_all
-from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
-from eanet.sweeps.statistics import (
-    Setting,
-    Summary,
-    best,
-    paired_difference,
-    settings,
-    varied_keys,
-)
-
-Row = tuple[bool, list[str]]  # whether it is the best setting's, and its cells
+from eanet.sweeps.records import EARLY, SweepRecord
+from eanet.sweeps.statistics import Setting, best, paired_difference, settings, varied_keys
 
 _CAPTIONS = {
     "accuracy.png": "Validation accuracy by setting; faint points are single runs",
@@ -50,20 +40,20 @@ def write_report(directory: Path) -> list[Path]:
       UserError: the directory is no sweep's, a file of it is damaged, or it cannot be written.
     """
     sweep = records.read_sweep(directory)
-    latencies, device = _latencies(directory, sweep)
     found = settings(sweep)
     chosen = best(found)
-    pictures = draw_all(sweep.name, found, latencies)
+    pictures = draw_all(sweep.name, found)
     states = sorted(Counter(run.state for run in sweep.runs).items())
     text = _Text(
         sweep.name,
         f"{len(sweep.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states),
-        *_settings_table(found, chosen, latencies),
-        _notes(sweep.runs, chosen, device if latencies else ""),
-        [f"{run.name}: {run.state}: {_reason(run)}" for run in sweep.runs if run.state in EARLY],
+        _settings_table(found, chosen),
+        next((row for row, setting in enumerate(found, 1) if setting is chosen), 0),
+        _notes(sweep, chosen),
+        [f"{run.name}: {run.state}: {run.reason}" for run in sweep.runs if run.state in EARLY],
     )
     content = {
-        "sweep.csv": _csv(sweep, latencies).encode(),
+        "sweep.csv": _csv(sweep).encode(),
         "sweep.md": _markdown(text, pictures).encode(),
         **pictures,
         "report.html": _html(text, pictures).encode(),
@@ -76,50 +66,42 @@ class _Text(NamedTuple):
 
     title: str
     intro: str  # how many runs there are
-    heading: list[str]  # of the table of settings
-    rows: list[Row]  # of that table
+    table: list[list[str]]  # a row for each setting, below a heading
+    best: int  # row of the table; 0 for none
     notes: list[str]  # a sentence each
     failures: list[str]  # a line each
 
 
-def _settings_table(
-    found: Sequence[Setting], chosen: Setting | None, latencies: Mapping[str, float]
-) -> tuple[list[str], list[Row]]:
+def _settings_table(found: Sequence[Setting], chosen: Setting | None) -> list[list[str]]:
     keys = short_names(found[0].values) if found else {}
     heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
-    heading += ["parameters", "MACs", "latency, ms", *EARLY]
-    rows = []
+    rows = [[*heading, "parameters", "MACs", "latency, ms", *EARLY]]
     for setting in found:
         run = setting.runs[0]
-        latency = next((latencies[each.name] for each in setting.runs if each.name in latencies),
-                       None)  # fmt: skip
-        cells = [
+        difference = "best" if setting is chosen else "–"
+        if chosen and setting is not chosen:
+            paired = paired_difference(setting, chosen)
+            difference = paired.percent(sign="+") + (f" ({paired.count})" if paired.count else "")
+        latencies = [each.latency for each in setting.runs if each.latency is not None]
+        row = [
             *map(shown_value, setting.values.values()),
-            _percent(setting.validation, "{:.2f}"),
+            setting.validation.percent(),
             str(setting.validation.count),
-            _difference(setting, chosen),
+            difference,
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
-            f"{latency:.2f}" if latency is not None else "–",
+            f"{latencies[0]:.2f}" if latencies else "–",
             *(str(sum(run.state == state for run in setting.runs)) for state in EARLY),
         ]
-        rows.append((setting is chosen, cells))
-    return heading, rows
+        rows.append(row)
+    return rows
 
 
-def _difference(setting: Setting, chosen: Setting | None) -> str:
-    if setting is chosen or chosen is None:
-        return "best" if chosen else "–"
-    difference = paired_difference(setting, chosen)
-    seeds = f" ({difference.count})" if difference.count else ""
-    return _percent(difference, "{:+.2f}") + seeds
-
-
-def _notes(runs: Sequence[RunRecord], chosen: Setting | None, device: str) -> list[str]:
+def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:
     if chosen is None:
         return ["No run has finished yet."]
-    unfinished = any(run.state in ("waiting", "unfinished") for run in runs)
-    test = f"{_percent(chosen.test, '{:.2f}')} % (n = {chosen.test.count})"
+    unfinished = any(run.state in ("waiting", "unfinished") for run in sweep.runs)
+    test = f"{chosen.test.percent()} % (n = {chosen.test.count})"
     notes = [
         f"Best on validation{' so far' if unfinished else ''}, of the settings with most finished "
         f"runs: {chosen.name}. Only of it the test accuracy is reported: {test}.",
@@ -128,65 +110,59 @@ def _notes(runs: Sequence[RunRecord], chosen: Setting | None, device: str) -> li
         "A paired difference is over the seeds that finished in both settings, as many as stand in "
         "brackets.",
     ]
-    other = [run.name for run in runs if run.results and not run.test]
+    other = [run.name for run in sweep.runs if run.results and not run.test]
     if other:
         notes.append(
             f"Left out: the test results of {', '.join(other)}, which are of another checkpoint "
             "than the best; python main.py --mode=eval --workdir=RUN evaluates the best."
         )
-    if device:
+    if any(run.latency is not None for run in sweep.runs):
+        device = sweep.latency["device"]
         notes.append(f"Latency: median time of one image at a time on {device}.")
     return notes
 
 
-def _csv(sweep: SweepRecord, latencies: Mapping[str, float]) -> str:
+def _csv(sweep: SweepRecord) -> str:
     keys = short_names(dict.fromkeys([*sweep.keys, *varied_keys(sweep)]))
-    rows = [_csv_row(run, keys, latencies) for run in sweep.runs]
+    rows = []
+    for run in sweep.runs:
+        chosen = run.best or {}
+        row = {
+            "run": run.name,
+            "state": run.state,
+            **{short: run.settings.get(key, "") for key, short in keys.items()},
+            "epoch": run.epoch,
+            "val_accuracy": chosen.get("accuracy"),
+            "best_epoch": chosen.get("epoch"),
+            "val_loss": chosen.get("loss"),
+            "test_accuracy": run.test.get("accuracy"),
+            "test_top5_accuracy": run.test.get("top5_accuracy"),
+            "parameters": run.parameters,
+            "multiply_adds": run.multiply_adds,
+            "train_images_per_second": run.images_per_second,
+            "latency_ms": run.latency,
+            "reason": run.reason,
+        }
+        rows.append({key: _cell(value) for key, value in row.items()})
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    writer.writerows(rows)
     return file.getvalue()
-
-
-def _csv_row(
-    run: RunRecord, keys: Mapping[str, str], latencies: Mapping[str, float]
-) -> dict[str, Any]:
-    chosen = run.best or {}
-    return {
-        "run": run.name,
-        "state": run.state,
-        **{short: run.settings.get(key, "") for key, short in keys.items()},
-        "epoch": run.epoch,
-        "val_accuracy": chosen.get("accuracy"),
-        "best_epoch": chosen.get("epoch"),
-        "val_loss": chosen.get("loss"),
-        "test_accuracy": run.test.get("accuracy"),
-        "test_top5_accuracy": run.test.get("top5_accuracy"),
-        "parameters": run.parameters,
-        "multiply_adds": run.multiply_adds,
-        "train_images_per_second": run.images_per_second,
-        "latency_ms": latencies.get(run.name),
-        "reason": _reason(run),
-    }
-
-
-def _reason(run: RunRecord) -> str:
-    return run.ended.get("reason", "") if run.state in EARLY else ""
 
 
 def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:
     escape = markdown.escape
-    rows = [
-        [f"**{escape(cell)}**" if best else escape(cell) for cell in row] for best, row in text.rows
-    ]
-    failures = [f"- {escape(line)}" for line in text.failures]
+    table = [list(map(escape, row)) for row in text.table]
+    if text.best:
+        table[text.best] = [f"**{cell}**" for cell in table[text.best]]
+    early = ["Runs that ended early:", "", *(f"- {escape(line)}" for line in text.failures)]
     sections = [
         f"# {escape(text.title)}",
         text.intro,
-        markdown.table(list(map(escape, text.heading)), rows).rstrip(),
+        markdown.table(table[0], table[1:]).rstrip(),
         *map(escape, text.notes),
-        "\n".join(["Runs that ended early:", "", *failures]) if text.failures else "",
+        "\n".join(early) if text.failures else "",
         *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -197,7 +173,8 @@ def _html(text: _Text, pictures: Mapping[str, bytes]) -> str:
         return "".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for text in texts)
 
     body = "".join(
-        f"<tr{' class=best' if best else ''}>{each('td', row)}</tr>\n" for best, row in text.rows
+        f"<tr{' class=best' if number == text.best else ''}>{each('td', row)}</tr>\n"
+        for number, row in enumerate(text.table[1:], 1)
     )
     images = "".join(
         f'<figure><img alt="{_CAPTIONS[name]}" '
@@ -218,27 +195,11 @@ img {{ max-width: 100% }}
 figcaption {{ color: #666 }}
 </style></head><body>
 {each("h1", [text.title])}{each("p", [text.intro])}
-<table><thead><tr>{each("th", text.heading)}</tr></thead><tbody>
+<table><thead><tr>{each("th", text.table[0])}</tr></thead><tbody>
 {body}</tbody></table>
 {each("p", text.notes)}
 {early if text.failures else ""}{images}</body></html>
 """
-
-
-def _latencies(directory: Path, sweep: SweepRecord) -> tuple[dict[str, float], str]:
-    """Milliseconds by name of the run, and the device they were measured on."""
-    record = latency_lib.read(directory)
-    models = record.get("models", {})
-    keys = {run.name: latency_lib.model_key(run.config) for run in sweep.runs if run.config}
-    found = {name: models[key] for name, key in keys.items() if key in models}
-    return found, record.get("device", "")
-
-
-def _percent(value: Summary, form: str) -> str:
-    if not value.count:
-        return "–"
-    mean = form.format(100 * value.mean).replace("-", "−")
-    return f"{mean} ± {100 * value.std:.2f}" if value.count > 1 else mean
 
 
 def _cell(value: Any) -> Any:

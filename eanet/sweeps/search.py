@@ -1,7 +1,6 @@
 """Search beyond grids: Optuna suggests the settings of each run, and stops the hopeless ones."""
 
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from eanet.config import override
 from eanet.sweeps import records as records_lib
-from eanet.sweeps.queue import Claim, Queue
+from eanet.sweeps.queue import Claim
 from eanet.sweeps.spec import Between, OneOf, Space
+from eanet.sweeps.workers import Task
 
 
 def names(trials: int) -> list[str]:
@@ -21,23 +21,17 @@ def names(trials: int) -> list[str]:
     return [f"trial_{number:04}" for number in range(trials)]
 
 
-class Search:
+class Search(Task):
     """The runs of a search.
 
     A run is stopped where its best validation accuracy so far is below the median of those of
     the other runs after as many validations; never among the first five, and not at the first
-    validation (Optuna's median rule).
-
-    Args:
-      queue: of the runs, which remembers their results.
-      space: what to choose from.
-      base: the config that is overridden.
-      method: "tpe", which learns from the results so far, or "random".
+    validation (Optuna's median rule). `method` is "tpe", which learns from the results that the
+    queue remembers, or "random".
     """
 
-    def __init__(self, queue: Queue, space: Space, base: ConfigDict, method: str):
-        self.keys: Sequence[str] = tuple(space)
-        self._queue = queue
+    def __init__(self, space: Space, base: ConfigDict, method: str):
+        super().__init__(tuple(space), {})
         self._space = space
         self._base = base
         self._method = method
@@ -45,8 +39,12 @@ class Search:
 
     def config(self, claim: Claim) -> ConfigDict:
         """The config that is suggested for a run; a run that is tried again keeps its own."""
-        pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=2)
-        trial = self._queue.trial(claim, self._sampler(claim.name), pruner)
+        # A seed for each run: hosts that start at the same time shall not suggest the same.
+        seed = random.Random(f"{self._base.seed} {claim.name}").getrandbits(32)
+        sampler: BaseSampler = RandomSampler(seed)
+        if self._method == "tpe":
+            sampler = TPESampler(seed=seed, constant_liar=True)  # counts what runs elsewhere as bad
+        trial = claim.trial(sampler, MedianPruner(n_startup_trials=5, n_warmup_steps=2))
         self._reported[claim.trial_id] = trial, 0
         choices = {key: _suggest(trial, key, values) for key, values in self._space.items()}
         return override(self._base, choices)
@@ -61,13 +59,6 @@ class Search:
             stop = trial.should_prune()
         self._reported[claim.trial_id] = trial, len(records)
         return stop
-
-    def _sampler(self, run: str) -> BaseSampler:
-        # A seed for each run: hosts that start at the same time shall not suggest the same.
-        seed = random.Random(f"{self._base.seed} {run}").getrandbits(32)
-        if self._method == "random":
-            return RandomSampler(seed)
-        return TPESampler(seed=seed, constant_liar=True)  # counts what runs elsewhere as bad
 
 
 def _suggest(trial: optuna.Trial, key: str, values: Between | OneOf) -> Any:

@@ -39,21 +39,14 @@ def seeds(count: int, first: int = 0) -> list[Overrides]:
 def product(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
     """Every run of each combined with every run of the others; the last changes fastest.
 
-    Raises:
-      ValueError: if two of them set the same key.
+    Raises `ValueError` where two of them set the same key, as `zip_` does.
     """
-    for parts in itertools.product(*sweeps):
-        yield _merged(parts)
+    yield from map(_merged, itertools.product(*sweeps))
 
 
 def zip_(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:
-    """The first runs of all combined, then the second ones, and so on.
-
-    Raises:
-      ValueError: if they are not of one length, or two set the same key.
-    """
-    for parts in zip(*sweeps, strict=True):
-        yield _merged(parts)
+    """The first runs of all combined, then the second; other lengths are a `ValueError` too."""
+    yield from map(_merged, zip(*sweeps, strict=True))
 
 
 def chain(*sweeps: Iterable[Overrides]) -> Iterator[Overrides]:

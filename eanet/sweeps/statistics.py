@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eanet.sweeps.keys import NO_SETTING, SEED, by_interest, shown_value
+from eanet.sweeps.keys import KNOWN, NO_SETTING, SEED, shown_value
 from eanet.sweeps.records import RunRecord, SweepRecord
 
 
@@ -18,28 +18,22 @@ class Summary:
     std: float  # their standard deviation, of a sample; NaN below two
     count: int  # of the values
 
+    def percent(self, digits: int = 2, sign: str = "", gap: str = " ") -> str:
+        """The mean and, of several values, ± their standard deviation; "–" without any."""
+        if not self.count:
+            return "–"
+        mean = f"{100 * self.mean:{sign}.{digits}f}".replace("-", "−")
+        return f"{mean}{gap}± {100 * self.std:.{digits}f}" if self.count > 1 else mean
+
 
 class Setting(NamedTuple):
     """The runs of one config but for the seed."""
 
     values: dict[str, Any]  # of the keys that tell the settings apart
-    runs: tuple[RunRecord, ...]  # all of them, finished or not
-
-    @property
-    def done(self) -> list[RunRecord]:
-        """The runs that count."""
-        return [run for run in self.runs if run.state == "done"]
-
-    @property
-    def validation(self) -> Summary:
-        """Of the highest validation accuracy of each finished run."""
-        return summary([run.val_accuracy for run in self.done])
-
-    @property
-    def test(self) -> Summary:
-        """Of the test accuracy of the best checkpoint of each finished run."""
-        accuracies = (run.test.get("accuracy") for run in self.done)
-        return summary([each for each in accuracies if each is not None])
+    runs: list[RunRecord]  # all of them, finished or not
+    done: list[RunRecord]  # those that count
+    validation: Summary  # of the highest validation accuracy of each of these
+    test: Summary  # of the test accuracy of the best checkpoint of each of these
 
     @property
     def name(self) -> str:
@@ -78,12 +72,13 @@ def varied_keys(sweep: SweepRecord) -> list[str]:
 
 def numeric_keys(settings: Sequence[Setting]) -> list[str]:
     """The varied keys whose values are numbers, those of most interest first."""
-    return by_interest(
+    numeric = [
         key
         for key in (settings[0].values if settings else ())
         if all(type(setting.values[key]) in (int, float) for setting in settings)
         and len({setting.values[key] for setting in settings}) > 1
-    )
+    ]
+    return list(dict.fromkeys(key for key in (*KNOWN, *numeric) if key in numeric))
 
 
 def settings(sweep: SweepRecord) -> list[Setting]:
@@ -93,10 +88,14 @@ def settings(sweep: SweepRecord) -> list[Setting]:
     for run in sweep.runs:
         if all(key in run.settings for key in keys):
             grouped.setdefault(tuple(run.settings[key] for key in keys), []).append(run)
-    return [
-        Setting(dict(zip(keys, values, strict=True)), tuple(runs))
-        for values, runs in grouped.items()
-    ]
+    found = []
+    for values, runs in grouped.items():
+        done = [run for run in runs if run.state == "done"]
+        tested = [run.test["accuracy"] for run in done if run.test.get("accuracy") is not None]
+        validation = summary([run.val_accuracy for run in done])
+        named = dict(zip(keys, values, strict=True))
+        found.append(Setting(named, runs, done, validation, summary(tested)))
+    return found
 
 
 def best(found: Sequence[Setting]) -> Setting | None:
@@ -111,18 +110,15 @@ def best(found: Sequence[Setting]) -> Setting | None:
 
 def paired_difference(one: Setting, other: Setting) -> Summary:
     """Of the validation accuracies of the seeds that have finished in both: `one` − `other`."""
-    ours, theirs = (
-        {run.settings.get(SEED): run.val_accuracy for run in setting.done}
-        for setting in (one, other)
-    )
+    ours = {run.settings.get(SEED): run.val_accuracy for run in one.done}
+    theirs = {run.settings.get(SEED): run.val_accuracy for run in other.done}
     return summary([ours[seed] - theirs[seed] for seed in ours if seed in theirs])
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """The indices of the points (cost, gain) that none beats in both, by rising cost."""
     front: list[int] = []
-    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
-    for index in order:
-        if not front or points[index][1] > points[front[-1]][1]:
+    for index, (_, gain) in sorted(enumerate(points), key=lambda each: (each[1][0], -each[1][1])):
+        if not front or gain > points[front[-1]][1]:
             front.append(index)
     return front

@@ -17,7 +17,6 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from eanet import files
 from eanet.errors import UserError
 
-_TRIES = 5
 _DIGEST = "digest"  # of a line of the journal
 
 # What a storage raises while its disk or its server cannot be reached, which may pass.
@@ -27,10 +26,8 @@ UNAVAILABLE = (StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError)
 def open_storage(url: str | None, directory: Path) -> BaseStorage:
     """Opens a storage, which is made where it is not there yet.
 
-    Args:
-      url: as SQLAlchemy has it, `postgresql://…`, `mysql://…` or `sqlite:///…`; None for a journal
-        in `directory`.
-      directory: of the queue, must exist.
+    The URL is as SQLAlchemy has it, `postgresql://…`, `mysql://…` or `sqlite:///…`; None stands for
+    a journal in the directory.
 
     Raises:
       UserError: the storage cannot be reached, its driver is missing, or it is damaged.
@@ -47,7 +44,6 @@ class _Journal(JournalFileBackend):
     _sealed = False  # whether lines with digests have begun: older versions wrote none
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends lines, each with its digest."""
         plain = json.loads(json.dumps(logs))
         super().append_logs([{**log, _DIGEST: files.digest(log)} for log in plain])
 
@@ -114,7 +110,7 @@ def _open_database(url: str) -> BaseStorage:
     options: dict = {"pool_pre_ping": True}
     if url.startswith("sqlite"):
         options["connect_args"] = {"timeout": 60}
-    for left in reversed(range(_TRIES)):
+    for left in reversed(range(5)):
         try:
             return RDBStorage(url, engine_kwargs=options)
         except ImportError:
@@ -127,9 +123,8 @@ def _open_database(url: str) -> BaseStorage:
         except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             # Also where two hosts make the tables at the same moment: then the next try is good.
             if not left:
-                cause = error.__cause__ or error
-                raise UserError(f"--storage={_shown(url)} does not answer: {_first(cause)}"
-                                ) from None  # fmt: skip
+                cause = _first(error.__cause__ or error)
+                raise UserError(f"--storage={_shown(url)} does not answer: {cause}") from None
             time.sleep(random.uniform(0.1, 1.0))
     raise AssertionError
 
@@ -143,5 +138,4 @@ def _shown(url: str) -> str:
 
 
 def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,10 +1,10 @@
 """The local workers of a sweep: each takes the next run of the queue until none is left."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import ModuleType
 
 from ml_collections import ConfigDict
 
@@ -25,31 +25,51 @@ from eanet.workdir.tensorboard import write_hparams
 _MAX_CRASHES = 3
 
 
-class Task(Protocol):
-    """What the runs of the queue are."""
+@dataclass
+class Task:
+    """What the runs of the queue are: here those whose configs are known from the start."""
 
-    keys: Sequence[str]
+    keys: Sequence[str]  # that the runs override
+    configs: Mapping[str, ConfigDict]  # by name of the run
 
     def config(self, claim: Claim) -> ConfigDict:
         """The config of a run that was taken."""
+        return self.configs[claim.name]
 
     def hopeless(self, claim: Claim, workdir: Path) -> bool:
         """Whether a run is not worth going on with; asked now and then while it trains."""
+        return False
 
 
-class Timing(NamedTuple):
-    """How often things are done, in seconds."""
+@dataclass(frozen=True)
+class Options:
+    """How to work at a sweep on this machine."""
 
-    look: float = 2.0  # at the queue and the runs' files
-    heartbeat: float = 60.0  # after which other hosts are told that a run's worker is alive
-    heartbeat_timeout: float = 300.0  # without one, after which a worker elsewhere is thought dead
+    directory: Path | None  # of the sweep; None for runs/CONFIG_SWEEP
+    storage: str | None  # URL of the queue; None for a journal in the directory
+    workers: int  # runs at once
+    dry_run: bool  # whether only to say what would be done
+    command: Callable[[Path], list[str]]  # what trains in a workdir, as `RunProcess` asks for it
+    # Seconds after which to look at the queue and the runs' files, to tell other hosts that a run's
+    # worker is alive, and to think a worker elsewhere dead that tells nothing.
+    look: float = 2.0
+    heartbeat: float = 60.0
+    heartbeat_timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"--workers must be at least 1, not {self.workers}")
+        host.share(0, self.workers)
+
+    def place(self, module: ModuleType, title: str) -> Path:
+        """The directory of a sweep of a config file."""
+        return self.directory or Path("runs") / f"{module.__name__}_{title}"
 
 
 @dataclass
 class _Work:
     claim: Claim
     process: RunProcess
-    workdir: Path
     slot: int
     started: float
     heartbeat: float
@@ -61,53 +81,46 @@ class _Work:
 class Workers:
     """The workers on this machine."""
 
-    queue: Queue  # of the sweep
-    task: Task  # what its runs are
+    queue: Queue
+    task: Task
     directory: Path  # of the sweep
-    count: int  # how many work at once
-    command: Callable[[Path], list[str]]  # what trains in a workdir, as `RunProcess` asks for it
-    display: SweepDisplay  # where to say how it goes
-    timing: Timing  # how often things are done
+    options: Options
+    display: SweepDisplay
     _work: list[_Work] = field(default_factory=list)
     _unavailable: bool = False
 
     def run(self, stop: Request) -> None:
         """Works until every run of the queue has ended, here or elsewhere, or until `stop`."""
-        look = 0.0
-        finished = False
+        look, finished = 0.0, False
         try:
             while not finished and not stop:
                 self._while_available(self._collect)
                 if time.monotonic() >= look:
-                    finished = bool(self._while_available(self._look))
-                    look = time.monotonic() + self.timing.look
-                time.sleep(min(0.1, self.timing.look))
+                    finished = self._while_available(self._look)
+                    look = time.monotonic() + self.options.look
+                time.sleep(min(0.1, self.options.look))
         finally:
-            self._stop_all()
-
-    def _stop_all(self) -> None:
-        for work in self._work:
-            work.process.stop()
-        for work in self._work:
-            work.process.wait()
-        self._while_available(lambda: self._collect() and self._show())
+            for work in self._work:
+                work.process.stop()
+            for work in self._work:
+                work.process.wait()
+            self._while_available(lambda: self._collect() and self._show())
 
     def _while_available(self, action: Callable[[], bool]) -> bool:
         """Does something with the storage; where that cannot be reached, training goes on."""
         try:
-            done = action()
+            return action()
         except UNAVAILABLE as error:
             if not self._unavailable:
                 self.display.warn(f"queue or files cannot be reached, trying again: {error}")
             self._unavailable = True
             return False
-        return done
 
     def _look(self) -> bool:
         """Does what is to be done now and then; whether everything is done."""
         for name in self.queue.requeue():
             self.display.note(f"{name}: its worker died, waits again")
-        while len(self._work) < self.count and (claim := self.queue.take()):
+        while len(self._work) < self.options.workers and (claim := self.queue.take()):
             try:
                 self._start(claim)
             except Lost:
@@ -123,11 +136,11 @@ class Workers:
     def _show(self) -> bool:
         statuses, now = self.queue.statuses(), time.monotonic()
         self.display.show(statuses, {work.claim.name: now - work.started for work in self._work})
-        return not self._work and all(each.state.final for each in statuses.values())
+        return not self._work and all(each.state.is_finished() for each in statuses.values())
 
     def _start(self, claim: Claim) -> None:
         workdir = self.directory / claim.name
-        slot = min(set(range(self.count)) - {work.slot for work in self._work})
+        slot = min(set(range(self.options.workers)) - {work.slot for work in self._work})
         try:
             config = self.task.config(claim)
             with claimed(workdir, config, self.display.warn):
@@ -135,23 +148,23 @@ class Workers:
             records.forget_ended(workdir)
             values = dict(flatten(config))
             write_hparams(workdir, {key: values[key] for key in self.task.keys})
-            share = host.share(slot, self.count)
-            process = RunProcess(self.command(workdir), workdir, share, claim.lock.descriptor)
+            share, command = host.share(slot, self.options.workers), self.options.command(workdir)
+            process = RunProcess(command, workdir, share, claim.lock.descriptor)
         except UserError as error:
-            self._give_up(claim, workdir, str(error))
+            self._give_up(claim, str(error))
             return
         now = time.monotonic()
-        self._work.append(_Work(claim, process, workdir, slot, started=now, heartbeat=now))
+        self._work.append(_Work(claim, process, slot, started=now, heartbeat=now))
         self.display.note(f"{claim.name}: starts")
 
     def _attend(self, work: _Work) -> None:
         if work.lost or work.hopeless:
             return
         try:
-            if time.monotonic() - work.heartbeat > self.timing.heartbeat:
+            if time.monotonic() - work.heartbeat > self.options.heartbeat:
                 work.claim.heartbeat()
                 work.heartbeat = time.monotonic()
-            if self.task.hopeless(work.claim, work.workdir):
+            if self.task.hopeless(work.claim, self.directory / work.claim.name):
                 work.hopeless = True
                 work.process.stop()
         except Lost:
@@ -175,14 +188,14 @@ class Workers:
 
     def _conclude(self, work: _Work, ended: Exit) -> None:
         claim, say = work.claim, self.display.note
-        run = records.read_run(work.workdir)
+        run = records.read_run(self.directory / claim.name)
         reached = epochs(run.step, run.epoch)
         if ended.kind == "ok" and run.state == "done" and run.best:
             claim.done(run.val_accuracy)
             say(f"{claim.name}: done, validation {percent(run.val_accuracy)}")
         elif work.hopeless:
             reason = f"stopped at epoch {reached}, worse than others at the same time"
-            records.write_ended(work.workdir, "pruned", reason)
+            records.write_ended(self.directory / claim.name, "pruned", reason)
             claim.pruned(reason)
             say(f"{claim.name}: {reason}")
         elif ended.kind == "interrupted":
@@ -192,12 +205,12 @@ class Workers:
             claim.again(ended.reason, crashed=True)
             say(f"{claim.name}: {ended.reason}, waits again")
         elif ended.kind == "crashed":
-            self._give_up(claim, work.workdir, f"{ended.reason}, {_MAX_CRASHES} times")
+            self._give_up(claim, f"{ended.reason}, {_MAX_CRASHES} times")
         else:
-            self._give_up(claim, work.workdir, ended.reason or "ended without results to compare")
+            self._give_up(claim, ended.reason or "ended without results to compare")
 
-    def _give_up(self, claim: Claim, workdir: Path, reason: str) -> None:
-        records.write_ended(workdir, "failed", reason)
+    def _give_up(self, claim: Claim, reason: str) -> None:
+        records.write_ended(self.directory / claim.name, "failed", reason)
         claim.failed(reason)
         self.display.warn(f"{claim.name}: failed: {reason}")
 

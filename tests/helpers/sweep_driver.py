@@ -10,7 +10,6 @@ from eanet import config as config_lib
 from eanet import config_flags
 from eanet.sweeps import command
 from eanet.sweeps.estimate import RunSize
-from eanet.sweeps.workers import Timing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +28,9 @@ def main(directory, storage, workers, sweep):
             str(ROOT / "tests/helpers/fake_training.py"),
             workdir,
         ],
-        timing=Timing(look=0.05, heartbeat=0.2, heartbeat_timeout=2.0),
+        look=0.05,
+        heartbeat=0.2,
+        heartbeat_timeout=2.0,
     )
     command.finish = lambda console, directory: None
     command.run_grid(sweep, config.lock(), module, options, lambda config: RunSize(1, 1, 1))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
 
 from eanet.errors import UserError
-from eanet.sweeps.queue import Lost, Queue, State, Status
+from eanet.sweeps.queue import Lost, Queue, Status
 from eanet.sweeps.storage import open_storage
 from eanet.workdir import lock as lock_lib
 
@@ -45,9 +46,9 @@ def test_runs_are_taken_in_order_once_each_by_whoever_asks(tmp_path):
     claims[1].failed("it diverged")
     claims[2].pruned("worse than others")
     expected = {
-        "a": Status(State.DONE),
-        "b": Status(State.FAILED, "it diverged"),
-        "c": Status(State.PRUNED, "worse than others"),
+        "a": Status(TrialState.COMPLETE),
+        "b": Status(TrialState.FAIL, "it diverged"),
+        "c": Status(TrialState.PRUNED, "worse than others"),
     }
     assert [queue.statuses() for queue in queues] == [expected] * 3
     assert [queue.take() for queue in queues] == [None] * 3
@@ -69,7 +70,7 @@ def test_two_that_enqueue_at_the_same_time_do_no_harm(tmp_path, monkeypatch):
     assert [claim.name for claim in claims] == ["a", "b", "c"] and queues[1].take() is None
     for claim in claims:
         claim.done(1.0)
-    assert queues[0].take() is None and set(state(queues[1]).values()) == {State.DONE}
+    assert queues[0].take() is None and set(state(queues[1]).values()) == {TrialState.COMPLETE}
 
 
 def test_a_run_whose_worker_died_is_taken_by_another(tmp_path):
@@ -78,14 +79,14 @@ def test_a_run_whose_worker_died_is_taken_by_another(tmp_path):
     assert beside.requeue() == []
     claim.lock.close()  # as the system does at the end of the process
     assert beside.requeue() == ["a"] and beside.requeue() == []
-    assert state(here)["a"] is State.WAITING
+    assert state(here)["a"] is TrialState.WAITING
     again = beside.take()
     assert again.name == "a"
     for end in (claim.heartbeat, lambda: claim.done(1.0), lambda: claim.failed("late")):
         with pytest.raises(Lost):
             end()
     again.done(0.5)
-    assert state(here)["a"] is State.DONE
+    assert state(here)["a"] is TrialState.COMPLETE
 
 
 def test_what_happens_between_a_look_and_an_act_is_noticed(tmp_path, monkeypatch):
@@ -103,9 +104,9 @@ def test_what_happens_between_a_look_and_an_act_is_noticed(tmp_path, monkeypatch
         assert there.requeue() == []
     # A worker that ends its run while it is being declared dead has ended it.
     claim = here.take()
-    here._storage.set_trial_user_attr(claim.trial_id, "ended", {"reason": "died", "again": True})
+    here.storage.set_trial_user_attr(claim.trial_id, "ended", {"reason": "died", "again": True})
     claim.done(1.0)
-    assert there.requeue() == [] and state(there)[claim.name] is State.DONE
+    assert there.requeue() == [] and state(there)[claim.name] is TrialState.COMPLETE
 
 
 def test_a_worker_elsewhere_is_alive_as_long_as_it_beats(tmp_path):
@@ -131,7 +132,7 @@ def test_tries_end_and_crashes_are_counted(tmp_path):
         claim = queue.take()
         assert claim.crashes == crashes
         claim.again("killed", crashed=True)
-        assert queue.take() is None and state(queue)["a"] is State.WAITING
+        assert queue.take() is None and state(queue)["a"] is TrialState.WAITING
         queue.requeue()
     queue.take().again("interrupted")
     queue.requeue()
@@ -142,7 +143,7 @@ def test_a_queue_grows_but_no_run_changes(tmp_path):
     queue = open_queue(tmp_path)
     queue.take().done(1.0)
     grown = open_queue(tmp_path, runs={"z": "26", **RUNS})
-    assert state(grown)["a"] is State.DONE and grown.take().name == "z"
+    assert state(grown)["a"] is TrialState.COMPLETE and grown.take().name == "z"
     shrunk = open_queue(tmp_path, runs={"c": "3"})
     assert shrunk.take().name == "c" and shrunk.take() is None
     with pytest.raises(UserError, match="a run a with another config"):
@@ -206,7 +207,7 @@ def test_whatever_happens_every_run_ends_once_and_never_two_count_at_a_time(acti
                 end(claim, done)
             own.clear()
             queues[worker].requeue()
-        while not all(each.state.final for each in queues[0].statuses().values()):
+        while not all(each.state.is_finished() for each in queues[0].statuses().values()):
             queues[0].requeue()
             while claim := queues[0].take():
                 end(claim, done)
@@ -235,7 +236,7 @@ def test_a_journal_cut_short_is_mended_and_a_damaged_one_refused(tmp_path):
     for cut in (1, 7, 40):
         path.write_bytes(whole[:-cut])
         open_queue(tmp_path).take().done(1.0)  # adds lines
-        assert state(open_queue(tmp_path))["a"] in (State.RUNNING, State.DONE)
+        assert state(open_queue(tmp_path))["a"] in (TrialState.RUNNING, TrialState.COMPLETE)
         assert path.read_bytes().startswith(whole[: whole.rindex(b"\n", 0, -cut) + 1])
     path.write_bytes(b'{"op_code": 99, "worker_id": "x"}\n' + whole)
     with pytest.raises(UserError, match="is damaged"):
@@ -280,7 +281,7 @@ def work_off(directory):
         queue.requeue()
         while claim := queue.take():
             claim.done(1.0)
-        if all(status.state.final for status in queue.statuses().values()):
+        if all(status.state.is_finished() for status in queue.statuses().values()):
             return
     pytest.fail("waits for ever")
 

@@ -13,7 +13,7 @@ from PIL import Image
 from eanet import config as config_lib
 from eanet.errors import UserError
 from eanet.sweeps import records, report
-from eanet.sweeps.latency import model_key
+from eanet.sweeps.records import model_key
 from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
 
 PICTURES = ("accuracy.png", "heat_map.png", "pareto.png", "curves.png")

@@ -2,10 +2,11 @@ import json
 import math
 
 import pytest
+from optuna.trial import TrialState
 
 from eanet import config as config_lib
 from eanet.sweeps import spec
-from eanet.sweeps.queue import Queue, State
+from eanet.sweeps.queue import Queue
 from eanet.sweeps.search import Search, names
 from eanet.sweeps.storage import open_storage
 
@@ -25,7 +26,7 @@ def base():
 def search(directory, method, trials, place="here"):
     queue = Queue(open_storage(None, directory), "search", directory / place, heartbeat_timeout=1e9)
     queue.enqueue(dict.fromkeys(names(trials), "x"))
-    return queue, Search(queue, SPACE, base(), method)
+    return queue, Search(SPACE, base(), method)
 
 
 def values(config):
@@ -98,7 +99,7 @@ def test_a_run_below_the_median_is_hopeless(tmp_path):
     worse.pruned("worse")
     better = queue.take()
     assert hopeless(better, [0.05, 0.3, 0.4]) == [False] * 3
-    assert queue.statuses()["trial_0005"].state is State.PRUNED
+    assert queue.statuses()["trial_0005"].state is TrialState.PRUNED
 
 
 @pytest.mark.parametrize("method", ["tpe", "random"])
