@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eanet import files
 from eanet.data.base import Log, MaybePath, Source, Wanted, fingerprint
@@ -80,23 +81,29 @@ def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | No
     `root` may also be the dataset's own directory, or that of one version. Raises `UserError` where
     several configs are prepared and the request names none.
     """
-    folder = _prepared_folder(request, root)
-    if folder is None:
-        return None
-    files = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
+    try:
+        folder = _prepared_folder(request, root)
+        if folder is None:
+            return None
+        found = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
+    except OSError as error:
+        raise UserError(f"{error.filename or root} cannot be read: {error.strerror}") from None
     # One without a version in its request is the same source when a newer one appears.
     return Source(
         str(request),
         f"tfds:{folder.parent}:{request}" + (f":{wanted.part}" if wanted.part else ""),
-        fingerprint(files) + folder.name,
+        fingerprint(found) + folder.name,
         lambda: read_prepared(folder, wanted.part),
         str(folder.absolute()),
     )
 
 
 def _prepared_folder(request: Request, root: Path) -> Path | None:
-    if read_info(root).get("name") == request.name:
-        return root
+    info = read_info(root)
+    if info.get("name") == request.name:
+        # Prepared directories are NAME/CONFIG/VERSION, or NAME/VERSION.
+        config = request.config in (None, info.get("configName") or root.parent.name)
+        return root if config and _is(info.get("version"), request.version) else None
     base = root / request.name
     if not base.is_dir() and root.name == request.name:
         base = root
@@ -119,9 +126,13 @@ def _newest(folder: Path, version: str) -> Path | None:
     found = [
         path
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if _VERSION.fullmatch(path.name) and fnmatch.fnmatch(path.name, version) and read_info(path)
+        if _VERSION.fullmatch(path.name) and _is(path.name, version) and read_info(path)
     ]
     return max(found, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
+
+
+def _is(version: Any, wanted: str) -> bool:
+    return fnmatch.fnmatch(str(version), wanted)
 
 
 def check_known(request: Request, root: Path, others: Iterable[str]) -> None:

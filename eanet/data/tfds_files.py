@@ -164,6 +164,7 @@ def _array_records(path: Path) -> Iterator[bytes]:
 _READERS = {"tfrecord": _tfrecords, "array_record": _array_records}
 
 
+@images_lib.quietly()
 def _decode(records: Iterator[bytes], count: int, channels: int, name: str) -> Split:
     """Images and labels of `count` serialized examples.
 
@@ -195,7 +196,7 @@ def _decode(records: Iterator[bytes], count: int, channels: int, name: str) -> S
     images, labels = empty_images(count, shape, name), np.empty(count, np.int32)
     workers = images_lib.workers_within(budget() - images.nbytes, image.height, image.width)
     done, records = 0, itertools.chain([first], records)
-    with images_lib.quietly(), ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         while batch := list(itertools.islice(records, _RECORDS_AT_ONCE)):
             if done + len(batch) > count:
                 raise ValueError(f"{name} has more than the {count} records it states")

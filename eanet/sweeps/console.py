@@ -14,7 +14,7 @@ from eanet.display.console import Console, Rows
 from eanet.display.numbers import duration, epochs, human, percent
 from eanet.sweeps.estimate import RunSize, measured_rate
 from eanet.sweeps.queue import Status
-from eanet.sweeps.records import RunRecord, read_run
+from eanet.sweeps.records import RunRecord, glance
 
 _NAMES = {
     State.WAITING: "waiting",
@@ -57,7 +57,7 @@ class SweepDisplay:
         self.warn = console.warn
         self._directory = directory
         self.statuses: dict[str, Status] = {}
-        self._runs: dict[str, RunRecord] = {}
+        self._runs: dict[str, RunRecord | None] = {}
         self._first: dict[str, tuple[float, float]] = {}
         self._rows: list[tuple[State, tuple[str, ...]]] = []
 
@@ -66,9 +66,10 @@ class SweepDisplay:
         for name, status in statuses.items():
             # What will not change is read once.
             if name in here or status != self.statuses.get(name):
-                self._runs[name] = read_run(self._directory / name)
+                self._runs[name] = glance(self._directory / name)
             if name in here:
-                self._first.setdefault(name, (here[name], self._runs[name].epoch))
+                run = self._runs[name]
+                self._first.setdefault(name, (here[name], run.epoch if run else 0.0))
             else:
                 self._first.pop(name, None)
         self.statuses = statuses
@@ -99,6 +100,8 @@ class SweepDisplay:
     def _row(self, name: str, seconds: float | None) -> tuple[str, ...]:
         """The cells of a run that was taken so long ago on this machine, None elsewhere."""
         state, run = self.statuses[name].state, self._runs[name]
+        if run is None:
+            return name, _NAMES[state], "", "", ""
         time_left = ""
         if seconds is not None:
             # From the epochs since then; starting and compiling count as training.

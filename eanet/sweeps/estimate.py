@@ -29,7 +29,7 @@ def measured_rate(directory: Path, sizes: Mapping[str, RunSize]) -> tuple[float,
         read_run(directory / name).images_per_second * size.multiply_adds
         for name, size in sizes.items()
     ]
-    own = [rate for rate in own if math.isfinite(rate)]
+    own = [rate for rate in own if 0 < rate < math.inf]
     if own:
         return statistics.median(own), f"{len(own)} runs of this sweep"
     beside = directory.parent.glob("*/results_test.json")
@@ -37,6 +37,6 @@ def measured_rate(directory: Path, sizes: Mapping[str, RunSize]) -> tuple[float,
         with suppress(UserError):  # no run of ours, or a damaged one: another will do
             found = read_run(path.parent)
             rate = found.images_per_second * (found.multiply_adds or math.nan)
-            if math.isfinite(rate):
+            if 0 < rate < math.inf:
                 return rate, str(path.parent)
     return None

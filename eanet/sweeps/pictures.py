@@ -42,7 +42,8 @@ def draw_all(title: str, settings: Sequence[Setting]) -> dict[str, bytes]:
     pictures = {}
     if done:
         pictures["accuracy.png"] = _accuracy(title, done)
-        pictures["pareto.png"] = _pareto(title, done)
+        if pareto := _pareto(title, done):
+            pictures["pareto.png"] = pareto
     keys = numeric_keys(done)
     if _is_grid(done, keys):
         pictures["heat_map.png"] = _heat_map(title, done, *keys)
@@ -145,13 +146,16 @@ def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> 
     return png(figure)
 
 
-def _pareto(title: str, settings: Sequence[Setting]) -> bytes:
+def _pareto(title: str, settings: Sequence[Setting]) -> bytes | None:
+    """Accuracy over each cost that is known; None where none is."""
     panels = {}
     for name, (cost, unit) in _COSTS.items():
         known = [(setting, getattr(setting.done[0], cost)) for setting in settings]
         points = [(setting, value * unit) for setting, value in known if value is not None]
         if points:
             panels[name] = points
+    if not panels:
+        return None
     figure = new_figure(max(6.0, 4.2 * len(panels)), 4.2, title)
     keys = ", ".join(short_names(settings[0].values).values())
     _note(figure, f"on the front: {keys}" if keys else "")

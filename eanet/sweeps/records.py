@@ -170,6 +170,14 @@ def read_run(
     )
 
 
+def glance(workdir: Path) -> RunRecord | None:
+    """`read_run` while others work; None where files are damaged, which is for its end to tell."""
+    try:
+        return read_run(workdir)
+    except UserError:
+        return None
+
+
 def model_key(config: ConfigDict) -> str:
     """What the time of an image depends on: the model and the kind of image."""
     values = config_lib.lasting(config)

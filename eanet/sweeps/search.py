@@ -52,7 +52,8 @@ class Search(Task):
     def hopeless(self, claim: Claim, workdir: Path) -> bool:
         """Tells Optuna the validation results of a run; whether it should be stopped."""
         trial, count = self._reported[claim.trial_id]
-        records = records_lib.read_run(workdir).validations
+        run = records_lib.glance(workdir)
+        records = run.validations if run else []
         stop = False
         for number, record in enumerate(records[count:], start=count + 1):
             trial.report(record["accuracy"], number)

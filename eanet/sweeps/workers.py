@@ -188,7 +188,11 @@ class Workers:
 
     def _conclude(self, work: _Work, ended: Exit) -> None:
         claim, say = work.claim, self.display.note
-        run = records.read_run(self.directory / claim.name)
+        try:
+            run = records.read_run(self.directory / claim.name)
+        except UserError as error:  # of this run alone
+            self._give_up(claim, str(error))
+            return
         reached = epochs(run.step, run.epoch)
         if ended.kind == "ok" and run.state == "done" and run.best:
             claim.done(run.val_accuracy)

@@ -17,7 +17,7 @@ from eanet.config_flags import ConfigParser
 from eanet.data.base import Split
 from eanet.data.load import Dataset, load_dataset
 from eanet.display.plot_style import png
-from eanet.errors import UserError
+from eanet.errors import UserError, printable
 from eanet.training import config_schema
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], see
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if row == 0 or mixed:
-                axis.set_title(_caption(target, dataset.class_names), fontsize=6, pad=2)
+                caption = printable(_caption(target, dataset.class_names))
+                axis.set_title(caption, fontsize=6, pad=2, parse_math=False)
     on = [n if value is True else f"{n} {value:g}" for n, value in augmentation.items() if value]
     figure.suptitle(f"top: original; below: {', '.join(on) or 'nothing is on'}", fontsize=9)
     figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.3, rect=(0, 0, 1, 0.985))

@@ -220,9 +220,10 @@ def test_one_that_mixes_alone_has_the_same_stream(name, mix, stream):
     images, targets = jnp.asarray(make_images()), jnp.asarray(make_targets(6))
     key = random_key(3)
     changed = jitted(**{name: 0.7})(key, images, targets)
-    expected = jax.jit(mix)(jax.random.split(key, 9)[stream], images, targets, 0.7)
+    alone = jax.jit(lambda key, images, targets: mix(key, images, targets, 0.7))
+    expected = alone(jax.random.split(key, 9)[stream], images, targets)
     for one, other in zip(changed, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)  # of values up to 3
 
 
 def test_a_seed_gives_the_images_of_the_first_version():

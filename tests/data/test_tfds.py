@@ -90,10 +90,31 @@ def test_versions_configs_and_ways_to_name_the_directory(tmp_path, monkeypatch):
     assert folder(tfds.Request.parse("forms/big:1.0.0"), tmp_path) == big
     assert folder(tfds.Request.parse("forms/small"), tmp_path) is None
     assert folder(tfds.Request.parse("shapes:2.0.0"), tmp_path) is None
+    # A directory of one version is that version and its config, and no other.
+    for name, root in [
+        ("shapes:1.9.0", newest),
+        ("shapes:2.0.0", newest),
+        ("shapes/big", newest),
+        ("forms/small", big),
+        ("forms/big:2.0.0", big),
+    ]:
+        assert folder(tfds.Request.parse(name), root) is None, name
+    assert folder(tfds.Request.parse("forms/big"), big) == big
+    assert folder(tfds.Request.parse("shapes:1.*.*"), newest) == newest
     prepared("forms/small", "1.0.0", 6)
     refused("forms", tmp_path, "forms/big, forms/small")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert len(load("shapes", None).train) == 5
+
+
+def test_a_directory_that_may_not_be_read_is_one_line(tmp_path, monkeypatch):
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST}, version="1.0.0")
+
+    def forbidden(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", forbidden)
+    refused("shapes", tmp_path, "cannot be read: Permission denied")
 
 
 def test_a_changed_directory_is_read_again(tmp_path):

@@ -108,6 +108,12 @@ def test_a_sweep_of_which_no_run_succeeds_has_an_exit_code_and_a_line(sweeping):
     assert said.rstrip().endswith("seed=77/train.log")
 
 
+def test_damaged_files_of_one_run_stop_no_other(sweeping, tmp_path):
+    said = finish(sweeping("seed=79,0,1,2"))
+    assert Counter(trace(tmp_path))["end seed=2"] == 1
+    assert "seed=79: failed: cannot read" in said and "4 runs: 3 done, 1 failed" in said
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(sweeping, tmp_path):
     sweep = f"{SIX};num_epochs=2"
