@@ -64,12 +64,7 @@ def say(line: object) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An `argparse` parser whose errors are `UserError`s; it takes no abbreviated options.
-
-    Args:
-      prog: how the command is called.
-      about: what it does, printed as it stands.
-    """
+    """An `argparse` parser whose errors are `UserError`s; it takes no abbreviated options."""
 
     def __init__(self, prog: str, about: str | None):
         super().__init__(

@@ -20,7 +20,6 @@ _LESS_MEMORY = (
     "model.mlp_dim or microbatch_size"
 )
 
-
 # Settings of JAX that change what is computed, and the values that this program is written for.
 _SETTINGS = {
     "jax_enable_x64": False,

@@ -25,13 +25,8 @@ _LEFT_OVER_SECONDS = 3600.0  # no process takes as long to write a file
 def write(path: str | Path, data: bytes, advice: str = _MAKE_ROOM) -> Path:
     """Replaces a file as `write_atomically` does, and returns its path.
 
-    Args:
-      path: of the file.
-      data: its new content.
-      advice: what a user can do where it cannot be written.
-
     Raises:
-      UserError: the file cannot be written; the old one is untouched.
+      UserError: the file cannot be written, with the advice what to do; the old one is untouched.
     """
     try:
         write_atomically(path, data)
@@ -78,7 +73,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Removes what processes that were killed while they wrote a file left beside it."""
+    """Removes what killed processes left beside a file that they wrote."""
     long_ago = time.time() - _LEFT_OVER_SECONDS
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
@@ -117,13 +112,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, follow: bool = F
 
     Writing through a link would change a file that is not ours, and a pipe waits for ever.
 
-    Args:
-      path: of the file.
-      flags: as of `os.open`.
-      follow: whether a link to a file will do.
-
-    Returns:
-      A descriptor that child processes do not inherit.
+    A link to a file will do where it may `follow`. Child processes do not inherit the descriptor.
 
     Raises:
       OSError: it cannot be opened, or is no regular file.
@@ -168,7 +157,7 @@ def read_record(
 
     Args:
       path: of the file.
-      advice: what a user can do where it is damaged.
+      advice: what to do where it is damaged.
       known: the rules of its values, by key; one that is missing is None.
 
     Raises:
