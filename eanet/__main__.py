@@ -31,11 +31,7 @@ def main() -> NoReturn:
 
 
 def call(arguments: Sequence[str]) -> int | None:
-    """Calls a tool, or lists them; returns the exit code.
-
-    Raises:
-      UserError: there is no such tool, or what the tool refuses.
-    """
+    """Calls a tool, or lists them, and returns the exit code; `UserError` for an unknown tool."""
     program = "eanet" if os.path.basename(sys.argv[0]) == "eanet" else "python -m eanet"
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h"):

@@ -80,11 +80,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def in_checkout(name: str, advice: str) -> Path:
-    """A file of this project that is not part of the installed package.
-
-    Raises:
-      UserError: this is no checkout of the project; `advice` says what to do.
-    """
+    """A file of this project that is not installed; `UserError` with advice outside a checkout."""
     path = Path(__file__).parents[1] / name
     if not path.is_file():
         raise UserError(f"the installed package has no {name}, only a checkout has; {advice}")

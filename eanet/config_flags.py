@@ -86,15 +86,9 @@ def parse(
 def refuse_unread(
     mode: str, modes: Mapping[str, Sequence[str]], flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
-    """Refuses a flag that was given and has no effect in this mode.
+    """Raises `UserError` for a flag that was given and has no effect in this mode.
 
-    Args:
-      mode: the value of `--mode`.
-      modes: for each flag that not all modes read, those that do.
-      flag_values: as they were parsed.
-
-    Raises:
-      UserError: naming the flag and the modes that it belongs to.
+    For each flag that not all modes read, `modes` has those that do.
     """
     for name, readers in modes.items():
         if flag_values[name].present and mode not in readers:

@@ -84,8 +84,7 @@ def _remove_left_over(path: Path) -> None:
 def local_path(path: str | Path) -> Path:
     """A directory as a user names it, with `~` expanded.
 
-    Raises:
-      UserError: it is a place in a cloud, or `~` stands for no directory.
+    Raises `UserError` for a place in a cloud, or where `~` stands for no directory.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))  # "gs:/x" is what a Path makes of it
     if scheme:

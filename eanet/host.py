@@ -65,11 +65,7 @@ def set_up(cpu_devices: bool = True) -> None:
 
 
 def import_jax() -> None:
-    """Imports JAX, which reads its settings from the environment.
-
-    Raises:
-      UserError: it does not take one of them.
-    """
+    """Imports JAX; raises `UserError` for a setting of the environment that it does not take."""
     try:
         import jax  # noqa: F401
     except ValueError as error:
@@ -87,8 +83,7 @@ class Share:
 def share(index: int, count: int) -> Share:
     """The part of process `index` of `count`: its own cores, or its own NVIDIA device.
 
-    Raises:
-      UserError: there are fewer devices than processes.
+    Raises `UserError` where there are fewer devices than processes.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _chosen_here}
     if _has_accelerator():

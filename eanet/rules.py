@@ -106,15 +106,9 @@ class OrNothing(Such):
 
 
 def check(rules: Mapping[str, Rule], values: Mapping[str, Any], section: str = "") -> None:
-    """Refuses the first value that its rule does not allow; every key has a rule.
+    """Raises `UserError` for the first value that its rule does not allow; every key has a rule.
 
-    Args:
-      rules: by key.
-      values: by key.
-      section: what stands before the keys in the config, such as "model.".
-
-    Raises:
-      UserError: naming the key, its value and what is allowed.
+    The section, such as "model.", stands before the keys in the config.
     """
     for key, value in values.items():
         if not rules[key].allows(value):
