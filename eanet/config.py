@@ -191,8 +191,7 @@ def to_json(config: ConfigDict) -> bytes:
 def write(workdir: Path, config: ConfigDict) -> None:
     """Writes `config.json` of a run, and beside it which version wrote it and its digest.
 
-    Raises:
-      OSError: if they cannot be written; then there is no `config.json`.
+    Raises `OSError` if they cannot be written; then there is no `config.json`.
     """
     record = {"version": __version__, "config_sha256": files.digest(config.to_dict())}
     files.write_atomically(workdir / RECORD, files.strict_json(record, indent=2))

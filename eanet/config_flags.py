@@ -30,9 +30,9 @@ def DEFINE_config(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHold
     return flags.DEFINE_flag(flag, flag_values)
 
 
-def config_file(flag_values: flags.FlagValues = flags.FLAGS) -> Path:
+def config_file() -> Path:
     """The file that `--config` names, without its argument."""
-    flag = flag_values["config"]
+    flag = flags.FLAGS["config"]
     assert isinstance(flag, _ConfigFlag)
     return flag.file
 
@@ -54,10 +54,8 @@ def parse(
     """Parses the command line, the name of the program first; gives back that name alone.
 
     When all flags but the config have their values, `before_config` is called: the config is a
-    Python file, which may import anything.
-
-    Raises:
-      UserError: for a flag, a key, a value or a config file that cannot be.
+    Python file, which may import anything. Raises `UserError` for a flag, a key, a value or a file
+    that cannot be.
     """
     try:
         expanded = flag_values.read_flags_from_files(arguments[1:])
@@ -106,8 +104,7 @@ class ConfigParser(cli.Parser):
     def parse(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict, list[str]]:
         """The options, the config with all overrides in it, and the arguments that gave it.
 
-        Raises:
-          UserError: for an option, a key, a value or a config file that cannot be.
+        Raises `UserError` for an option, a key, a value or a config file that cannot be.
         """
         options, rest = self.parse_known_args(arguments)
         others, overrides = _split(rest)

@@ -117,8 +117,7 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
 def refusals() -> Iterator[None]:
     """Around training or evaluation: devices, settings or memory that do not suffice are one line.
 
-    Raises:
-      UserError: as `check_settings` and `local_devices`, or memory ran out.
+    Raises `UserError` as `check_settings` and `local_devices`, or where memory ran out.
     """
     check_settings()
     local_devices()  # before anything long is begun

@@ -25,8 +25,7 @@ _LEFT_OVER_SECONDS = 3600.0  # no process takes as long to write a file
 def write(path: str | Path, data: bytes, advice: str = _MAKE_ROOM) -> Path:
     """Replaces a file as `write_atomically` does, and returns its path.
 
-    Raises:
-      UserError: the file cannot be written, with the advice what to do; the old one is untouched.
+    Raises `UserError`, with the advice, where it cannot be written; the old one is untouched.
     """
     try:
         write_atomically(path, data)
@@ -54,8 +53,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Replaces a file as a whole: after a crash either the old or the new one is there.
 
-    Raises:
-      OSError: the file cannot be written; the old one is untouched.
+    Raises `OSError` where it cannot be written; the old one is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -112,9 +110,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, follow: bool = F
     Writing through a link would change a file that is not ours, and a pipe waits for ever.
 
     A link to a file will do where it may `follow`. Child processes do not inherit the descriptor.
-
-    Raises:
-      OSError: it cannot be opened, or is no regular file.
+    Raises `OSError` for what cannot be opened, or is no regular file.
     """
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     odd = OSError(errno.EINVAL, "not a regular file", str(path))
@@ -152,15 +148,11 @@ def read_record(
 ) -> dict[str, Any] | None:
     """Reads a JSON object that was written, or None where there is no such file.
 
-    One of `write_record` is compared with its digest, which older versions did not write.
-
-    Args:
-      path: of the file.
-      advice: what to do where it is damaged.
-      known: the rules of its values, by key; one that is missing is None.
+    One of `write_record` is compared with its digest, which older versions did not write. `known`
+    has rules of values by key; one that is missing is None.
 
     Raises:
-      UserError: the file is there and holds no JSON object, not the one that was written, or a
+      UserError: with the advice: the file holds no JSON object, not the one that was written, or a
         value that its rule does not allow.
     """
     try:
