@@ -35,14 +35,11 @@ from eanet.workdir.results import results_name, write_results
 
 @devices.refusals()
 def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
-    """Trains, or goes on where the newest good checkpoint stands; then tests the best one.
+    """Trains, or goes on where the newest good checkpoint stands; gives test results of the best.
 
     Args:
       config: as `configs/eanet_cifar100.py` describes it; None takes the workdir's own.
       workdir: directory of the run; made if missing.
-
-    Returns:
-      The results on the test split.
 
     Raises:
       UserError: for what the user can mend.
@@ -135,7 +132,7 @@ def evaluate(
     run: Run | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint of a run on one split; writes `results_SPLIT.json`.
+    """Evaluates a checkpoint of a run on one split; writes and returns `results_SPLIT.json`.
 
     Args:
       workdir: of the run; the config is read from its `config.json`.
@@ -145,9 +142,6 @@ def evaluate(
       data_dir: where the data is now; None for where it was.
       run: what `set_up` made of the config, where that is at hand.
       console: where to say what happens.
-
-    Returns:
-      What is recorded.
 
     Raises:
       UserError: if the workdir is no run, the checkpoint is missing, damaged or does not fit, or

@@ -31,15 +31,14 @@ def main() -> NoReturn:
 
 
 def call(arguments: Sequence[str]) -> int | None:
-    """Calls a tool, or lists them; returns the exit code.
-
-    Raises:
-      UserError: there is no such tool, or what the tool refuses.
-    """
+    """Calls a tool, or lists them, and returns the exit code; `UserError` for an unknown tool."""
     program = "eanet" if os.path.basename(sys.argv[0]) == "eanet" else "python -m eanet"
     name, *rest = arguments or ["--help"]
     if name in ("--help", "-h"):
-        print(_listing(program))
+        print(f"Tools; `{program} NAME --help` explains one:\n")
+        width = max(map(len, TOOLS))
+        for tool, (_, summary) in TOOLS.items():
+            print(f"  {tool:<{width}}  {summary}")
         return 0
     if name not in TOOLS:
         near = difflib.get_close_matches(name, TOOLS, 1, cutoff=0.5)
@@ -49,12 +48,6 @@ def call(arguments: Sequence[str]) -> int | None:
     host.import_jax()
     module = importlib.import_module(TOOLS[name][0])
     return module.main(rest, f"{program} {name}")
-
-
-def _listing(program: str) -> str:
-    width = max(map(len, TOOLS))
-    lines = (f"  {name:<{width}}  {summary}" for name, (_, summary) in TOOLS.items())
-    return "\n".join([f"Tools; `{program} NAME --help` explains one:", "", *lines])
 
 
 if __name__ == "__main__":

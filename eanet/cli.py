@@ -64,12 +64,7 @@ def say(line: object) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """An `argparse` parser whose errors are `UserError`s; it takes no abbreviated options.
-
-    Args:
-      prog: how the command is called.
-      about: what it does, printed as it stands.
-    """
+    """An `argparse` parser whose errors are `UserError`s; it takes no abbreviated options."""
 
     def __init__(self, prog: str, about: str | None):
         super().__init__(
@@ -85,11 +80,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def in_checkout(name: str, advice: str) -> Path:
-    """A file of this project that is not part of the installed package.
-
-    Raises:
-      UserError: this is no checkout of the project; `advice` says what to do.
-    """
+    """A file of this project that is not installed; `UserError` with advice outside a checkout."""
     path = Path(__file__).parents[1] / name
     if not path.is_file():
         raise UserError(f"the installed package has no {name}, only a checkout has; {advice}")

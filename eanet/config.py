@@ -29,11 +29,7 @@ _SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": 
 
 
 def load_module(path: str | Path) -> ModuleType:
-    """The Python module of a config file.
-
-    Raises:
-      UserError: if there is no such file, or it is no config.
-    """
+    """The Python module of a config file; raises `UserError` where it is none."""
     path = Path(path)
     if not os.path.isfile(path):
         near = difflib.get_close_matches(path.name, glob.glob("*.py", root_dir=path.parent), 1)
@@ -57,10 +53,8 @@ def load_module(path: str | Path) -> ModuleType:
 def load(value: str) -> ConfigDict:
     """The config of `FILE` or `FILE:ARGUMENT`, with the keys that are newer than the file.
 
-    Its references (`get_ref`) still follow what they refer to, see `override`.
-
-    Raises:
-      UserError: if there is no such file, or it does not give a config.
+    Its references (`get_ref`) still follow what they refer to, see `override`. Raises `UserError`
+    if there is no such file, or it does not give a config.
     """
     path, _, argument = value.partition(":")
     module = load_module(path)
@@ -123,11 +117,7 @@ def flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_key(key: str, known: Iterable[str]) -> None:
-    """Refuses a key that is not among the known ones, naming the nearest.
-
-    Raises:
-      UserError: if it is unknown.
-    """
+    """Raises `UserError` for a key that is not among the known ones, naming the nearest."""
     known = list(known)
     if key in known:
         return
@@ -139,12 +129,10 @@ def check_key(key: str, known: Iterable[str]) -> None:
 
 
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-    """A copy with other values, locked; references to a changed value follow it.
+    """A copy with other values by their full keys, locked; references to a changed value follow it.
 
-    Args:
-      config: as `load` gives it.
-      overrides: full key to a value of the key's type; a whole number may stand for a number, and
-        a scalar of NumPy for the number that it is.
+    A value is of its key's type; a whole number may stand for a number, and a scalar of NumPy for
+    the number that it is.
 
     Raises:
       UserError: for a key that is unknown, a value of another type, or a value that is missing.
@@ -171,11 +159,7 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def parse_value(config: ConfigDict, key: str, text: str) -> Any:
-    """The value that a text of the command line stands for, of the type that the key has.
-
-    Raises:
-      UserError: if the key is unknown or the text is not of its type.
-    """
+    """The value that a text stands for; `UserError` for an unknown key or another type's text."""
     kind = _kind(config, key)
     try:
         if kind is bool:
@@ -207,8 +191,7 @@ def to_json(config: ConfigDict) -> bytes:
 def write(workdir: Path, config: ConfigDict) -> None:
     """Writes `config.json` of a run, and beside it which version wrote it and its digest.
 
-    Raises:
-      OSError: if they cannot be written; then there is no `config.json`.
+    Raises `OSError` if they cannot be written; then there is no `config.json`.
     """
     record = {"version": __version__, "config_sha256": files.digest(config.to_dict())}
     files.write_atomically(workdir / RECORD, files.strict_json(record, indent=2))
@@ -216,9 +199,7 @@ def write(workdir: Path, config: ConfigDict) -> None:
 
 
 def from_json(path: Path) -> ConfigDict:
-    """Reads `config.json` of a run, with the keys that are newer than the run.
-
-    Values only, no code, and not whether they are possible.
+    """Reads `config.json` of a run, with the keys that are newer; its values may be impossible.
 
     Raises:
       UserError: if the file is missing, is not the config of a run, or not what was written.

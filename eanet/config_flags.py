@@ -30,9 +30,9 @@ def DEFINE_config(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHold
     return flags.DEFINE_flag(flag, flag_values)
 
 
-def config_file(flag_values: flags.FlagValues = flags.FLAGS) -> Path:
+def config_file() -> Path:
     """The file that `--config` names, without its argument."""
-    flag = flag_values["config"]
+    flag = flags.FLAGS["config"]
     assert isinstance(flag, _ConfigFlag)
     return flag.file
 
@@ -53,14 +53,9 @@ def parse(
 ) -> list[str]:
     """Parses the command line, the name of the program first; gives back that name alone.
 
-    Args:
-      arguments: of the command line.
-      flag_values: takes the values.
-      before_config: called when all flags but the config have their values: the config is a Python
-        file, which may import anything.
-
-    Raises:
-      UserError: for a flag, a key, a value or a config file that cannot be.
+    When all flags but the config have their values, `before_config` is called: the config is a
+    Python file, which may import anything. Raises `UserError` for a flag, a key, a value or a file
+    that cannot be.
     """
     try:
         expanded = flag_values.read_flags_from_files(arguments[1:])
@@ -72,23 +67,26 @@ def parse(
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     before_config()
-    if "config" in flag_values:
-        _set_config(flag_values["config"], overrides)
+    if "config" not in flag_values:
+        return rest
+    flag = flag_values["config"]
+    if flag.value is not None:
+        assert isinstance(flag, _ConfigFlag)
+        flag.file = Path(flag.value.partition(":")[0])
+        flag.value = _overridden(flag.value, overrides)
+    elif overrides:
+        raise UserError(
+            f"{overrides[0][0]} changes a value of a config, but --config=FILE is missing"
+        )
     return rest
 
 
 def refuse_unread(
     mode: str, modes: Mapping[str, Sequence[str]], flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
-    """Refuses a flag that was given and has no effect in this mode.
+    """Raises `UserError` for a flag that was given and has no effect in this mode.
 
-    Args:
-      mode: the value of `--mode`.
-      modes: for each flag that not all modes read, those that do.
-      flag_values: as they were parsed.
-
-    Raises:
-      UserError: naming the flag and the modes that it belongs to.
+    For each flag that not all modes read, `modes` has those that do.
     """
     for name, readers in modes.items():
         if flag_values[name].present and mode not in readers:
@@ -104,13 +102,9 @@ class ConfigParser(cli.Parser):
         self.add_argument("--config", required=True, metavar="FILE", help=_ABOUT)
 
     def parse(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict, list[str]]:
-        """Parses a command line.
+        """The options, the config with all overrides in it, and the arguments that gave it.
 
-        Returns:
-          The options, the config with all overrides in it, and the arguments that gave it.
-
-        Raises:
-          UserError: for an option, a key, a value or a config file that cannot be.
+        Raises `UserError` for an option, a key, a value or a config file that cannot be.
         """
         options, rest = self.parse_known_args(arguments)
         others, overrides = _split(rest)
@@ -128,28 +122,14 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[re.Match[str]]]:
     while left:
         argument = left.pop(0)
         match = _OVERRIDE.fullmatch(argument)
-        if match and match[3] is None and not match[1] and left and not _is_flag(left[0]):
+        without_value = match and match[3] is None and not match[1]
+        if without_value and left and not re.match(r"--?[A-Za-z]", left[0]):
             match = _OVERRIDE.fullmatch(f"{argument}={left.pop(0)}")
         if match:
             overrides.append(match)
         else:
             others.append(argument)
     return others, overrides
-
-
-def _is_flag(argument: str) -> bool:
-    return bool(re.match(r"--?[A-Za-z]", argument))
-
-
-def _set_config(flag: flags.Flag[Any], overrides: Sequence[re.Match[str]]) -> None:
-    if flag.value is not None:
-        assert isinstance(flag, _ConfigFlag)
-        flag.file = Path(flag.value.partition(":")[0])
-        flag.value = _overridden(flag.value, overrides)
-    elif overrides:
-        raise UserError(
-            f"{overrides[0][0]} changes a value of a config, but --config=FILE is missing"
-        )
 
 
 def _overridden(file: str, overrides: Sequence[re.Match[str]]) -> ConfigDict:

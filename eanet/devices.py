@@ -20,7 +20,6 @@ _LESS_MEMORY = (
     "model.mlp_dim or microbatch_size"
 )
 
-
 # Settings of JAX that change what is computed, and the values that this program is written for.
 _SETTINGS = {
     "jax_enable_x64": False,
@@ -33,11 +32,7 @@ _SETTINGS = {
 
 
 def check_settings() -> None:
-    """Refuses settings of JAX under which a run would be another, or break.
-
-    Raises:
-      UserError: naming the setting and the value that is needed.
-    """
+    """Raises `UserError` for a setting of JAX under which a run would be another, or break."""
     for name, needed in _SETTINGS.items():
         value = getattr(jax.config, name)
         if value != needed:
@@ -48,11 +43,7 @@ def check_settings() -> None:
 
 
 def local_devices() -> list[jax.Device]:
-    """The devices that JAX finds on this machine.
-
-    Raises:
-      UserError: it finds none, or not those that the environment asks for.
-    """
+    """The devices of this machine; `UserError` without any, or those that the environment names."""
     try:
         return jax.local_devices()
     except RuntimeError as error:
@@ -61,11 +52,7 @@ def local_devices() -> list[jax.Device]:
 
 
 def make_mesh(batch_size: int) -> Mesh:
-    """A mesh of as many local devices as divide the batch evenly.
-
-    Raises:
-      UserError: as `local_devices`.
-    """
+    """A mesh of as many local devices as divide the batch evenly; raises as `local_devices`."""
     devices = local_devices()
     count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return jax.make_mesh((count,), (BATCH_AXIS,), (AxisType.Auto,), devices=devices[:count])
@@ -109,15 +96,12 @@ def microbatch(mesh: Mesh, batch_size: int, microbatch_size: int, images_in_cach
 
 
 def check_memory(model: int, data: int, mesh: Mesh) -> None:
-    """Refuses what cannot fit on a device of the mesh.
+    """Raises `UserError` for what cannot fit on a device of the mesh.
 
     Args:
       model: bytes that a model needs at least on a device, with all that goes with it.
       data: bytes of the examples, of which each device has a copy, and this process one.
       mesh: the devices; those of the CPU share the memory of the process.
-
-    Raises:
-      UserError: there are not as many.
     """
     statistics = mesh.devices.flat[0].memory_stats() or {}
     available = statistics.get("bytes_limit", (physical_memory() - data) // mesh.size)
@@ -133,8 +117,7 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
 def refusals() -> Iterator[None]:
     """Around training or evaluation: devices, settings or memory that do not suffice are one line.
 
-    Raises:
-      UserError: as `check_settings` and `local_devices`, or memory ran out.
+    Raises `UserError` as `check_settings` and `local_devices`, or where memory ran out.
     """
     check_settings()
     local_devices()  # before anything long is begun

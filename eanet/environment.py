@@ -1,5 +1,6 @@
 """What computes: the devices, the versions of the software, the commit of this project."""
 
+import contextlib
 import functools
 import platform
 import subprocess
@@ -11,31 +12,21 @@ from typing import Any
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
 
-def environment(devices: Iterable[Any] = ()) -> dict[str, Any]:
-    """The device, the versions of what computes, and the commit of this project.
-
-    Neither the name of the host nor that of its user is in it.
-
-    Args:
-      devices: those that are used; none for all that JAX has.
+def environment() -> dict[str, Any]:
+    """What computes; neither the name of the host nor that of its user is in it.
 
     Returns:
-      device: such as "1 × NVIDIA A100" or "2 × cpu (AMD EPYC 9R14)".
+      device: as `device` names all that JAX has.
       versions: package name to version, with Python's.
       git_commit: the commit of this project; None where it is no git checkout.
       git_dirty: whether a tracked file differs from that commit; None likewise.
     """
     commit, dirty = _git_state()
-    return {
-        "device": device(devices),
-        "versions": versions(),
-        "git_commit": commit,
-        "git_dirty": dirty,
-    }
+    return {"device": device(), "versions": versions(), "git_commit": commit, "git_dirty": dirty}
 
 
 def device(devices: Iterable[Any] = ()) -> str:
-    """The devices that are used, or all that JAX has, as a person names them."""
+    """Devices, all that JAX has by default, such as "2 × cpu (AMD EPYC 9R14)"."""
     import jax
 
     devices = list(devices) or jax.devices()
@@ -49,20 +40,16 @@ def versions() -> dict[str, str]:
     """The version of Python and of each package that computes."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
 def _cpu_model() -> str:
-    try:
+    with contextlib.suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
     return platform.processor()
 
 

@@ -25,13 +25,7 @@ _LEFT_OVER_SECONDS = 3600.0  # no process takes as long to write a file
 def write(path: str | Path, data: bytes, advice: str = _MAKE_ROOM) -> Path:
     """Replaces a file as `write_atomically` does, and returns its path.
 
-    Args:
-      path: of the file.
-      data: its new content.
-      advice: what a user can do where it cannot be written.
-
-    Raises:
-      UserError: the file cannot be written; the old one is untouched.
+    Raises `UserError`, with the advice, where it cannot be written; the old one is untouched.
     """
     try:
         write_atomically(path, data)
@@ -59,8 +53,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Replaces a file as a whole: after a crash either the old or the new one is there.
 
-    Raises:
-      OSError: the file cannot be written; the old one is untouched.
+    Raises `OSError` where it cannot be written; the old one is untouched.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -78,7 +71,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Removes what processes that were killed while they wrote a file left beside it."""
+    """Removes what killed processes left beside a file that they wrote."""
     long_ago = time.time() - _LEFT_OVER_SECONDS
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
@@ -89,8 +82,7 @@ def _remove_left_over(path: Path) -> None:
 def local_path(path: str | Path) -> Path:
     """A directory as a user names it, with `~` expanded.
 
-    Raises:
-      UserError: it is a place in a cloud, or `~` stands for no directory.
+    Raises `UserError` for a place in a cloud, or where `~` stands for no directory.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))  # "gs:/x" is what a Path makes of it
     if scheme:
@@ -117,16 +109,8 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY, *, follow: bool = F
 
     Writing through a link would change a file that is not ours, and a pipe waits for ever.
 
-    Args:
-      path: of the file.
-      flags: as of `os.open`.
-      follow: whether a link to a file will do.
-
-    Returns:
-      A descriptor that child processes do not inherit.
-
-    Raises:
-      OSError: it cannot be opened, or is no regular file.
+    A link to a file will do where it may `follow`. Child processes do not inherit the descriptor.
+    Raises `OSError` for what cannot be opened, or is no regular file.
     """
     flags |= os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     odd = OSError(errno.EINVAL, "not a regular file", str(path))
@@ -164,15 +148,11 @@ def read_record(
 ) -> dict[str, Any] | None:
     """Reads a JSON object that was written, or None where there is no such file.
 
-    One of `write_record` is compared with its digest, which older versions did not write.
-
-    Args:
-      path: of the file.
-      advice: what a user can do where it is damaged.
-      known: the rules of its values, by key; one that is missing is None.
+    One of `write_record` is compared with its digest, which older versions did not write. `known`
+    has rules of values by key; one that is missing is None.
 
     Raises:
-      UserError: the file is there and holds no JSON object, not the one that was written, or a
+      UserError: with the advice: the file holds no JSON object, not the one that was written, or a
         value that its rule does not allow.
     """
     try:

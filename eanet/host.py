@@ -4,6 +4,7 @@ None of it changes the mathematics, and settings that the user has made in the e
 What each is worth is measured in docs/performance.md.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -42,10 +43,8 @@ def set_up(cpu_devices: bool = True) -> None:
     """Sets the environment for JAX; call it before jax is imported.
 
     Two devices of one thread each compute faster than one device with two threads, so every core
-    becomes a device. Compiled programs are kept for later starts.
-
-    Args:
-      cpu_devices: whether to do so where nothing else is said of CPU devices.
+    becomes a device, where `cpu_devices` is true and the user says nothing else of CPU devices.
+    Compiled programs are kept for later starts.
     """
     accelerator = _has_accelerator()
     # A full disk need not be told of a cache; it will be of what is not saved.
@@ -61,16 +60,12 @@ def set_up(cpu_devices: bool = True) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or _DEVICES_FLAG in os.environ.get("XLA_FLAGS", "")
     if cpu_devices and not accelerator and not chosen:
-        os.environ["JAX_NUM_CPU_DEVICES"] = str(_cpu_devices(_usable_cores()))
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(_cpu_devices(1))
         _chosen_here.add("JAX_NUM_CPU_DEVICES")
 
 
 def import_jax() -> None:
-    """Imports JAX, which reads its settings from the environment.
-
-    Raises:
-      UserError: it does not take one of them.
-    """
+    """Imports JAX; raises `UserError` for a setting of the environment that it does not take."""
     try:
         import jax  # noqa: F401
     except ValueError as error:
@@ -79,22 +74,16 @@ def import_jax() -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes on this machine may use.
+    """What one of several processes on this machine may use."""
 
-    Attributes:
-      cores: their numbers; None where the system does not let one choose.
-      environment: of the process, all of it.
-    """
-
-    cores: frozenset[int] | None
-    environment: dict[str, str]
+    cores: frozenset[int] | None  # by number; None where the system does not let one choose
+    environment: dict[str, str]  # of the process, all of it
 
 
 def share(index: int, count: int) -> Share:
     """The part of process `index` of `count`: its own cores, or its own NVIDIA device.
 
-    Raises:
-      UserError: there are fewer devices than processes.
+    Raises `UserError` where there are fewer devices than processes.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _chosen_here}
     if _has_accelerator():
@@ -105,8 +94,7 @@ def share(index: int, count: int) -> Share:
             environment["CUDA_VISIBLE_DEVICES"] = devices[index]
         return Share(None, environment)
     if not hasattr(os, "sched_getaffinity"):
-        devices_each = _cpu_devices(max(1, _usable_cores() // count))
-        environment.setdefault("JAX_NUM_CPU_DEVICES", str(devices_each))
+        environment.setdefault("JAX_NUM_CPU_DEVICES", str(_cpu_devices(count)))
         return Share(None, environment)
     cores = sorted(os.sched_getaffinity(0))
     own = cores[len(cores) * index // count : len(cores) * (index + 1) // count]
@@ -122,10 +110,8 @@ def physical_memory() -> int:
     """Bytes of memory that this process may use: this machine's, or fewer in a container."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in _memory_limits():
-        try:
+        with contextlib.suppress(OSError, ValueError):  # there is none; "max"
             limits.append(int(file.read_text()))
-        except (OSError, ValueError):  # there is none; "max"
-            continue
     return min(limits)
 
 
@@ -144,9 +130,9 @@ def unused_accelerator() -> str:
 
 
 class _RemovesUnreadable(logging.Filter):
-    """Removes a compiled program that is there and that JAX could not read: it never replaces one.
+    """Removes a compiled program that JAX could not read: JAX never replaces one.
 
-    JAX logs a miss for it, as for one that is not there, before it compiles and writes it.
+    It logs a miss, as for one that is not there, before it compiles and writes it.
     """
 
     def __init__(self, cache: Path):
@@ -203,8 +189,11 @@ def _processor() -> str:
     )
 
 
-def _cpu_devices(cores: int) -> int:
-    return min(cores, _MAX_CPU_DEVICES)
+def _cpu_devices(processes: int) -> int:
+    """How many devices each of several processes makes of the cores that this one may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(max(1, cores // processes), _MAX_CPU_DEVICES)
 
 
 def _nvidia_devices() -> list[str]:
@@ -212,12 +201,6 @@ def _nvidia_devices() -> list[str]:
     if visible is not None:
         return [device for device in visible.split(",") if device]
     return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _has_accelerator() -> bool:

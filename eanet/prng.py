@@ -20,11 +20,9 @@ IMPLEMENTATIONS = ("counter", "threefry2x32")
 
 
 def random_key(seed: int | np.uint32 | jax.Array, implementation: str = "counter") -> jax.Array:
-    """A typed key for `jax.random` and the model's dropout.
+    """A typed key for `jax.random` and the model's dropout; the lowest 32 bits of the seed count.
 
-    Args:
-      seed: an integer, or a scalar of a jitted function; its lowest 32 bits count.
-      implementation: one of `IMPLEMENTATIONS`; "counter" is the generator of this module.
+    Of the `IMPLEMENTATIONS`, "counter" is the generator of this module.
     """
     impl = _COUNTER if implementation == "counter" else implementation
     return jax.random.key(lowest_word(seed), impl=impl)

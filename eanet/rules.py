@@ -70,42 +70,6 @@ class Choice(NameIn):
         super().__init__(words)
 
 
-class Switch:
-    """On or off."""
-
-    def allows(self, value: Any) -> bool:
-        """Whether it is true or false."""
-        return isinstance(value, bool)
-
-    def __str__(self) -> str:
-        return "true or false"
-
-
-class Text:
-    """Any text that may stand in the name of a file."""
-
-    def allows(self, value: Any) -> bool:
-        """Whether it is a text without null characters."""
-        return isinstance(value, str) and "\0" not in value
-
-    def __str__(self) -> str:
-        return "a text without null characters"
-
-
-@dataclass(frozen=True)
-class OrNothing:
-    """What a rule allows, or None."""
-
-    rule: Rule
-
-    def allows(self, value: Any) -> bool:
-        """Whether it is None, or the rule allows it."""
-        return value is None or self.rule.allows(value)
-
-    def __str__(self) -> str:
-        return f"{self.rule}, or nothing"
-
-
 @dataclass(frozen=True)
 class Such:
     """Whatever a test says yes to; the text completes the sentence "it must be …"."""
@@ -117,16 +81,34 @@ class Such:
         return self.text
 
 
+class Switch(Such):
+    """On or off."""
+
+    def __init__(self) -> None:
+        super().__init__("true or false", lambda value: isinstance(value, bool))
+
+
+class Text(Such):
+    """Any text that may stand in the name of a file."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a text without null characters",
+            lambda value: isinstance(value, str) and "\0" not in value,
+        )
+
+
+class OrNothing(Such):
+    """What a rule allows, or None."""
+
+    def __init__(self, rule: Rule):
+        super().__init__(f"{rule}, or nothing", lambda value: value is None or rule.allows(value))
+
+
 def check(rules: Mapping[str, Rule], values: Mapping[str, Any], section: str = "") -> None:
-    """Refuses the first value that its rule does not allow.
+    """Raises `UserError` for the first value that its rule does not allow; every key has a rule.
 
-    Args:
-      rules: by key.
-      values: likewise; every key has a rule.
-      section: what stands before the keys in the config, such as "model.".
-
-    Raises:
-      UserError: naming the key, its value and what is allowed.
+    The section, such as "model.", stands before the keys in the config.
     """
     for key, value in values.items():
         if not rules[key].allows(value):

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 
 STOP = (signal.SIGTERM, signal.SIGINT)
@@ -15,15 +16,11 @@ SAVE = (signal.SIGHUP, signal.SIGUSR1)
 _asked_to_stop = threading.Event()
 
 
+@dataclass
 class Request:
-    """Whether a signal has come, and which one.
+    """Whether a signal has come, and which one."""
 
-    Attributes:
-      signal: its number, or None.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    signal: int | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
