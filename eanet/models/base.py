@@ -20,16 +20,11 @@ class Attention(nnx.Module):
     A constructor takes `embed_dim`, then as keywords `num_heads`, `head_dim`, `dropout_rate`,
     `dtype`, `param_dtype`, `rngs`, and the options that `RULES` names, which are keys of
     `config.model`. All other methods have defaults that work.
-
-    Attributes:
-      RULES: of the options that only this attention has, by name.
-      about: what it computes, in Markdown, for the model card; where empty, the card names it.
-      columns: whether `__call__` and `weights` take `[d, B, N]`; else rows, `[B, N, d]`.
     """
 
-    RULES: ClassVar[Mapping[str, Rule]] = {}
-    about: ClassVar[str] = ""
-    columns: ClassVar[bool] = False
+    RULES: ClassVar[Mapping[str, Rule]] = {}  # of the options that only this attention has
+    about: ClassVar[str] = ""  # in Markdown, for the model card; where empty, the card names it
+    columns: ClassVar[bool] = False  # takes `[d, B, N]` in place of rows, `[B, N, d]`
 
     def __call__(
         self, x: Float[Array, "b n d"], *, rngs: Key[Array, "b 2"] | None = None

@@ -47,14 +47,10 @@ def summarize(model: EANet) -> list[Row]:
     def row(part: str, macs: int, *modules: nnx.Module) -> Row:
         return Row(part, shape, sum(map(count_parameters, modules)), macs)
 
+    attention = f"{model.attention} attention, {depth} ×"
     rows = [
         row("patch embedding", patch_macs, patch_embed),
-        row(
-            f"{model.attention} attention, {depth} ×",
-            attention_macs,
-            blocks.attention,
-            blocks.attention_norm,
-        ),
+        row(attention, attention_macs, blocks.attention, blocks.attention_norm),
         row(f"MLP, {depth} ×", mlp_macs, blocks.mlp, blocks.mlp_norm),
     ]
     if model.final_norm is not None:
@@ -80,12 +76,7 @@ def images_in_cache(model: EANet, *, training: bool) -> int:
 
 
 def least_bytes(model: EANet, num_images: int) -> int:
-    """What training takes at the very least, from its largest parts alone.
-
-    Args:
-      model: with shapes in place of values.
-      num_images: that are taken through the model at once.
-    """
+    """Bytes that training takes at least, with so many images in the model at once."""
     at_once, saved = _attention_bytes(model)
     params = jax.tree.leaves(nnx.state(model.blocks, nnx.Param))
     parameters = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in params)

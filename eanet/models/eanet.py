@@ -4,7 +4,7 @@ The default arguments are those of the Keras example "Image classification with 
 patches and the head tokens are columns, `[d, B, N]`, see `eanet.models.ops`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,6 +37,10 @@ RULES: dict[str, Rule] = {
     "param_dtype": _DTYPE,
 }
 
+# Switch dropout on: one key an example, of which alone what is dropped in it is then a function, or
+# one key for the batch.
+Rngs = Key[Array, "b"] | Key[Array, ""] | None
+
 
 def model_rules() -> dict[str, Rule]:
     """What every option of `EANet` may be, those of its attentions too."""
@@ -49,28 +53,20 @@ class Block(nnx.Module):
     def __init__(
         self,
         attention: Callable[..., Attention],
-        *,
         embed_dim: int,
         mlp_dim: int,
-        dropout_rate: float,
-        dtype: Any,
-        param_dtype: Any,
-        rngs: nnx.Rngs,
-        **attention_options: Any,
+        *,
+        attention_options: Mapping[str, Any],
+        dtypes: Mapping[str, Any],
+        **options: Any,
     ):
-        dtypes = {"dtype": dtype, "param_dtype": param_dtype}
-        options = {**dtypes, "dropout_rate": dropout_rate, "rngs": rngs}
         self.attention_norm = LayerNorm(embed_dim, **dtypes)
-        self.attention = attention(embed_dim, **options, **attention_options)
+        self.attention = attention(embed_dim, **dtypes, **options, **attention_options)
         self.mlp_norm = LayerNorm(embed_dim, **dtypes)
-        self.mlp = Mlp(embed_dim, mlp_dim, **options)
+        self.mlp = Mlp(embed_dim, mlp_dim, **dtypes, **options)
 
     def __call__(
-        self,
-        x: Float[Array, "d b n"],
-        *,
-        rngs: Key[Array, "b"] | None = None,
-        folded: Any = None,
+        self, x: Float[Array, "d b n"], *, rngs: Key[Array, "b"] | None = None, folded: Any = None
     ) -> Float[Array, "d b n"]:
         """Mixes and maps the tokens; `rngs`, one key for each example, switch dropout on.
 
@@ -148,10 +144,7 @@ class EANet(nnx.Module):
         rules.check(model_rules(), given | attention_options, "model.")
         kind = attention_class(attention, implementation)
         own = {name: value for name, value in attention_options.items() if name in kind.RULES}
-        dtypes: dict[str, Any] = {
-            "dtype": jnp.dtype(dtype),
-            "param_dtype": jnp.dtype(param_dtype),
-        }
+        dtypes: Any = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
         self.patch_embed = PatchEmbed(
             image_shape, patch_size=patch_size, embed_dim=embed_dim, rngs=rngs, **dtypes
         )
@@ -162,14 +155,12 @@ class EANet(nnx.Module):
         def stacked(rngs: nnx.Rngs) -> Block:
             return Block(
                 kind,
-                embed_dim=embed_dim,
-                num_heads=num_heads,
-                head_dim=head_dim,
-                mlp_dim=mlp_dim,
+                embed_dim,
+                mlp_dim,
+                attention_options={"num_heads": num_heads, "head_dim": head_dim, **own},
+                dtypes=dtypes,
                 dropout_rate=dropout_rate,
                 rngs=rngs,
-                **dtypes,
-                **own,
             )
 
         # One module for all blocks, each of whose parameters has the block as its first axis: they
@@ -190,10 +181,7 @@ class EANet(nnx.Module):
         return ["patch_embed", *blocks, *(["final_norm"] if self.final_norm else [])]
 
     def stages(
-        self,
-        images: Float[Array, "b height width c"],
-        *,
-        rngs: Key[Array, "b"] | Key[Array, ""] | None = None,
+        self, images: Float[Array, "b height width c"], *, rngs: Rngs = None
     ) -> list[Float[Array, "b n d"]]:
         """The tokens after the patch embedding, each block, and the final norm if there is one."""
         embedded = self.patch_embed(images)
@@ -204,16 +192,13 @@ class EANet(nnx.Module):
         return [_rows(x) for x in columns]
 
     def features(
-        self,
-        images: Float[Array, "b height width c"],
-        *,
-        rngs: Key[Array, "b"] | Key[Array, ""] | None = None,
+        self, images: Float[Array, "b height width c"], *, rngs: Rngs = None
     ) -> Float[Array, "b n d"]:
         """The tokens that the head takes the mean of."""
         return _rows(self._features(images, rngs))
 
     def _features(
-        self, images: Float[Array, "b height width c"], rngs: Array | None
+        self, images: Float[Array, "b height width c"], rngs: Rngs
     ) -> Float[Array, "d b n"]:
         tokens, _ = self._mixed(self.patch_embed(images), rngs)
         return tokens if self.final_norm is None else self.final_norm(tokens)
@@ -241,18 +226,9 @@ class EANet(nnx.Module):
         return jax.lax.scan(body, tokens, (params, folded, rngs))
 
     def __call__(
-        self,
-        images: Float[Array, "b height width c"],
-        *,
-        rngs: Key[Array, "b"] | Key[Array, ""] | None = None,
+        self, images: Float[Array, "b height width c"], *, rngs: Rngs = None
     ) -> Float[Array, "b classes"]:
-        """Logits, in float32.
-
-        Args:
-          images: normalised per channel.
-          rngs: switch dropout on: one key an example (what is dropped in it is then a function
-            of its key alone), or one key for the batch.
-        """
+        """Logits, in float32, of images that are normalised per channel."""
         tokens = self._features(images, rngs).astype(jnp.float32)
         return self.head(jnp.mean(tokens, axis=2)).T.astype(jnp.float32)
 

@@ -17,21 +17,14 @@ Apply = Callable[..., Float[Array, "b classes"]]
 
 @dataclasses.dataclass(frozen=True)
 class SplitModel:
-    """A model taken apart into pure functions and trees of one form.
+    """A model taken apart into pure functions and trees of one form."""
 
-    Attributes:
-      abstract: the module with shapes in place of values.
-      merge: `merge(params)` gives the module with these values.
-      apply: `apply(params, images, rngs=None)` gives logits.
-      init: `init(seed)` gives the initial parameters, a nested dict.
-      kernels: a tree like the parameters: the `axes` of each `Kernel`, "" for other parameters. In
-        a stack of blocks they are the last axes.
-    """
-
-    abstract: Any
-    merge: Callable[[Any], Any]
-    apply: Apply
-    init: Callable[[Any], Any]
+    abstract: Any  # the module with shapes in place of values
+    merge: Callable[[Any], Any]  # `merge(params)` gives the module with these values
+    apply: Apply  # `apply(params, images, rngs=None)` gives logits
+    init: Callable[[Any], Any]  # `init(seed)` gives the initial parameters, a nested dict
+    # A tree like the parameters: the `axes` of each `Kernel`, which are the last ones in a stack of
+    # blocks, and "" for other parameters.
     kernels: Any
 
 

@@ -103,13 +103,8 @@ class PatchEmbed(nnx.Module):
         self.image_shape = tuple(image_shape)
         self.patch_size = patch_size
         self.num_tokens = (height // patch_size) * (width // patch_size)
-        self.projection = Linear(
-            patch_size * patch_size * channels,
-            embed_dim,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.projection = Linear(patch_size * patch_size * channels, embed_dim, **options)
         self.position_embedding = nnx.Param(
             jax.random.uniform(
                 rngs.params(), (self.num_tokens, embed_dim), param_dtype, minval=-0.05, maxval=0.05
@@ -132,20 +127,11 @@ class PatchEmbed(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two linear layers with exact GELU between them and dropout after each."""
+    """Two layers of `Linear` with exact GELU between them and dropout after each."""
 
-    def __init__(
-        self,
-        embed_dim: int,
-        mlp_dim: int,
-        *,
-        dropout_rate: float = 0.0,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        self.hidden = Linear(embed_dim, mlp_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.out = Linear(mlp_dim, embed_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    def __init__(self, embed_dim: int, mlp_dim: int, *, dropout_rate: float = 0.0, **options: Any):
+        self.hidden = Linear(embed_dim, mlp_dim, **options)
+        self.out = Linear(mlp_dim, embed_dim, **options)
         self.dropout_rate = dropout_rate
 
     def __call__(

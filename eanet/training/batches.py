@@ -57,8 +57,7 @@ def make_prepare(
     """Builds `prepare(seed, step, images, labels)` -> images, targets, one dropout key an image.
 
     The images come as uint8 and leave normalised and augmented, the labels leave as rows of
-    probabilities. A pure function for use inside a jitted step: seed and step are arguments, so
-    that runs with other seeds share a compiled program.
+    probabilities. Seed and step are arguments, so that all seeds share a compiled program.
     """
 
     def prepare(
@@ -71,10 +70,7 @@ def make_prepare(
         key = jax.random.fold_in(key, step)
         keys = jax.random.split(key, 1 + len(images))
         augmented, targets = augment(
-            keys[0],
-            normalize(images),
-            jax.nn.one_hot(labels, num_classes),
-            **augmentation,
+            keys[0], normalize(images), jax.nn.one_hot(labels, num_classes), **augmentation
         )
         return augmented, targets, keys[1:]
 

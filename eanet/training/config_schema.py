@@ -17,16 +17,18 @@ from eanet.data import load
 from eanet.errors import UserError
 from eanet.models import eanet
 from eanet.prng import IMPLEMENTATIONS
-from eanet.rules import Choice, Number, Switch
+from eanet.rules import Choice, Number, Rule, Switch
 from eanet.training import loss, optimizer, plan
 
 
-def _section(name: str, rules: Mapping[str, rules_lib.Rule]) -> dict[str, rules_lib.Rule]:
-    return {f"{name}.{key}": rule for key, rule in rules.items()}
-
-
-def all_rules() -> dict[str, rules_lib.Rule]:
+def all_rules() -> dict[str, Rule]:
     """The rule of every key; those of what stands in a table come and go with it."""
+    sections: dict[str, Mapping[str, Rule]] = {
+        "dataset": load.RULES,
+        "augment": augmentation_rules(),
+        "model": eanet.model_rules(),
+        "optimizer": optimizer.RULES,
+    }
     return {
         "seed": Number(0, 2**32 - 1, whole=True),
         "microbatch_size": Number(0, 2**31 - 1, whole=True),
@@ -37,10 +39,7 @@ def all_rules() -> dict[str, rules_lib.Rule]:
         "layer_statistics": Switch(),
         **plan.RULES,
         **loss.RULES,
-        **_section("dataset", load.RULES),
-        **_section("augment", augmentation_rules()),
-        **_section("model", eanet.model_rules()),
-        **_section("optimizer", optimizer.RULES),
+        **{f"{name}.{key}": sections[name][key] for name in sections for key in sections[name]},
     }
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,10 @@ def make_examine(
             params, images, targets, rngs
         )
         outputs = [*module.stages(images, rngs=rngs), module(images, rngs=rngs), mean_loss]
-        found = [_activation(output) for output in outputs]
+        found = dict(zip(names, map(_activation, outputs), strict=True))
         for name, part in _parts(gradient, model.abstract.depth).items():
-            found[names.index(name)]["gradient_norm"] = optax.tree.norm(part)
-        return found
+            found[name]["gradient_norm"] = optax.tree.norm(part)
+        return list(found.values())  # a dict would come back sorted by name
 
     def examine(state: TrainState, seed: Any, images: Array, labels: Array) -> Layers:
         params, step = jax.device_get((state.params, state.step))
@@ -60,8 +61,7 @@ def make_examine(
 def first_not_finite(found: Layers) -> str:
     """Where numbers first stop being finite: forwards in the activations, then backwards.
 
-    Args:
-      found: by `examine`, which does not compute quite as the compiled step does.
+    `examine` does not compute quite as the compiled step does, so that it may find nothing.
     """
     for name, values in found.items():
         if not math.isfinite(values["activation_max"]):
@@ -73,14 +73,10 @@ def first_not_finite(found: Layers) -> str:
 
 
 def write_black_box(workdir: Path, record: Mapping[str, Any]) -> Path:
-    """Writes all it takes to see a step once more, and returns the path.
+    """Writes all it takes to see a step once more, with what `environment` tells.
 
-    Args:
-      workdir: of the run.
-      record: step (the number of finished steps, and of the checkpoint to begin at), epoch,
-        indices (of the batch, into the training split), seed, random_bits, where (numbers first
-        stop being finite), layers (from `examine`), device, and replay (the command). What else
-        `environment` tells is added.
+    Of the record, `step` is the number of finished steps and the checkpoint to begin at, `indices`
+    are those of the batch in the training split.
 
     Raises:
       UserError: it cannot be written.
@@ -113,9 +109,10 @@ def _activation(output: Array) -> dict[str, Array]:
     }
 
 
-def _parts(params: Any, depth: int) -> dict[str, Any]:
+def _parts(params: Mapping[str, Any], depth: int) -> dict[str, Any]:
     """A tree like the parameters, by the names of the stages."""
-    parts = {name: part for name, part in params.items() if name != "blocks"}
+    parts = dict(params)
+    blocks = parts.pop("blocks")
     for index in range(depth):
-        parts[f"blocks/{index}"] = jax.tree.map(lambda leaf: leaf[index], params["blocks"])  # noqa: B023, called at once
+        parts[f"blocks/{index}"] = jax.tree.map(itemgetter(index), blocks)
     return parts

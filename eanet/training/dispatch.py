@@ -1,6 +1,5 @@
 """Keeps the device busy: dispatches of many steps, one ahead of what the host has read."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,76 +12,11 @@ from eanet.training.step import TrainState
 _TARGET_SECONDS = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Dispatched:
-    """Steps on their way: the step after them, their number, and what they will return."""
-
-    end: int
-    count: int
-    sums: Any
-    reached: jax.Array
-
-
-def take_steps(
-    run: Callable[[TrainState, int, int], tuple[TrainState, Any, jax.Array]],
-    state: TrainState,
-    step: int,
-    end: int,
-    *,
-    pace: "Pace",
-    should_stop: Callable[[], bool],
-    on_finished: Callable[[int, Any], None],
-) -> tuple[TrainState, int, bool]:
-    """Takes the steps from `step` to `end`, or fewer where it should stop.
-
-    Args:
-      run: `run(state, step, count)` hands steps to the device; returns the new state, its sums and
-        the step it reached.
-      state: after `step` steps.
-      step: where training stands.
-      end: where to stop at the latest.
-      pace: sizes the dispatches.
-      should_stop: asked before each dispatch.
-      on_finished: told the step and the sums after each dispatch.
-
-    Returns:
-      The new state, the step it stands at, and whether a step could not be taken because its loss
-      or gradient is not finite; then the state is the one before that step.
-    """
-    reached = step
-
-    def read(dispatched: Dispatched) -> int:
-        reached = int(dispatched.reached)  # waits for the device
-        pace.finished(dispatched.count)
-        if reached == dispatched.end:
-            on_finished(reached, dispatched.sums)
-        return reached
-
-    running: Dispatched | None = None
-    while step < end and not should_stop():
-        count = min(pace.steps, end - step)
-        state, sums, now_at = run(state, step, count)
-        pace.started()
-        step += count
-        before, running = running, Dispatched(step, count, sums, now_at)
-        if before is not None:
-            reached = read(before)
-            if reached < before.end:
-                break
-    if running is not None:
-        reached = read(running)
-    return state, reached, reached < step
-
-
 class Pace:
-    """Measures finished dispatches and sizes the next ones.
-
-    Attributes:
-      steps: for the next dispatch; one until something was measured.
-    """
+    """Measures finished dispatches and sizes the next ones."""
 
     def __init__(self) -> None:
-        self.steps = 1
+        self.steps = 1  # for the next dispatch
         self.restart()
 
     def restart(self) -> None:
@@ -109,3 +43,43 @@ class Pace:
     def steps_per_second(self) -> float:
         """Since the last restart; NaN where too little was measured."""
         return self._finished_steps / self._seconds if self._seconds else float("nan")
+
+
+def take_steps(
+    run: Callable[[TrainState, int, int], tuple[TrainState, Any, jax.Array]],
+    state: TrainState,
+    step: int,
+    end: int,
+    *,
+    pace: Pace,
+    should_stop: Callable[[], bool],
+    on_finished: Callable[[int, Any], None],
+) -> tuple[TrainState, int, bool]:
+    """Takes the steps from `step` to `end`, or fewer where `should_stop` says so before a dispatch.
+
+    `run(state, step, count)` hands steps to the device and returns the new state, its sums and the
+    step it reached; `on_finished` is told step and sums of each dispatch.
+
+    Returns:
+      The new state, the step it stands at, and whether a step could not be taken because its loss
+      or gradient is not finite; then the state is the one before that step.
+    """
+
+    def read(end: int, count: int, sums: Any, at: jax.Array) -> int:
+        reached = int(at)  # waits for the device
+        pace.finished(count)
+        if reached == end:
+            on_finished(reached, sums)
+        return reached
+
+    running: tuple[int, int, Any, jax.Array] | None = None
+    while step < end and not should_stop():
+        count, before = min(pace.steps, end - step), running
+        state, sums, at = run(state, step, count)
+        pace.started()
+        running = step + count, count, sums, at
+        behind, step = step, step + count
+        if before and read(*before) < behind:
+            break
+    reached = read(*running) if running else step
+    return state, reached, reached < step

@@ -50,17 +50,13 @@ def make_evaluate(
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(
-            PartitionSpec(),
-            PartitionSpec(devices.BATCH_AXIS),
-            PartitionSpec(devices.BATCH_AXIS),
-        ),
+        in_specs=(PartitionSpec(), PartitionSpec(devices.BATCH_AXIS)),
         out_specs=PartitionSpec(),
         check_vma=False,
     )
-    def block_sums(params, images, labels):
-        parts = (x.reshape(-1, microbatch, *x.shape[1:]) for x in (images, labels))
-        sums = jax.lax.map(partial(microbatch_sums, params), tuple(parts))
+    def block_sums(params, batch):
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), batch)
+        sums = jax.lax.map(partial(microbatch_sums, params), parts)
         return jax.lax.psum(jax.tree.map(partial(jnp.sum, axis=0), sums), devices.BATCH_AXIS)
 
     sharding = devices.split_batch(mesh)
@@ -68,17 +64,16 @@ def make_evaluate(
     def evaluate(
         params: Any, examples: Split, should_stop: Callable[[], bool] = lambda: False
     ) -> dict[str, float] | None:
-        images, labels = examples.images, examples.labels
         totals: dict[str, float] = {}
-        for start in range(0, len(images), block):
+        for start in range(0, len(examples), block):
             if should_stop():
                 return None
-            part, part_labels = images[start : start + block], labels[start : start + block]
+            part = examples[start : start + block]
             missing = block - len(part)
-            part = np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1))
-            part_labels = np.pad(part_labels, (0, missing), constant_values=-1)
-            placed = jax.device_put((part, part_labels), sharding)
-            for name, value in jax.device_get(block_sums(params, *placed)).items():
+            images = np.pad(part.images, [(0, missing)] + [(0, 0)] * (part.images.ndim - 1))
+            labels = np.pad(part.labels, (0, missing), constant_values=-1)
+            placed = jax.device_put((images, labels), sharding)
+            for name, value in jax.device_get(block_sums(params, placed)).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         return metrics.means(totals)
 

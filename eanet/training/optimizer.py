@@ -46,15 +46,13 @@ SCHEDULES: dict[str, Callable[[float, int, int], optax.Schedule]] = {
 }
 
 
+def _decay(options: "OptimizerOptions", kernels: Any) -> dict[str, Any]:
+    return {"weight_decay": options.weight_decay, "mask": options.decay_mask(kernels)}
+
+
 def _adamw(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
-    return optax.adamw(
-        learning_rate,
-        options.b1,
-        options.b2,
-        options.epsilon,
-        weight_decay=options.weight_decay,
-        mask=options.decay_mask(kernels),
-    )
+    moments = options.b1, options.b2, options.epsilon
+    return optax.adamw(learning_rate, *moments, **_decay(options, kernels))
 
 
 def _adam(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
@@ -66,19 +64,13 @@ def _adam(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: A
 
 def _sgd(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
     return optax.chain(
-        optax.add_decayed_weights(options.weight_decay, options.decay_mask(kernels)),
+        optax.add_decayed_weights(**_decay(options, kernels)),
         optax.sgd(learning_rate, momentum=options.momentum, nesterov=True),
     )
 
 
 def _lion(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
-    return optax.lion(
-        learning_rate,
-        options.b1,
-        options.b2,
-        weight_decay=options.weight_decay,
-        mask=options.decay_mask(kernels),
-    )
+    return optax.lion(learning_rate, options.b1, options.b2, **_decay(options, kernels))
 
 
 def _muon(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: Any):
@@ -87,10 +79,9 @@ def _muon(options: "OptimizerOptions", learning_rate: optax.Schedule, kernels: A
     def axes(kernel: str, param: jax.Array) -> MuonDimensionNumbers | None:
         if not kernel:
             return None
-        own = range(param.ndim - len(kernel), param.ndim)  # a stack of blocks stands before
+        sides = " " * (param.ndim - len(kernel)) + kernel  # a stack of blocks stands before
         inputs, outputs = (
-            tuple(axis for axis, side in zip(own, kernel, strict=True) if side == which)
-            for which in "io"
+            tuple(axis for axis, side in enumerate(sides) if side == own) for own in "io"
         )
         return MuonDimensionNumbers(inputs, outputs)
 
@@ -127,19 +118,7 @@ _MOMENT_DECAY = Number(0, 1, below=True)
 class OptimizerOptions:
     """The section `optimizer` of a config, each key with its rule.
 
-    Attributes:
-      name: of `OPTIMIZERS`.
-      learning_rate: the peak.
-      schedule: of `SCHEDULES`.
-      warmup_epochs: of a linear rise from zero.
-      weight_decay: decoupled: `learning_rate · weight_decay · w` is subtracted in every step.
-      decay: "matrices" decays kernels only, "all" every parameter.
-      clip_norm: gradients are scaled down to this global norm; 0 does not clip.
-      b1: decay of the first moment (adamw, adam, lion).
-      b2: decay of the second moment (adamw, adam, lion).
-      epsilon: added to the root of the second moment (adamw, adam, muon).
-      momentum: of sgd and muon.
-      ema_decay: of the moving average of the weights to evaluate; 0 keeps none.
+    `configs/eanet_cifar100.py` says what they mean and which optimizer takes which.
     """
 
     name: str = _option("adamw", NameIn(OPTIMIZERS))
@@ -184,10 +163,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The chain from gradients to updates; the schedule does not change the form of its state.
 
-    Args:
-      options: which one, and what it is given.
-      learning_rate: of a step.
-      kernels: a tree like the parameters, see `eanet.models.functional.SplitModel.kernels`.
+    `kernels` is that of `eanet.models.functional.SplitModel`.
 
     Raises:
       UserError: the options contradict one another.

@@ -21,15 +21,8 @@ class Plan:
     """Durations in epochs become steps.
 
     The training examples of all epochs form one stream that is cut into batches, so that a batch
-    may reach into the next epoch and none is smaller than the others.
-
-    Attributes:
-      num_examples: in the training split.
-      batch_size: images a step.
-      num_epochs: how long to train; may be fractional.
-      eval_every_epochs: how often to validate, and to report the training metrics.
-      checkpoint_every_epochs: how often to save, besides at every validation.
-      checkpoint_every_steps: the same in steps; 0 for never.
+    may reach into the next epoch and none is smaller than the others. All but the number of
+    training examples are keys of the config.
     """
 
     num_examples: int

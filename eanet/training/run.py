@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from eanet import devices
 from eanet.augment import pipeline
+from eanet.data.base import Log
 from eanet.data.load import Dataset, load_dataset
 from eanet.models import costs
 from eanet.models.eanet import EANet
@@ -79,14 +80,10 @@ class Run:
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and places of a state's arrays, without values."""
-        sharding = devices.replicated(self.mesh)
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(self._initial_state, self.seed),
-        )
+        return self._abstract(jax.eval_shape(self._initial_state, self.seed))
 
     def make_train_steps(self) -> Any:
-        """The jitted function that runs many training steps in one dispatch."""
+        """See `eanet.training.step.make_train_steps`."""
         config = self.config
         return step_lib.make_train_steps(
             self.model.apply,
@@ -102,16 +99,10 @@ class Run:
 
     def lower_train_steps(self, like: TrainState) -> Any:
         """`make_train_steps` for a state `like` this and what `placed` gives, to be compiled."""
-        sharding = devices.replicated(self.mesh)
-        images, labels = self.dataset.train.images, self.dataset.train.labels
-        placed = [
-            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype), sharding=sharding)
-            for shape, dtype in (
-                (images.shape, images.dtype),
-                (labels.shape, labels.dtype),
-                ((len(images) + self.plan.batch_size,), np.int32),
-            )
-        ]
+        examples = self.dataset.train
+        placed = self._abstract(
+            (examples.images, examples.labels, jax.eval_shape(lambda: self.order(0)))
+        )
         return self.make_train_steps().lower(like, *placed, self.seed, 0, 0, 1)
 
     def examine(self, state: TrainState, step: int) -> Layers:
@@ -122,6 +113,13 @@ class Run:
     @functools.cached_property
     def _examine(self) -> Callable[..., Layers]:
         return make_examine(self.model, self.loss, self.prepare, self.config.batch_size)
+
+    def _abstract(self, tree: Any) -> Any:
+        def one(leaf: Any) -> jax.ShapeDtypeStruct:
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=devices.replicated(self.mesh))
+
+        return jax.tree.map(one, tree)
 
     def _initial_state(self, seed: Any) -> TrainState:
         ema = self.config.optimizer.ema_decay > 0
@@ -135,13 +133,18 @@ def build_model(
     return split_model(lambda rngs: EANet(num_classes, image_shape, rngs=rngs, **config.model))
 
 
+def build_loss(config: ConfigDict) -> Loss:
+    """The loss that the config describes."""
+    return make_loss(**{key: config[key] for key in loss_lib.RULES})
+
+
 def build_evaluate(
     config: ConfigDict, model: SplitModel, mean: np.ndarray, std: np.ndarray
 ) -> Callable[..., dict[str, float] | None]:
     """`evaluate(params, examples)` of such a model for images of these statistics."""
     return make_evaluate(
         model.apply,
-        make_loss(**{key: config[key] for key in loss_lib.RULES}),
+        build_loss(config),
         devices.make_mesh(config.batch_size),
         normalize=normalizer(mean, std),
         images_in_cache=costs.images_in_cache(model.abstract, training=False),
@@ -155,7 +158,7 @@ def build_plan(config: ConfigDict, num_examples: int) -> Plan:
 
 def set_up(
     config: ConfigDict,
-    log: Callable[[str], object],
+    log: Log,
     dataset: Dataset | None = None,
     known: ModelRecord | None = None,
 ) -> Run:
@@ -163,7 +166,7 @@ def set_up(
 
     Args:
       config: as `configs/eanet_cifar100.py` describes it.
-      log: called with a line of text where loading takes long or needs to be known.
+      log: of what loading has to say.
       dataset: takes the place of the one that the config names.
       known: what is recorded of the run, where it has begun before.
 
@@ -195,7 +198,7 @@ def set_up(
         config=config,
         dataset=dataset,
         model=model,
-        loss=make_loss(**{key: config[key] for key in loss_lib.RULES}),
+        loss=build_loss(config),
         optimizer=make_optimizer(options, learning_rate, model.kernels),
         learning_rate=learning_rate,
         plan=plan,

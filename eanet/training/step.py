@@ -18,33 +18,20 @@ from eanet.training.batches import Prepare
 from eanet.training.loss import Loss
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["step", "skipped", "params", "opt_state", "ema", "sums"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """All that training changes, as one pytree; randomness is a function of seed and step.
 
     Its leaves are arrays, or in their place shapes or shardings.
-
-    Attributes:
-      step: int32 scalar, the number of finished steps.
-      skipped: int32 scalar, how many of them left the parameters alone, their loss or gradient
-        being not finite.
-      params: nested dict of parameters.
-      opt_state: of optax.
-      ema: moving average of the parameters, or None.
-      sums: float32 scalars summed over the steps since the last report, see `metrics.means`.
     """
 
-    step: Any
-    skipped: Any
-    params: Any
-    opt_state: Any
-    ema: Any
-    sums: dict[str, Any]
+    step: Any  # int32 scalar, the number of finished steps
+    skipped: Any  # int32 scalar, how many of them were not finite and left the parameters alone
+    params: Any  # nested dict
+    opt_state: Any  # of optax
+    ema: Any  # moving average of the parameters, or None
+    sums: dict[str, Any]  # float32 scalars since the last report, see `metrics.means`
 
     @property
     def eval_params(self) -> Any:
