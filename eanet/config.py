@@ -205,7 +205,7 @@ def from_json(path: Path) -> ConfigDict:
       UserError: if the file is missing, is not the config of a run, or not what was written.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(files.read_bytes(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; is this a run's workdir?") from None
     except (ValueError, RecursionError) as error:

@@ -48,7 +48,7 @@ def read(source: str | Path) -> KerasWeights:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"{path} has more than {_MAX_BYTES >> 30} GiB and is no EANet")
-        content = path.read_bytes()
+        content = files.read_bytes(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     if content.startswith(b"PK"):

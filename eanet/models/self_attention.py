@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from eanet.models.base import Attention
@@ -25,7 +26,9 @@ class SelfAttention(Attention):
       num_heads: H.
       head_dim: h, Keras' `key_dim`.
       dropout_rate: of the attention weights and of the output.
-      **options: `dtype`, `param_dtype` and `rngs` of `Linear`; the softmax is always float32.
+      dtype: of the products; the softmax is always float32.
+      param_dtype: of the parameters.
+      rngs: source of the initial parameters.
     """
 
     about = """\
@@ -43,9 +46,12 @@ values `Q`, `K`, `V` of the tokens and heads of width `h`,
         num_heads: int,
         head_dim: int,
         dropout_rate: float = 0.0,
-        **options: Any,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
     ):
         width = num_heads * head_dim
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.query = Linear(embed_dim, width, **options)
         self.key = Linear(embed_dim, width, **options)
         self.value = Linear(embed_dim, width, **options)

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
+from eanet import files
 from eanet.errors import UserError
 from eanet.workdir import lock as lock_lib
 from eanet.workdir import model_record
@@ -108,7 +109,7 @@ def _write_owner(lock: int) -> None:
 def _owner(workdir: Path) -> str:
     """The last process to hold the lock, as it described itself; "" where it ended in order."""
     try:
-        owner = json.loads((workdir / LOCK).read_bytes())
+        owner = json.loads(files.read_bytes(workdir / LOCK))
         return f"process {owner['pid']} on {owner['host']}, running since {owner['since']}"
     except (OSError, ValueError, LookupError, TypeError):
         return ""
