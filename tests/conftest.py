@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="eanet-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as eanet/host.py does
 
 import jax
@@ -19,6 +21,10 @@ import pytest
 
 # train.py and configs/ stand beside tests/.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+# What a shell ignores for a job in the background, tests send.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
