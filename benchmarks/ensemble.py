@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         "programs": results,
     }
     path = record.write(options.out, "ensemble", values, picture(results))
-    console.note(f"\n{path} and {path.with_suffix('.png').name}")
+    console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
 def single(run: Run) -> tuple[Callable[[int], None], int]:

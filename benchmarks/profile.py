@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
     show(step, options.top, console)
     values = {"config": CONFIG.value.to_dict(), "steps": options.steps, **step}
     path = record.write(options.out, "profile", values, picture(step))
-    console.note(f"\n{path} and {path.with_suffix('.png').name}")
+    console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
 def compiled(run: Run) -> tuple[Any, str]:

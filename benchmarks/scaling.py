@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         console.table(title, ("", *MEASURES), crossings(curves))
     values = {"rounds": options.rounds, "seed": options.seed, "points": list(points.values())}
     path = record.write(options.out, "scaling", values, picture(modes))
-    console.note(f"\n{path} and {path.with_suffix('.png').name}")
+    console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
 def layers(units: Iterable[int]) -> dict[str, Attention]:

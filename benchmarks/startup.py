@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     console.table("From the command to the first finished step", columns, rows(results))
     values = {"config": CONFIG.value.to_dict(), "rounds": options.rounds, "seconds": results}
     path = record.write(options.out, "startup", values, picture(results))
-    console.note(f"\n{path} and {path.with_suffix('.png').name}")
+    console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
 def parts_of_start(config: Sequence[str], directory: Path) -> dict[str, float]:

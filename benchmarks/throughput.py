@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
     known("peers", options.peers, PEERS)
     results = {}
     for name in options.cases:
-        console.note(f"\n{CASES[name].title}: {options.rounds} rounds")
+        console.note(f"{CASES[name].title}: {options.rounds} rounds")
         results[name] = measure(CASES[name], CONFIG.value, console)
         console.table(CASES[name].title, COLUMNS, rows(results[name]["contestants"]))
     values = {
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         "cases": results,
     }
     path = record.write(options.out, "throughput", values, picture(results))
-    console.note(f"\n{path} and {path.with_suffix('.png').name}")
+    console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
 def known(flag: str, given: Sequence[str], choices: Iterable[str]) -> None:
