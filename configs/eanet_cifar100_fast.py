@@ -1,6 +1,13 @@
 """EANet on CIFAR-100 in ten minutes on two cores: fewer, larger patches and a schedule that ends.
 
 python main.py --config=configs/eanet_cifar100_fast.py
+
+Measured (seed 0, n = 1): 51.7 % top-1 and 81.2 % top-5 on test, 51.2 % on validation, 9 minutes 12
+seconds from the command to the table of results on 2 cores of an AMD EPYC (Zen 4) that did nothing
+else; validation passes the 43.9 % that the Keras example ends with after 9 of the 15 epochs, in less
+than six minutes. 417,572 parameters, 25.4 M MACs an image. The record is in docs/cifar100_fast.
+
+Nothing was chosen on the test split.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +18,7 @@ from configs import eanet_cifar100
 def get_config() -> ConfigDict:
     """The Keras example with a quarter of the tokens, a wider MLP and less to hold it back."""
     config = eanet_cifar100.get_config()
-    config.num_epochs = 12.0
+    config.num_epochs = 15.0
     config.dataset.val_fraction = 0.1
     config.augment.rotation = 0.0
     config.augment.contrast = 0.0
