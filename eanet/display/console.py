@@ -31,7 +31,9 @@ _RUN_FILES = {
     "checkpoints": "parameters and optimizer state, latest and best",
     "tensorboard": "the same metrics for TensorBoard",
     "config.json": "the configuration, every override in it",
+    "run.json": "the version that began the run, and a digest of the configuration",
     "model.json": "class names, image shape, mean and deviation",
+    "machine.json": "what computed it last: devices, versions, settings",
 }
 
 

@@ -22,6 +22,8 @@ def duration(seconds: float) -> str:
     """A time as h:mm:ss, or with a tenth of a second below one minute."""
     if not math.isfinite(seconds):
         return "?"
+    if 0 < seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

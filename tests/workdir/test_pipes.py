@@ -8,6 +8,7 @@ import pytest
 
 import train
 from configs import testing
+from eanet.display.console import Console
 from eanet.errors import UserError
 
 FILES = (
@@ -48,6 +49,14 @@ def in_time():
 
 def test_every_file_of_a_run_is_tried(finished):
     assert {path.name for path in finished.iterdir() if path.is_file()} == set(FILES)
+
+
+def test_every_file_of_a_run_is_told(tmp_path, capsys):
+    for name in FILES:
+        (tmp_path / name).touch()
+    Console(interactive=False).next_steps(tmp_path)
+    said = capsys.readouterr().out
+    assert {name for name in FILES if name not in said} == {".lock"}
 
 
 @pytest.mark.parametrize("start", [train.evaluate, lambda workdir: train.train(None, workdir)])
