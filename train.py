@@ -216,6 +216,7 @@ def record_results(
         write_model_card(workdir, dict(config_lib.flatten(config)), about)
 
 
+@devices.refusals()
 def size(config: ConfigDict) -> RunSize:
     """What a run of this config will hold and compute; nothing is trained.
 

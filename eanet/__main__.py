@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from eanet import cli, host
@@ -23,6 +24,8 @@ TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
     "report": ("eanet.sweeps.report", "write the report of a sweep anew"),
     "latency": ("eanet.sweeps.latency", "measure the models of a sweep, one image at a time"),
 }
+# These run beside a training, whose accelerator they leave alone.
+_COMPUTE_NOTHING = ("prepare", "report")
 
 
 def main() -> NoReturn:
@@ -46,8 +49,11 @@ def call(arguments: Sequence[str]) -> int | None:
         raise UserError(f"{program} has no tool {name!r}; {hint}")
     host.set_up()
     host.import_jax()
+    from eanet import devices
+
     module = importlib.import_module(TOOLS[name][0])
-    return module.main(rest, f"{program} {name}")
+    with nullcontext() if name in _COMPUTE_NOTHING else devices.refusals():
+        return module.main(rest, f"{program} {name}")
 
 
 if __name__ == "__main__":

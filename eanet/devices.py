@@ -109,7 +109,7 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
         raise UserError(
             f"this model needs at least {model / 1e9:,.1f} GB of memory and the training data "
             f"{data / 1e9:,.1f} GB, but a device has {max(0, available) / 1e9:,.1f} GB; "
-            f"{_LESS_MEMORY}"
+            f"{_LESS_MEMORY}, or take fewer or smaller images"
         )
 
 

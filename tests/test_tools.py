@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import pytest
 
 from eanet.__main__ import TOOLS, call
@@ -17,6 +18,21 @@ ROOT = Path(__file__).parents[1]
 def own_environment(monkeypatch):
     """JAX runs already."""
     monkeypatch.setattr("eanet.host.set_up", lambda: None)
+
+
+@pytest.mark.parametrize("name", sorted(TOOLS))
+def test_a_tool_that_computes_refuses_other_mathematics(name, monkeypatch):
+    monkeypatch.setattr(f"{TOOLS[name][0]}.main", lambda *_: 0)
+    before = jax.config.jax_random_seed_offset
+    jax.config.update("jax_random_seed_offset", 3)
+    try:
+        if name in ("prepare", "report"):
+            assert call([name]) == 0
+            return
+        with pytest.raises(UserError, match="jax_random_seed_offset"):
+            call([name])
+    finally:
+        jax.config.update("jax_random_seed_offset", before)
 
 
 def test_the_list_starts_without_jax():
