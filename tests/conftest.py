@@ -6,11 +6,14 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
-# What tests cache is no part of what the user has cached; the processes of pytest-xdist share it.
+# What tests cache is no part of what the user has cached. All processes share it: those of
+# pytest-xdist, and those that tests start, since many train the same small models.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="eanet-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{os.environ['XDG_CACHE_HOME']}/compiled"
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as eanet/host.py does
@@ -26,8 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Many tests train the same small models.
-jax.config.update("jax_compilation_cache_dir", f"{os.environ['XDG_CACHE_HOME']}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 jax.config.update("jax_num_cpu_devices", 2)
@@ -48,6 +49,12 @@ jaxtyping.install_import_hook(
     # As everywhere in Python, an int may stand for a float.
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
+
+
+def pytest_collection_modifyitems(items):
+    """Puts files with many slow tests first, so that no process has a long one left at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")

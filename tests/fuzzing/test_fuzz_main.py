@@ -22,15 +22,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run():
     """Runs a command; a refusal with exit code 2 and one line becomes the error that it was."""
-    own = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")), "JAX_NUM_CPU_DEVICES": "1"}
 
     def run(*arguments):
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env=os.environ | own | {"PYTHONUTF8": "1"},
+            env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONUTF8": "1"},
             capture_output=True,
             timeout=300,
         )

@@ -363,14 +363,14 @@ def test_the_least_memory_of_training_is_a_part_of_what_it_takes(options):
 def test_compiled_and_eager_agree_at_full_size():
     """XLA:CPU of some versions computes wrong results where arrays are large.
 
-    Logits, loss and gradients of the default model at batch 128, dropout on: operation by
-    operation, compiled, and as a training step computes them.
+    Logits, loss and gradients of two blocks of the default model at batch 128, dropout on:
+    operation by operation, compiled, and as a training step computes them.
     """
     batch, classes = 128, 100
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, 32, 32, 3), dtype=np.uint8)
     labels = rng.integers(0, classes, batch).astype(np.int32)
-    model = split_model(lambda rngs: EANet(classes, (32, 32, 3), rngs=rngs))
+    model = split_model(lambda rngs: EANet(classes, (32, 32, 3), depth=2, rngs=rngs))
     params = jax.jit(model.init)(0)
     prepare = make_prepare(
         num_classes=classes,

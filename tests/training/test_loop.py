@@ -7,9 +7,7 @@ import shutil
 import signal
 from unittest import mock
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 import train
 from configs import testing
@@ -26,16 +24,6 @@ def make_config(**changes):
     config.checkpoint_every_epochs = 100.0  # at the end alone
     config.update_from_flattened_dict(changes)
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """So that all trainings of one config share their compiled programs."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("cache")))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
