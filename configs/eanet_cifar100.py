@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
     augment.keras3_contrast_clip = False  # reproduce the defect of Keras 3 (docs/parity.md)
 
     config.model = model = ConfigDict()
+    model.stem = "patches"  # or "convolutions" of 3×3 and stride 2 up to the size of a patch
     model.patch_size = 2  # side of a patch in pixels
     model.embed_dim = 64  # d, width of a token
     model.depth = 8  # number of blocks
@@ -64,7 +65,9 @@ def get_config() -> ConfigDict:
     model.attention = "external"  # or "self"
     model.implementation = "fast"  # or "plain", as in eanet/models/attention.py; the same function
     model.norm = "double"  # or "softmax_tokens", "softmax_memory" (external attention)
-    model.final_norm = False  # a layer norm before the mean over tokens
+    model.local_mixing = False  # a depthwise 3×3 convolution over the tokens in each block
+    model.final_norm = False  # a layer norm before the pooling
+    model.pooling = "mean"  # over the tokens, or "attention", a mean with learned weights
     model.dropout_rate = 0.2  # after attention weights, attention output, GELU and MLP output
     model.dtype = "float32"  # of the computation, or "bfloat16"
     model.param_dtype = "float32"  # of the parameters

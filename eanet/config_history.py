@@ -30,7 +30,10 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "layer_statistics": False,
     },
     "0.2.0": {
+        "model.stem": "patches",
         "model.implementation": "fast",
+        "model.local_mixing": False,
+        "model.pooling": "mean",
     },
 }
 

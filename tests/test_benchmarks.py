@@ -165,7 +165,10 @@ def test_startup(tmp_path):
 
 @pytest.mark.slow
 def test_profile(tmp_path):
-    record, _ = run("profile", tmp_path, "--config=configs/testing.py", "--steps=2")
+    record, _ = run(
+        "profile", tmp_path, "--config=configs/testing.py", "--config.model.local_mixing=True",
+        "--steps=2",
+    )  # fmt: skip
     parts = record["seconds_of_parts"]
     # A function that was renamed would no longer be found: none of these may lack all time.
     missing = [part for part in set(PARTS) - {OTHER, "residual sums", DEVICES} if not parts[part]]

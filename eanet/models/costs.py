@@ -42,14 +42,18 @@ def summarize(model: EANet) -> list[Row]:
     shape = (tokens, embed_dim)
     attention_macs = depth * _attention(model).macs(tokens, embed_dim)
     mlp_macs = 2 * tokens * math.prod(blocks.mlp.hidden.kernel.shape)
-    patch_macs = tokens * math.prod(patch_embed.projection.kernel.shape)
 
     def row(part: str, macs: int, *modules: nnx.Module) -> Row:
         return Row(part, shape, sum(map(count_parameters, modules)), macs)
 
     attention = f"{model.attention} attention, {depth} ×"
     rows = [
-        row("patch embedding", patch_macs, patch_embed),
+        row("patch embedding", patch_embed.macs(), patch_embed),
+        *(
+            [row(f"local mixing, {depth} ×", blocks.local_mixing.macs(), blocks.local_mixing)]
+            if blocks.local_mixing
+            else []
+        ),
         row(attention, attention_macs, blocks.attention, blocks.attention_norm),
         row(f"MLP, {depth} ×", mlp_macs, blocks.mlp, blocks.mlp_norm),
     ]

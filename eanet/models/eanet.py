@@ -1,4 +1,4 @@
-"""EANet: patches, pre-norm blocks of an attention and an MLP, mean over tokens, linear head.
+"""EANet: patches, pre-norm blocks of an attention and an MLP, pooling, linear head.
 
 The default arguments are those of the Keras example "Image classification with EANet". Between the
 patches and the head tokens are columns, `[d, B, N]`, see `eanet.models.ops`.
@@ -16,13 +16,17 @@ from eanet import rules
 from eanet.models.attentions import ATTENTIONS, attention_class, attention_rules
 from eanet.models.base import Attention, folding
 from eanet.models.dropout import rngs_for, split_rngs
-from eanet.models.layers import LayerNorm, Linear, Mlp, PatchEmbed
+from eanet.models.layers import LayerNorm, Linear, Mlp
+from eanet.models.local_mixing import LocalMixing
 from eanet.models.ops import saving_residuals
+from eanet.models.pooling import POOLINGS
+from eanet.models.stems import STEMS
 from eanet.rules import Choice, NameIn, Number, Rule, Switch
 
 _DTYPE = Choice("float32", "bfloat16", "float16")
 _SIZE = Number(1, 65_536, whole=True)
 RULES: dict[str, Rule] = {
+    "stem": NameIn(STEMS),
     "patch_size": _SIZE,
     "embed_dim": _SIZE,
     "depth": Number(1, 1000, whole=True),
@@ -31,7 +35,9 @@ RULES: dict[str, Rule] = {
     "mlp_dim": _SIZE,
     "attention": NameIn(ATTENTIONS),
     "implementation": Choice("fast", "plain"),
+    "local_mixing": Switch(),
     "final_norm": Switch(),
+    "pooling": NameIn(POOLINGS),
     "dropout_rate": Number(0, 0.999),
     "dtype": _DTYPE,
     "param_dtype": _DTYPE,
@@ -48,7 +54,7 @@ def model_rules() -> dict[str, Rule]:
 
 
 class Block(nnx.Module):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`; before them neighbours may mix."""
 
     def __init__(
         self,
@@ -57,9 +63,13 @@ class Block(nnx.Module):
         mlp_dim: int,
         *,
         attention_options: Mapping[str, Any],
+        grid: tuple[int, int] | None,
         dtypes: Mapping[str, Any],
+        rngs: nnx.Rngs,
         **options: Any,
     ):
+        options = options | {"rngs": rngs}
+        self.local_mixing = LocalMixing(embed_dim, grid, rngs=rngs, **dtypes) if grid else None
         self.attention_norm = LayerNorm(embed_dim, **dtypes)
         self.attention = attention(embed_dim, **dtypes, **options, **attention_options)
         self.mlp_norm = LayerNorm(embed_dim, **dtypes)
@@ -74,8 +84,12 @@ class Block(nnx.Module):
         """
         # Not before the loop over blocks: XLA would look up a key in the stack for every value.
         rngs = None if rngs is None else split_rngs(rngs, 4)
+        x = self._mix(x)
         x = x + self._attend(self.attention_norm(x), rngs_for(rngs, slice(0, 2)), folded)
         return x + self.mlp(self.mlp_norm(x), rngs=rngs_for(rngs, slice(2, 4)))
+
+    def _mix(self, x: Float[Array, "d b n"]) -> Float[Array, "d b n"]:
+        return x if self.local_mixing is None else self.local_mixing(x)
 
     def _attend(
         self, x: Float[Array, "d b n"], rngs: Array | None, folded: Any
@@ -86,7 +100,7 @@ class Block(nnx.Module):
 
     def attention_map(self, x: Float[Array, "d b n"]) -> Float[Array, "b heads n units"]:
         """The normalised attention for the block's input."""
-        x = self.attention_norm(x)
+        x = self.attention_norm(self._mix(x))
         return self.attention.weights(x if self.attention.columns else _rows(x))
 
 
@@ -96,6 +110,7 @@ class EANet(nnx.Module):
     Args:
       num_classes: number of logits.
       image_shape: height, width and channels of the images.
+      stem: a name in `eanet.models.stems.STEMS`: "patches", or "convolutions".
       patch_size: side of a patch in pixels; must divide height and width.
       embed_dim: d, the width of a token.
       depth: number of blocks.
@@ -106,7 +121,9 @@ class EANet(nnx.Module):
         baseline with multi-head self-attention.
       implementation: "fast", or "plain" for the formulas as they are written in
         `eanet.models.attention`; the same function.
-      final_norm: a layer norm before the mean over tokens; the Keras example has none.
+      local_mixing: a depthwise 3×3 convolution over the grid of tokens at the start of each block.
+      final_norm: a layer norm before the tokens are pooled; the Keras example has none.
+      pooling: a name in `eanet.models.pooling.POOLINGS`: "mean", or "attention".
       dropout_rate: after the normalised attention, its output, GELU and the MLP's output.
       dtype: of the computation ("float32" or "bfloat16"); statistics and sums stay float32.
       param_dtype: of the parameters.
@@ -123,6 +140,7 @@ class EANet(nnx.Module):
         num_classes: int,
         image_shape: tuple[int, int, int],
         *,
+        stem: str = "patches",
         patch_size: int = 2,
         embed_dim: int = 64,
         depth: int = 8,
@@ -131,7 +149,9 @@ class EANet(nnx.Module):
         mlp_dim: int = 64,
         attention: str = "external",
         implementation: str = "fast",
+        local_mixing: bool = False,
         final_norm: bool = False,
+        pooling: str = "mean",
         dropout_rate: float = 0.2,
         dtype: str = "float32",
         param_dtype: str = "float32",
@@ -145,10 +165,11 @@ class EANet(nnx.Module):
         kind = attention_class(attention, implementation)
         own = {name: value for name, value in attention_options.items() if name in kind.RULES}
         dtypes: Any = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}
-        self.patch_embed = PatchEmbed(
+        self.patch_embed = STEMS[stem](
             image_shape, patch_size=patch_size, embed_dim=embed_dim, rngs=rngs, **dtypes
         )
         self.attention, self.depth = attention, depth
+        grid = self.patch_embed.grid if local_mixing else None
 
         @nnx.split_rngs(splits=depth)
         @nnx.vmap
@@ -158,6 +179,7 @@ class EANet(nnx.Module):
                 embed_dim,
                 mlp_dim,
                 attention_options={"num_heads": num_heads, "head_dim": head_dim, **own},
+                grid=grid,
                 dtypes=dtypes,
                 dropout_rate=dropout_rate,
                 rngs=rngs,
@@ -167,6 +189,7 @@ class EANet(nnx.Module):
         # are compiled once, and the optimizer has 21 tensors to update, whatever the depth.
         self.blocks = stacked(rngs)
         self.final_norm = LayerNorm(embed_dim, **dtypes) if final_norm else None
+        self.pooling = POOLINGS[pooling](embed_dim, rngs=rngs, **dtypes)
         self.head = Linear(embed_dim, num_classes, rngs=rngs, **dtypes)
 
     def block(self, index: int) -> Block:
@@ -194,7 +217,7 @@ class EANet(nnx.Module):
     def features(
         self, images: Float[Array, "b height width c"], *, rngs: Rngs = None
     ) -> Float[Array, "b n d"]:
-        """The tokens that the head takes the mean of."""
+        """The tokens that are pooled for the head."""
         return _rows(self._features(images, rngs))
 
     def _features(
@@ -229,8 +252,7 @@ class EANet(nnx.Module):
         self, images: Float[Array, "b height width c"], *, rngs: Rngs = None
     ) -> Float[Array, "b classes"]:
         """Logits, in float32, of images that are normalised per channel."""
-        tokens = self._features(images, rngs).astype(jnp.float32)
-        return self.head(jnp.mean(tokens, axis=2)).T.astype(jnp.float32)
+        return self.head(self.pooling(self._features(images, rngs))).T.astype(jnp.float32)
 
     def attention_maps(
         self, images: Float[Array, "b height width c"]

@@ -78,6 +78,36 @@ def patches(images, size):
     return np.stack(cut, 1)
 
 
+def neighbourhoods(x, stride):
+    """[B, H, W, C] -> [B, H/stride, W/stride, 9·C], one pixel after the other."""
+    batch, height, width, channels = x.shape
+    found = np.zeros((batch, height // stride, width // stride, 3, 3, channels), x.dtype)
+    for row, column, i, j in np.ndindex(height // stride, width // stride, 3, 3):
+        y, z = row * stride + i - 1, column * stride + j - 1
+        if 0 <= y < height and 0 <= z < width:
+            found[:, row, column, i, j] = x[:, y, z]
+    return found.reshape(*found.shape[:3], -1)
+
+
+def convolutions(params, images):
+    """[B, H, W, C] -> [B, N, d]."""
+    x, layers = images, [params["layers"][key] for key in sorted(params["layers"])]
+    for index, layer in enumerate(layers):
+        if index:
+            x = gelu(layer_norm(params["norms"][index - 1], x))
+        x = linear(layer, neighbourhoods(x, 2))
+    return x.reshape(len(x), -1, x.shape[3])
+
+
+def local_mixing(params, x, grid):
+    around = neighbourhoods(x.reshape(len(x), *grid, -1), 1).reshape(*x.shape[:2], 9, -1)
+    return x + np.einsum("bnkd,dk->bnd", around, params["kernel"][..., 0]) + params["bias"]
+
+
+def attention_pooling(params, x):
+    return (softmax(x @ params["query"], 1) * x).sum(1)
+
+
 def blocks(params):
     """The parameters of each block, of which the tree holds a stack."""
 
@@ -93,14 +123,22 @@ def blocks(params):
 def model(params, images, patch_size, attention):
     """Logits; `attention(params, x)` is one of the above."""
     embed = params["patch_embed"]
-    x = linear(embed["projection"], patches(images, patch_size)) + embed["position_embedding"]
+    if "projection" in embed:
+        x = linear(embed["projection"], patches(images, patch_size))
+    else:
+        x = convolutions(embed, images)
+    x = x + embed["position_embedding"]
     for block in blocks(params):
+        if block.get("local_mixing"):
+            grid = images.shape[1] // patch_size, images.shape[2] // patch_size
+            x = local_mixing(block["local_mixing"], x, grid)
         x = x + attention(block["attention"], layer_norm(block["attention_norm"], x))
         hidden = gelu(linear(block["mlp"]["hidden"], layer_norm(block["mlp_norm"], x)))
         x = x + linear(block["mlp"]["out"], hidden)
     if params.get("final_norm"):
         x = layer_norm(params["final_norm"], x)
-    return linear(params["head"], x.mean(1))
+    pooled = attention_pooling(params["pooling"], x) if params.get("pooling") else x.mean(1)
+    return linear(params["head"], pooled)
 
 
 def cross_entropy(logits, targets, smoothing=0.0):

@@ -17,6 +17,7 @@ MODELS = {
     "folded": {"num_heads": 4, "head_dim": 16, "memory_size": 16},
     "unfolded": {"num_heads": 4, "head_dim": 8, "memory_size": 64},
     "self": {"attention": "self", "num_heads": 2, "head_dim": 24},
+    "convolutions": {"stem": "convolutions", "patch_size": 4},
 }
 SHAPE = (4, 6, 1)
 SIZES = {
@@ -80,7 +81,7 @@ def test_parameters_are_those_of_the_model(name):
 def test_multiply_adds_are_those_of_the_program(name):
     """Exactly: what one image more adds; folding the kernels does not depend on the batch."""
     model = build(name)
-    if name != "self":
+    if name in ("folded", "unfolded"):
         assert model.blocks.attention.folded == (name == "folded")
     one, two = (
         products(jax.make_jaxpr(function)(*arguments).jaxpr)
@@ -103,6 +104,14 @@ def test_multiply_adds_are_half_of_the_operations_that_xla_counts(name):
     )
     _, multiply_adds = costs.totals(costs.summarize(model))
     assert 1.0 <= (two - one) / (2 * multiply_adds) < 1.06
+
+
+def test_what_mixing_neighbours_costs():
+    model = nnx.eval_shape(
+        lambda: EANet(10, (8, 12, 3), local_mixing=True, depth=3, rngs=nnx.Rngs(0))
+    )
+    row = costs.summarize(model)[1]
+    assert row == ("local mixing, 3 ×", (24, 64), 3 * 64 * 10, 3 * 24 * 64 * 9)
 
 
 def test_the_table_of_the_example():

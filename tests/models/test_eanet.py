@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ from eanet.errors import UserError
 from eanet.models.costs import count_parameters, least_bytes
 from eanet.models.eanet import EANet
 from eanet.models.functional import split_model
-from eanet.models.layers import PatchEmbed
+from eanet.models.stems import Convolutions, Patches
 from eanet.prng import random_key
 from eanet.training import step
 from eanet.training.batches import make_prepare, normalizer
@@ -35,6 +36,12 @@ ATTENTIONS = {
     "external": {},
     "external, one norm": {"norm": "softmax_memory", "final_norm": True},
     "self": {"attention": "self", "final_norm": True},
+    "external, with neighbours": {
+        "stem": "convolutions",
+        "local_mixing": True,
+        "final_norm": True,
+        "pooling": "attention",
+    },
 }
 
 
@@ -111,6 +118,33 @@ def test_logits_and_gradients_are_those_of_the_plain_formula(name):
         assert (value * chosen).sum() == pytest.approx(slope, rel=1e-3, abs=1e-3), keys
 
 
+@pytest.mark.parametrize("patch_size", [2, 4, 8])
+def test_convolutions_halve_the_sides_up_to_the_size_of_a_patch(patch_size):
+    graphdef, state = nnx.split(
+        Convolutions((16, 8, 3), patch_size=patch_size, embed_dim=8, rngs=nnx.Rngs(0))
+    )
+    state = jax.tree.map(lambda x: random(*x.shape, scale=0.5), state)
+    images = random(2, 16, 8, 3)
+    tokens = jax.jit(lambda state, images: nnx.merge(graphdef, state)(images))(state, images)
+    params = reference.to_float64(nnx.to_pure_dict(state))
+    expected = reference.convolutions(params, np.asarray(images, np.float64))
+    expected += params["position_embedding"]
+    np.testing.assert_allclose(tokens.transpose(1, 2, 0), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patch_size": 1}, "does not end at model.patch_size=1"),
+        ({"patch_size": 6}, "does not end at model.patch_size=6"),
+        ({"patch_size": 8, "embed_dim": 6}, "model.embed_dim=6, which 4 does not divide"),
+    ],
+)
+def test_convolutions_that_cannot_be(options, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        make((24, 48, 3), stem="convolutions", **options)
+
+
 def test_the_default_model_has_the_parameters_of_the_example():
     model = nnx.eval_shape(lambda: EANet(100, (32, 32, 3), rngs=nnx.Rngs(0)))
     assert count_parameters(model) == 361_380
@@ -126,7 +160,7 @@ def test_any_shape_of_images(shape, count):
 
 
 def test_tokens_are_patches_in_row_major_order():
-    embed = PatchEmbed((4, 6, 2), patch_size=2, embed_dim=8, rngs=nnx.Rngs(0))
+    embed = Patches((4, 6, 2), patch_size=2, embed_dim=8, rngs=nnx.Rngs(0))
     embed.projection.kernel[...] = jnp.eye(8)
     embed.position_embedding[...] = jnp.zeros((6, 8))
     images = random(2, 4, 6, 2)

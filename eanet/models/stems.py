@@ -1,0 +1,194 @@
+"""From images to tokens: the table of stems that a new one is added to.
+
+A stem has `grid`, the rows and columns of its tokens, `position_embedding` `[N, d]`, and `macs()`
+for one image.
+"""
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from eanet.errors import UserError
+from eanet.models.layers import LayerNorm, Linear
+
+
+class Stem(nnx.Module):
+    """What stems share: the grid of tokens, and a learned embedding of each place in it.
+
+    Args:
+      image_shape: height, width and channels; the patch size must divide height and width.
+      patch_size: side in pixels of what becomes a token.
+      embed_dim: d, the width of a token.
+
+    Raises:
+      UserError: if the patch size does not divide height and width.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        patch_size: int,
+        embed_dim: int,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        height, width, _ = image_shape
+        for name, size in (("height", height), ("width", width)):
+            if size % patch_size:
+                raise UserError(
+                    f"model.patch_size={patch_size} does not divide the images' {name} of {size} "
+                    f"pixels: choose a divisor of {height} and {width}"
+                )
+        self.image_shape = tuple(image_shape)
+        self.patch_size = patch_size
+        self.grid = (height // patch_size, width // patch_size)
+        self.position_embedding = nnx.Param(
+            jax.random.uniform(
+                rngs.params(),
+                (math.prod(self.grid), embed_dim),
+                param_dtype,
+                minval=-0.05,
+                maxval=0.05,
+            )
+        )
+
+    def macs(self) -> int:
+        """Multiply-adds of the products for one image."""
+        raise NotImplementedError
+
+    def __call__(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
+        """Tokens in row-major order, with the embedding of their places."""
+        if images.shape[1:] != self.image_shape:
+            raise UserError(
+                f"the model was built for images of shape {self.image_shape}, "
+                f"but got {images.shape[1:]}"
+            )
+        tokens = self._tokens(images)
+        return tokens + self.position_embedding[...].T[:, None, :].astype(tokens.dtype)
+
+    def _tokens(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
+        raise NotImplementedError
+
+
+class Patches(Stem):
+    """Cuts images into non-overlapping patches and projects them, as the Keras example does."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        patch_size: int,
+        embed_dim: int,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        # Before the embedding, so that the initial values of a seed stay those that they were.
+        self.projection = Linear(patch_size * patch_size * image_shape[2], embed_dim, **options)
+        super().__init__(
+            image_shape,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+
+    def macs(self) -> int:
+        """Multiply-adds of the projection for one image."""
+        return math.prod(self.grid) * math.prod(self.projection.kernel.shape)
+
+    def _tokens(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
+        """Inside a patch: row, column, channel."""
+        batch, _, _, channels = images.shape
+        rows, columns = self.grid
+        size = self.patch_size
+        patches = images.reshape(batch, rows, size, columns, size, channels)
+        patches = patches.transpose(2, 4, 5, 0, 1, 3)
+        return self.projection(patches.reshape(size * size * channels, batch, rows * columns))
+
+
+class Convolutions(Stem):
+    """3×3 convolutions of stride 2, each halving the sides, up to the size of a patch.
+
+    As in Xiao et al., "Early Convolutions Help Transformers See Better" (arXiv 2106.14881): the
+    width doubles with each, up to d; a layer norm and GELU stand between them.
+
+    Raises:
+      UserError: if the patch size is not a power of two from 2 on, or d too narrow to be halved.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        patch_size: int,
+        embed_dim: int,
+        dtype: Any = jnp.float32,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        steps = patch_size.bit_length() - 1
+        if patch_size != 2**steps or not steps:
+            raise UserError(
+                f"model.stem=convolutions halves the sides of images again and again, which does "
+                f"not end at model.patch_size={patch_size}: choose 2, 4, 8, …"
+            )
+        if embed_dim % 2 ** (steps - 1):
+            raise UserError(
+                f"model.stem=convolutions doubles the width {steps - 1} times up to "
+                f"model.embed_dim={embed_dim}, which {2 ** (steps - 1)} does not divide"
+            )
+        super().__init__(
+            image_shape,
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        widths = [image_shape[2], *(embed_dim >> step for step in reversed(range(steps)))]
+        dtypes: Any = {"dtype": dtype, "param_dtype": param_dtype}
+        self.layers = nnx.List(
+            Linear(9 * inputs, outputs, rngs=rngs, **dtypes)
+            for inputs, outputs in itertools.pairwise(widths)
+        )
+        self.norms = nnx.List(LayerNorm(width, **dtypes) for width in widths[1:-1])
+
+    def macs(self) -> int:
+        """Multiply-adds of the convolutions for one image."""
+        places = [math.prod(self.grid) * 4**step for step in reversed(range(len(self.layers)))]
+        return sum(
+            places * math.prod(layer.kernel.shape)
+            for places, layer in zip(places, self.layers, strict=True)
+        )
+
+    def _tokens(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
+        x = self.layers[0](_neighbourhoods(images.transpose(3, 0, 1, 2)))
+        for norm, layer in zip(self.norms, self.layers[1:], strict=True):
+            channels, batch, rows, columns = x.shape
+            x = jax.nn.gelu(norm(x.reshape(channels, batch, -1)), approximate=False)
+            x = layer(_neighbourhoods(x.reshape(channels, batch, rows, columns)))
+        return x.reshape(*x.shape[:2], -1)
+
+
+def _neighbourhoods(
+    x: Float[Array, "c b height width"],
+) -> Float[Array, "9*c b height//2 width//2"]:
+    """The 3×3 pixels about every second one, zero outside: row, column, channel.
+
+    A convolution is then one product of long rows; XLA:CPU's own are slow with features first.
+    """
+    height, width = x.shape[2:]
+    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    shifted = [x[:, :, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted)
+
+
+# By `model.stem`.
+STEMS: dict[str, type[Stem]] = {"patches": Patches, "convolutions": Convolutions}
