@@ -1,9 +1,11 @@
-"""Trains, evaluates or sweeps EANet; see README.md.
+"""Trains, evaluates, asks or sweeps EANet; see README.md.
 
 python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=VALUE ...]
 python main.py --workdir=DIR    # goes on with the run there
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
     [--dataset=NAME] [--data_dir=DIR]    # on other data, or where the data is now
+python main.py --mode=predict --workdir=DIR --images=PATH [--images=...] [--top=5] [--out=FILE]
+    [--resize=squash|crop|pad] [--strict] [--checkpoint=best|latest|STEP]
 python main.py --mode=replay --workdir=DIR    # the step that made a run fail, layer by layer
 python main.py --mode=sweep --config=FILE --sweep=NAME|RUNS [--dry_run] [--workers=N]
     [--storage=URL] [--search=tpe|random --trials=N] [--workdir=DIR] [--config.KEY=VALUE ...]
@@ -17,17 +19,38 @@ from absl import flags
 
 from eanet import config as config_lib
 from eanet import config_flags, host, signals
+from eanet.data import resize
 from eanet.errors import UserError
 from eanet.files import local_path
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: runs/CONFIG_NAME.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "replay", "sweep"], "What to do.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "For eval: best, latest or a step.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval", "predict", "replay", "sweep"], "What to do."
+)
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "best", "For eval and predict: best, latest or a step."
+)
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val", "train"], "For eval: what to look at.")
 DATASET = flags.DEFINE_string("dataset", None, "For eval: other data than that of the run.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "For eval: where the data is.")
+IMAGES = flags.DEFINE_multi_string(
+    "images",
+    None,
+    "For predict: an image, a folder, a glob, a .txt with a path a line, or - for one on standard "
+    "input; several times for more.",
+)
+TOP = flags.DEFINE_integer("top", None, "For predict: classes of each image; default: up to 5.")
+OUT = flags.DEFINE_string(
+    "out", None, "For predict: FILE.csv, .jsonl or .parquet, which is replaced where it is there."
+)
+RESIZE = flags.DEFINE_enum(
+    "resize", resize.DEFAULT, list(resize.RESIZES), "For predict: images of another size."
+)
+STRICT = flags.DEFINE_bool(
+    "strict", False, "For predict: end with exit code 2 where an image could not be read."
+)
 SWEEP = flags.DEFINE_string(
     "sweep",
     None,
@@ -44,7 +67,11 @@ HOST_SETUP = flags.DEFINE_bool("host_setup", True, "A CPU device for each core."
 # The flags that only these modes read; in another one they are refused.
 MODES = {
     "config": ("train", "sweep"),
-    **dict.fromkeys(("checkpoint", "split", "dataset", "data_dir"), ("eval",)),
+    "checkpoint": ("eval", "predict"),
+    **dict.fromkeys(("split", "dataset", "data_dir"), ("eval",)),
+    **dict.fromkeys(("images", "top", "out", "resize", "strict"), ("predict",)),
+    # Of which --images=- takes the standard input.
+    "stop_at_eof": ("train", "eval", "replay", "sweep"),
     **dict.fromkeys(("sweep", "dry_run", "workers", "storage", "search", "trials"), ("sweep",)),
 }
 
@@ -56,14 +83,25 @@ def main(arguments: Sequence[str]) -> None:
     workdir = local_path(WORKDIR.value) if WORKDIR.value else None
     host.import_jax()
     import train  # after the flags, so that a mistyped one is answered at once
+    from eanet.inference.predict import predict
 
     if STOP_AT_EOF.value:
         signals.stop_at_eof()
-    if MODE.value in ("eval", "replay"):
+    if MODE.value in ("eval", "predict", "replay"):
         if workdir is None:
             raise UserError(f"--mode={MODE.value} needs --workdir=DIR, the directory of a run")
         if MODE.value == "replay":
             train.replay(workdir)
+        elif MODE.value == "predict":
+            predict(
+                workdir,
+                IMAGES.value or (),
+                checkpoint=CHECKPOINT.value,
+                resize=RESIZE.value,
+                top=TOP.value,
+                out=local_path(OUT.value) if OUT.value else None,
+                strict=STRICT.value,
+            )
         else:
             train.evaluate(
                 workdir,

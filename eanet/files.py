@@ -10,9 +10,9 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from eanet import rules
 from eanet.errors import UserError
@@ -55,12 +55,23 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
     Raises `OSError` where it cannot be written; the old one is untouched.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write in, which takes the place of another as a whole when the context ends.
+
+    Where that is by an exception nothing is left of it, and the old one is untouched. Raises
+    `OSError` where it cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _remove_left_over(path)
         with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

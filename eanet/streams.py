@@ -33,6 +33,16 @@ def tolerate_loss() -> None:
         sys.stderr = _reopened(2, sys.stderr)
 
 
+def output_is_lost() -> bool:
+    """Whether nobody is left to read standard output, as behind `| head` when that has ended."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # it is no file of the system, or closed
+        return False
+    return bool(poll.poll(0))
+
+
 def _reopened(descriptor: int, before: TextIO | None) -> TextIO:
     if isinstance(before, io.TextIOWrapper):
         before.flush()

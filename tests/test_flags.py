@@ -14,6 +14,12 @@ VALUES = {
     "dataset": "digits",
     "data_dir": "data",
     "checkpoint": "latest",
+    "images": "images",
+    "top": "3",
+    "out": "table.csv",
+    "resize": "crop",
+    "strict": "true",
+    "stop_at_eof": "true",
     "split": "val",
     "sweep": "seed=0..2",
     "dry_run": "true",
@@ -22,14 +28,15 @@ VALUES = {
     "search": "tpe",
     "trials": "3",
 }
-EVERYWHERE = {"workdir", "mode", "stop_at_eof", "host_setup"}
+EVERYWHERE = {"workdir", "mode", "host_setup"}
+ALL_MODES = ("train", "eval", "predict", "replay", "sweep")
 
 
 def parsed(*arguments):
     """The flags of main.py as these arguments set them."""
     values = flags.FlagValues()
     config_flags.DEFINE_config(values)
-    flags.DEFINE_enum("mode", "train", ["train", "eval", "replay", "sweep"], "", values)
+    flags.DEFINE_enum("mode", "train", ALL_MODES, "", values)
     for name in VALUES.keys() - {"config"}:
         flags.DEFINE_string(name, None, "", values)
     config_flags.parse(["main.py", *arguments], values)
@@ -41,9 +48,7 @@ def test_every_flag_of_the_program_is_read_somewhere():
     assert own == main.MODES.keys() | EVERYWHERE
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"), list(itertools.product(VALUES, ("train", "eval", "replay", "sweep")))
-)
+@pytest.mark.parametrize(("name", "mode"), list(itertools.product(VALUES, ALL_MODES)))
 def test_a_flag_that_its_mode_does_not_read_is_refused(name, mode):
     values = parsed(f"--mode={mode}", f"--{name}={VALUES[name]}")
     if mode in main.MODES[name]:
@@ -55,5 +60,5 @@ def test_a_flag_that_its_mode_does_not_read_is_refused(name, mode):
 
 
 def test_what_was_not_given_is_not_refused():
-    for mode in ("train", "eval", "replay", "sweep"):
+    for mode in ALL_MODES:
         config_flags.refuse_unread(mode, main.MODES, parsed(f"--mode={mode}"))

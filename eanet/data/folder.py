@@ -88,6 +88,11 @@ def folder_source(path: str, wanted: Wanted) -> Source:
     )
 
 
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder is hidden, or left by a desktop, an archiver or a file system."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
 def _parts(root: Path, only: str | None) -> dict[str, Path]:
     parts = {part: root / part for part in ("train", "val", "test") if os.path.isdir(root / part)}
     if "test" not in parts and "val" in parts and only != "val":
@@ -109,7 +114,7 @@ def _entries(folder: Path, ignored: Counter[str]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as scan:
             for entry in scan:
-                if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+                if is_ignored(entry.name):
                     ignored[entry.name] += 1
                 else:
                     entries.append(entry)

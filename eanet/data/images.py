@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from eanet import files
 from eanet.errors import UserError
 
 # Recognised by their content, whatever the file is called; other formats by their endings too.
@@ -77,16 +78,11 @@ def read_header(path: Path) -> Header:
     from PIL import Image
 
     with _opened(path) as image:
-        # The frames of what Pillow calls MPO are previews of a photograph.
-        animated = getattr(image, "is_animated", False) and image.format != "MPO"
+        _check_kind(image, path)
         # Not `image.getexif()`, which would decode a PNG to look behind its pixels.
         turned = Image.Image.getexif(image).get(_ORIENTATION) in _TURNED
         mode, (width, height) = image.mode, image.size
         deep = _is_deep(image)
-    if animated:
-        raise UserError(f"{path} is animated; keep one frame of it")
-    if mode not in _GREYSCALE_MODES + _COLOUR_MODES:
-        raise UserError(f"{path} has pixels of kind {mode!r}; save it as 8-bit RGB or greyscale")
     if turned:
         height, width = width, height
     return Header(height, width, mode in _GREYSCALE_MODES, deep)
@@ -115,33 +111,63 @@ def decode(paths: list[Path], images: np.ndarray, *, bits: int, workers: int) ->
         list(pool.map(partial(_decode_into, bits), images, paths))
 
 
+def read(path: Path, *, channels: int, bits: int) -> Any:
+    """The image as `decode` sees it, of any size: one of Pillow, of kind "L" or "RGB".
+
+    Raises:
+        UserError: it cannot be read, or not be converted.
+    """
+    with _opened(path) as image:
+        _check_kind(image, path)
+        return _converted(image, path, channels, bits)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is an image by the ending of its name, as all that are decoded must be."""
+    return _format_of(name) is not None
+
+
 def workers_within(memory: int, height: int, width: int) -> int:
     """How many images of this size may be decoded at once in so many bytes; at least one."""
     return max(1, min(os.cpu_count() or 1, memory // max(1, height * width * _BYTES_IN_WORK)))
 
 
 def _decode_into(bits: int, pixels: np.ndarray, path: Path) -> None:
-    from PIL import Image, ImageOps
-
     with _opened(path) as opened:
-        image = opened
-        if _is_deep(image):
-            values = _deep_values(opened, path)
-            colours = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
-            if values.shape[2:] == (4,):
-                colours[..., 3] = values[..., 3] >> 8  # alpha has all 16 bits
-            image = Image.fromarray(colours)
-            if orientation := opened.getexif().get(_ORIENTATION):
-                image.getexif()[_ORIENTATION] = orientation
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        image = image.convert("L" if pixels.shape[-1] == 1 else "RGB")
+        image = _converted(opened, path, pixels.shape[-1], bits)
         if (image.height, image.width) != pixels.shape[:2]:
             raise ValueError("it has another size than its header says")
         pixels[:] = np.asarray(image).reshape(pixels.shape)
+
+
+def _converted(opened: Any, path: Path, channels: int, bits: int) -> Any:
+    from PIL import Image, ImageOps
+
+    image = opened
+    if _is_deep(image):
+        values = _deep_values(opened, path)
+        colours = np.minimum(values >> (bits - 8), 255).astype(np.uint8)
+        if values.shape[2:] == (4,):
+            colours[..., 3] = values[..., 3] >> 8  # alpha has all 16 bits
+        image = Image.fromarray(colours)
+        if orientation := opened.getexif().get(_ORIENTATION):
+            image.getexif()[_ORIENTATION] = orientation
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _check_kind(image: Any, path: Path) -> None:
+    # The frames of what Pillow calls MPO are previews of a photograph.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise UserError(f"{path} is animated; keep one frame of it")
+    if image.mode not in _GREYSCALE_MODES + _COLOUR_MODES:
+        raise UserError(
+            f"{path} has pixels of kind {image.mode!r}; save it as 8-bit RGB or greyscale"
+        )
 
 
 def _is_deep(image: Any) -> bool:
@@ -184,17 +210,31 @@ def _relaid(image: Any, layout: str) -> Any:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """An image of Pillow; whatever becomes of it inside is one line for the user."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    name = Image.registered_extensions().get(path.suffix.lower())
-    name = "JPEG" if name == "MPO" else name
-    if name not in Image.OPEN or name in _NOT_DECODED:
+    name = _format_of(path.name)
+    if name is None:
         raise UserError(f"{path} is not an image, by its ending; move it away")
     try:
-        with Image.open(path, formats=(*_COMMON_FORMATS, name)) as image:
+        with (
+            os.fdopen(files.open_regular(path, follow=True), "rb") as file,
+            Image.open(file, formats=(*_COMMON_FORMATS, name)) as image,
+        ):
             yield image
     except UserError:
         raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path} cannot be read as an image: no format fits it") from None
     except Exception as error:  # a damaged file makes Pillow raise almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = reason or type(error).__name__
         raise UserError(f"{path} cannot be read as an image: {reason}") from None
+
+
+def _format_of(name: str) -> str | None:
+    """What Pillow calls the format of this ending; None for one that is not decoded."""
+    from PIL import Image
+
+    found = Image.registered_extensions().get(os.path.splitext(name)[1].lower())
+    found = "JPEG" if found == "MPO" else found
+    return found if found in Image.OPEN and found not in _NOT_DECODED else None

@@ -14,6 +14,8 @@ from eanet.display.numbers import duration, epochs
 
 Metrics = Mapping[str, float]
 
+_SAY_SECONDS = 60.0
+
 
 @dataclasses.dataclass
 class Progress:
@@ -79,6 +81,38 @@ class Progress:
         yield Text(text, no_wrap=True, overflow="ellipsis", style="cyan")
 
 
+@dataclasses.dataclass
+class Count:
+    """Images that are done, whose number is not known before; shown as `Progress` is."""
+
+    say: Callable[[str], None]  # takes a line once a minute
+    live: bool  # whether it is drawn besides, which makes that line needless
+    images: int = 0
+    _start: float = dataclasses.field(default_factory=time.monotonic)
+    _said: float = dataclasses.field(default_factory=time.monotonic)
+
+    def add(self, images: int) -> None:
+        """Takes how many more are done."""
+        self.images += images
+        now = time.monotonic()
+        if not self.live and now - self._said > _SAY_SECONDS:
+            self.say(str(self))
+            self._said = now
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self._start
+        counted = f"{self.images:,} image{'s' if self.images != 1 else ''}"
+        return f"{counted} in {duration(seconds)}  {_rate(self.images / max(seconds, 1e-9))}"
+
+    def __rich__(self) -> Text:
+        return Text(str(self), style="cyan")
+
+
+def _rate(images_per_second: float) -> str:
+    rate = images_per_second
+    return f"{rate:,.0f} images/s" if rate >= 99.5 else f"{rate:.1f} images/s"
+
+
 def _figures(train: Metrics, val: Metrics | None) -> list[tuple[int, str]]:
     """Texts with their ranks, as far as the figures are there."""
     parts = [(0, f"train {_loss_and_accuracy(train)}")]
@@ -87,8 +121,7 @@ def _figures(train: Metrics, val: Metrics | None) -> list[tuple[int, str]]:
         if "top5_accuracy" in val:
             parts.append((2, f"top-5 {100 * val['top5_accuracy']:.1f}%"))
     if "images_per_second" in train:
-        rate = train["images_per_second"]
-        parts.append((1, f"{rate:,.0f} images/s" if rate >= 99.5 else f"{rate:.1f} images/s"))
+        parts.append((1, _rate(train["images_per_second"])))
     return parts
 
 

@@ -27,6 +27,9 @@ class Model:
     scale every answer would be wrong. So every method raises `UserError` for other images. B is any
     number, 0 too: images are taken through the model a few at a time, by one compiled program for
     each method, and results are arrays of NumPy.
+
+    In place of arrays there may be paths, one or a list: the files are decoded as those of a data
+    set, and squashed where they have another size. One that cannot be read raises `UserError`.
     """
 
     config: ConfigDict  # of the run
@@ -87,7 +90,7 @@ class Model:
                 image_shape=self.image_shape,
                 images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
             )
-        return self._compiled[name](as_pixels(images, self.image_shape))
+        return self._compiled[name](as_pixels(images, self.record))
 
     def __repr__(self) -> str:
         height, width, channels = self.image_shape

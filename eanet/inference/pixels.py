@@ -1,22 +1,37 @@
 """Whatever a user has at hand as images becomes an array of pixels, or is refused in one line."""
 
+import os
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from eanet.data.images import quietly
+from eanet.data.resize import DEFAULT
 from eanet.errors import UserError
+from eanet.inference.decoding import decode_ahead
+from eanet.workdir.model_record import ModelRecord
+
+_PATH = (str, os.PathLike)
+_AHEAD = 64  # files
 
 
-def as_pixels(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
+def as_pixels(images: Any, record: ModelRecord) -> np.ndarray:
     """The images as `uint8[B, H, W, C]`, or `float32[B, H, W, C]` on the same scale 0..255.
 
-    They may be an array of any library, or a list of arrays. Nothing is guessed: floats from 0 to
-    1, channels first, a single image and normalised images are refused with the way out.
+    They may be an array of any library, a list of arrays, the path of a file, or a list of paths;
+    files of another size are resized by `eanet.data.resize.DEFAULT`. Of arrays nothing is guessed:
+    floats from 0 to 1, channels first, a single image and normalised images are refused with the
+    way out.
 
     Raises:
-      UserError: they are not images of this height, width and channels.
+      UserError: they are not images of this height, width and channels, or a file is none.
     """
+    image_shape = record.image_shape
+    if isinstance(images, _PATH):
+        images = [images]
+    if isinstance(images, list | tuple) and images and all(isinstance(i, _PATH) for i in images):
+        return _decoded([os.fspath(path) for path in images], record)
     try:
         array = np.asarray(images)
     except Exception as error:  # whatever the other library says of its own arrays
@@ -41,6 +56,17 @@ def as_pixels(images: Any, image_shape: tuple[int, int, int]) -> np.ndarray:
             "255 * images (or, if they are that dark on the scale 0 to 255, uint8)"
         )
     return array.astype(np.float32, copy=False)
+
+
+def _decoded(paths: list[str], record: ModelRecord) -> np.ndarray:
+    pixels = np.empty((len(paths), *record.image_shape), np.uint8)
+    with quietly():
+        images = decode_ahead(record, DEFAULT, paths, most=_AHEAD)
+        for place, (_, image) in zip(pixels, images, strict=True):
+            if isinstance(image, UserError):
+                raise image
+            place[:] = image.values
+    return pixels
 
 
 def _wrong_shape(shape: tuple[int, ...], wanted: tuple[int, int, int]) -> str:

@@ -8,15 +8,14 @@ import base64
 import csv
 import html
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from eanet import files
 from eanet.cli import Parser, say
-from eanet.display import markdown
+from eanet.display import markdown, spreadsheet
 from eanet.display.numbers import human
 from eanet.errors import printable
 from eanet.sweeps import records
@@ -143,7 +142,7 @@ def _csv(sweep: SweepRecord) -> str:
             "latency_ms": run.latency,
             "reason": run.reason,
         }
-        rows.append({key: _cell(value) for key, value in row.items()})
+        rows.append({key: spreadsheet.cell(value) for key, value in row.items()})
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -200,16 +199,6 @@ figcaption {{ color: #666 }}
 {each("p", text.notes)}
 {early if text.failures else ""}{images}</body></html>
 """
-
-
-def _cell(value: Any) -> Any:
-    """A value of a table that spreadsheets read: nothing unmeasured, no text that is a formula."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def main(arguments: list[str], prog: str) -> None:

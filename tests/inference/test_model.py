@@ -161,7 +161,8 @@ def test_black_images_are_images(model):
         (np.full((1, 8, 8, 1), 1j), ["complex"]),
         (np.full((1, 8, 8, 1), None), ["object"]),
         ([np.zeros((8, 8, 1)), np.zeros((9, 8, 1))], ["one array"]),
-        ("photo.png", ["()"]),
+        ("photo.png", ["photo.png cannot be read as an image: No such file"]),
+        (["photo.png", 3], ["(2,)"]),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_refused_in_one_line(model, method, images, told):

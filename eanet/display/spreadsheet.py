@@ -1,0 +1,16 @@
+"""Tables that spreadsheets read: nothing in them is taken for more than a number or a text."""
+
+import math
+from typing import Any
+
+from eanet.errors import printable
+
+
+def cell(value: Any) -> Any:
+    """A value as a cell of CSV: nothing unmeasured, no text that is a formula or not printable."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
