@@ -136,6 +136,20 @@ def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_written_bit_by_bit_takes_the_place_of_the_old_at_the_end(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with files.replacing(path) as file:
+        file.write(b"n")
+        file.write(b"ew")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    with pytest.raises(KeyboardInterrupt), files.replacing(path) as file:
+        file.write(b"newer")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("place", ["gs://bucket/run", "s3://bucket", "hdfs://a/b", "file:///tmp/x"])
 def test_a_place_in_a_cloud_is_refused(place):
     for path in (place, Path(place)):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from eanet import streams
+
 ROOT = Path(__file__).parents[1]
 
 # Prints more than a pipe holds, opens a file meanwhile, and tells in it how it ended.
@@ -63,6 +65,22 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     errors = process.stderr.read()
     assert process.wait(60) == 0 and errors.count(b"likewise") == 3
     assert (tmp_path / "file").read_text() == "done"
+
+
+def test_it_is_known_that_a_reader_has_seen_enough(monkeypatch):
+    reader, writer = os.pipe()
+    with open(writer, "w") as file, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", file)
+        assert not streams.output_is_lost()
+        os.close(reader)
+        assert streams.output_is_lost()
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/full", "file"])
+def test_no_file_is_ever_lost(tmp_path, monkeypatch, path):
+    with open(tmp_path / path, "w") as file, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", file)
+        assert not streams.output_is_lost()
 
 
 def test_a_pipe_that_does_not_block_loses_nothing(tmp_path):

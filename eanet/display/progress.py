@@ -81,22 +81,21 @@ class Progress:
         yield Text(text, no_wrap=True, overflow="ellipsis", style="cyan")
 
 
-@dataclasses.dataclass
 class Count:
-    """Images that are done, whose number is not known before; shown as `Progress` is."""
+    """Images that are done, of a number that is not known before."""
 
-    say: Callable[[str], None]  # takes a line once a minute
-    live: bool  # whether it is drawn besides, which makes that line needless
-    images: int = 0
-    _start: float = dataclasses.field(default_factory=time.monotonic)
-    _said: float = dataclasses.field(default_factory=time.monotonic)
+    def __init__(self, say: Callable[[str], None], live: bool):
+        """What takes a line once a minute, unless the count is drawn live."""
+        self.images = 0
+        self._say, self._live = say, live
+        self._start = self._said = time.monotonic()
 
     def add(self, images: int) -> None:
         """Takes how many more are done."""
         self.images += images
         now = time.monotonic()
-        if not self.live and now - self._said > _SAY_SECONDS:
-            self.say(str(self))
+        if not self._live and now - self._said > _SAY_SECONDS:
+            self._say(str(self))
             self._said = now
 
     def __str__(self) -> str:

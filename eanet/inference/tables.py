@@ -61,19 +61,10 @@ def open_table(path: Path, top: int) -> Iterator[Write]:
     Raises:
       UserError: it cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        with _refusing(path):
-            file = stack.enter_context(files.replacing(path))
-            write = stack.enter_context(_FORMATS[path.suffix.lower()].open(file, columns(top)))
-        yield _refusing(path)(write)
-        with _refusing(path):
-            stack.close()
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+    form = _FORMATS[path.suffix.lower()]
     try:
-        yield
+        with files.replacing(path) as file, form.open(file, columns(top)) as append:
+            yield append
     except OSError as error:
         raise files.cannot_write(path, error, _ADVICE) from error
 
@@ -114,9 +105,12 @@ def _parquet(file: IO[bytes], names: list[str]) -> Iterator[Write]:
             writer.write_table(pyarrow.Table.from_pylist(waiting, schema))
             waiting.clear()
 
-    yield write
-    write((), group=1)
-    writer.close()
+    try:
+        yield write
+        write((), group=1)
+        writer.close()
+    finally:
+        writer.is_open = False  # else it is closed once more when it is forgotten, and fails loudly
 
 
 def _as_utf8(text: str) -> str:

@@ -1,5 +1,7 @@
 """Files of all kinds against the pixels that were written into them."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,26 @@ def test_exif_orientation(tmp_path, deep):
     values = GREY.astype(np.uint16) << 8 if deep else GREY
     pixels = written(tmp_path, Image.fromarray(np.rot90(values)), exif=exif)
     np.testing.assert_array_equal(pixels[..., 0], GREY)
+
+
+def test_a_single_image_is_read_as_those_of_a_data_set(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).convert("RGBA").save(tmp_path / "x.png", exif=exif)
+    (tmp_path / "y.png").write_bytes(deep_png(RGB.astype(np.uint16) << 3))
+    for name, bits in (("x.png", 16), ("y.png", 11)):
+        image = images.read(tmp_path / name, channels=3, bits=bits)
+        np.testing.assert_array_equal(image, read(tmp_path / name, bits))
+    grey = images.read(tmp_path / "x.png", channels=1, bits=16)
+    np.testing.assert_array_equal(grey, Image.fromarray(RGB).convert("L").rotate(-90, expand=True))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "nothing"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "x.png"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "nothing": lambda _: None}[kind](path)
+    with pytest.raises(UserError, match=r"x\.png cannot be read as an image: (not a|No such)"):
+        images.read(path, channels=3, bits=16)
 
 
 def test_a_header_is_read_without_the_pixels(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from eanet.display.console import Console
 from eanet.display.numbers import duration, epochs, human, percent
+from eanet.display.progress import Count
 
 FIGURES = {"loss": 2.4454, "accuracy": 0.4846, "top5_accuracy": 0.7958}
 RESULTS = {
@@ -243,3 +244,24 @@ def test_numbers_for_people():
     assert [duration(s) for s in (0.04, 59.94, 59.96, 3599.6, 90_061, math.inf)] == [
         *("< 0.1 s", "59.9 s", "0:01:00", "1:00:00", "25:01:01", "?"),
     ]
+
+
+def test_images_whose_number_is_not_known_are_counted_once_a_minute(monkeypatch):
+    now, said = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    count = Count(said.append, live=False)
+    for _ in range(130):
+        now[0] += 1
+        count.add(20)
+    assert said == [
+        "1,220 images in 0:01:01  20.0 images/s",
+        "2,440 images in 0:02:02  20.0 images/s",
+    ]
+    assert str(count.__rich__()) == "2,600 images in 0:02:10  20.0 images/s"
+
+
+def test_what_is_drawn_is_not_said_besides(monkeypatch):
+    count = Count(pytest.fail, live=True)
+    monkeypatch.setattr("time.monotonic", lambda: math.inf)
+    count.add(1)
+    assert str(count).startswith("1 image in ")
