@@ -99,7 +99,7 @@ def main(arguments: Sequence[str]) -> None:
                 checkpoint=CHECKPOINT.value,
                 resize=RESIZE.value,
                 top=TOP.value,
-                out=local_path(OUT.value) if OUT.value else None,
+                out=None if OUT.value is None else local_path(OUT.value),
                 strict=STRICT.value,
             )
         else:

@@ -39,7 +39,7 @@ class Asked:
         Raises `UserError` for what is not there, or is no image.
         """
         self.unreadable = 0  # folders
-        self.ignored = 0  # in folders and globs: no images, hidden, or links to folders
+        self.ignored = 0  # in folders and globs: hidden or no images, such as links to folders
         self.example = ""  # of what was ignored
         self._warn = warn
         self._stopped: Callable[[], object] = lambda: False
@@ -93,15 +93,14 @@ class Asked:
             try:
                 with os.scandir(folder) as entries:
                     for entry in entries:
-                        name, is_link = entry.name, entry.is_symlink()
-                        if is_ignored(name) or (is_link and os.path.isdir(entry.path)):
-                            self._ignore(name)
+                        if is_ignored(entry.name):
+                            self._ignore(entry.name)
                         elif entry.is_dir(follow_symlinks=False):
-                            folders.append(name)
-                        elif is_image_name(name):
-                            names.append(name)
+                            folders.append(entry.name)
+                        elif is_image_name(entry.name):
+                            names.append(entry.name)
                         else:
-                            self._ignore(name)
+                            self._ignore(entry.name)
             except OSError as error:
                 self.unreadable += 1
                 self._warn(f"{folder} cannot be read: {error.strerror}")

@@ -1,11 +1,9 @@
 """Image files are decoded ahead, in order, while the model answers those before."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +24,6 @@ class Pixels:
     resized: bool  # whether the file has another size
 
 
-def read_pixels(record: ModelRecord, resize: str, path: str | os.PathLike[str]) -> Pixels:
-    """Decodes one file as evaluation does, and resizes it where the model takes another size.
-
-    Where the model knows no scale of 16-bit images, they are taken as using all of their bits.
-
-    Raises:
-      UserError: it cannot be read.
-    """
-    height, width, channels = record.image_shape
-    image = images_lib.read(Path(path), channels=channels, bits=record.bits or 16)
-    resized = image.size != (width, height)
-    if resized:
-        image = RESIZES[resize](image, (width, height))
-    return Pixels(np.asarray(image).reshape(record.image_shape), resized)
-
-
 def decode_ahead(
     record: ModelRecord, resize: str, paths: Iterable[str], *, most: int
 ) -> Iterator[tuple[str, Pixels | UserError]]:
@@ -53,10 +35,9 @@ def decode_ahead(
     waiting: deque[tuple[str, Future[Pixels | UserError]]] = deque()
     side = int((Image.MAX_IMAGE_PIXELS or 2**27) ** 0.5)
     pool = ThreadPoolExecutor(images_lib.workers_within(budget(), side, side))
-    attempt = partial(_attempt, record, resize)
     try:
         for path in paths:
-            waiting.append((path, pool.submit(attempt, path)))
+            waiting.append((path, pool.submit(_decoded, record, resize, path)))
             if len(waiting) == most:
                 first, image = waiting.popleft()
                 yield first, image.result()
@@ -67,8 +48,17 @@ def decode_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _attempt(record: ModelRecord, resize: str, path: str) -> Pixels | UserError:
+def _decoded(record: ModelRecord, resize: str, path: str) -> Pixels | UserError:
+    """The image as evaluation decodes it, resized where the model takes another size.
+
+    Where the model knows no scale of 16-bit images, they are taken as using all of their bits.
+    """
+    height, width, channels = record.image_shape
     try:
-        return read_pixels(record, resize, path)
+        image = images_lib.read(Path(path), channels=channels, bits=record.bits or 16)
     except UserError as error:
         return error
+    resized = image.size != (width, height)
+    if resized:
+        image = RESIZES[resize](image, (width, height))
+    return Pixels(np.asarray(image).reshape(record.image_shape), resized)

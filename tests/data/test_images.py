@@ -105,7 +105,8 @@ def test_a_single_image_is_read_as_those_of_a_data_set(tmp_path):
     for name, bits in (("x.png", 16), ("y.png", 11)):
         image = images.read(tmp_path / name, channels=3, bits=bits)
         np.testing.assert_array_equal(image, read(tmp_path / name, bits))
-    grey = images.read(tmp_path / "x.png", channels=1, bits=16)
+    os.symlink("x.png", tmp_path / "link.png")
+    grey = images.read(tmp_path / "link.png", channels=1, bits=16)
     np.testing.assert_array_equal(grey, Image.fromarray(RGB).convert("L").rotate(-90, expand=True))
 
 

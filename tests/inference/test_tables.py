@@ -64,6 +64,7 @@ def test_parquet_goes_to_the_file_as_it_comes(tmp_path):
     assert parquet.ParquetFile(tmp_path / "x.parquet").num_row_groups == 3
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_table_is_replaced_as_a_whole_or_not_at_all(tmp_path, ending):
     path = tmp_path / f"x{ending}"
