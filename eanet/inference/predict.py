@@ -90,8 +90,7 @@ def predict(
         if not count.images:
             raise UserError(f"there are no images in {', '.join(images)}")
     if asked.ignored:
-        example = asked.example
-        console.note(f"ignored {asked.ignored:,} names of what is no image, such as {example}")
+        console.note(f"ignored besides images: {asked.ignored:,}, such as {asked.example}")
     if answers.resized:
         height, width, _ = model.image_shape
         console.note(

@@ -121,7 +121,7 @@ def test_a_person_is_told_what_is_seen_and_what_is_not(trained, mixed, capsys):
         "images/1.jpg", "images/2.png", "images/10.png", "images/below/=1.png", "images/1.jpg"
     ]  # fmt: skip
     assert re.fullmatch(r"images/2\.png( +\d +\d+\.\d\d%){5}", lines[3])
-    assert lines[7] == "ignored 1 names of what is no image, such as notes.txt"
+    assert lines[7] == "ignored besides images: 1, such as notes.txt"
     assert resized == "2 of 7 images were resized to 8×8 (squash)"
     assert re.fullmatch(r"7 images in .* s  .* images/s", speed)
     assert missing == "warning: 2 of 7 images could not be read"
