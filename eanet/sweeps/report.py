@@ -5,9 +5,7 @@ pictures, and `report.html` with all of it in one file. Works in the middle of a
 """
 
 import base64
-import csv
 import html
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +50,7 @@ def write_report(directory: Path) -> list[Path]:
         [f"{run.name}: {run.state}: {run.reason}" for run in sweep.runs if run.state in EARLY],
     )
     content = {
-        "sweep.csv": _csv(sweep).encode(),
+        "sweep.csv": _csv(sweep),
         "sweep.md": _markdown(text, pictures).encode(),
         **pictures,
         "report.html": _html(text, pictures).encode(),
@@ -121,7 +119,7 @@ def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:
     return notes
 
 
-def _csv(sweep: SweepRecord) -> str:
+def _csv(sweep: SweepRecord) -> bytes:
     keys = short_names(dict.fromkeys([*sweep.keys, *varied_keys(sweep)]))
     rows = []
     for run in sweep.runs:
@@ -142,12 +140,8 @@ def _csv(sweep: SweepRecord) -> str:
             "latency_ms": run.latency,
             "reason": run.reason,
         }
-        rows.append({key: spreadsheet.cell(value) for key, value in row.items()})
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+        rows.append(row)
+    return spreadsheet.table(list(rows[0]) if rows else [], (row.values() for row in rows))
 
 
 def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:
