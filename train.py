@@ -1,8 +1,6 @@
 """Training, evaluation and replay of one run, from its config to its files."""
 
 import dataclasses
-import time
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,27 +8,22 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
-from eanet import devices, files, host
+from eanet import devices, host
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
-from eanet.display.curves import plot_curves
-from eanet.display.model_card import write_model_card
 from eanet.environment import device, versions
-from eanet.errors import Interrupted, TrainingDiverged, UserError
-from eanet.inference.examples import Examples, load_examples
-from eanet.inference.load import load
+from eanet.errors import TrainingDiverged, UserError
+from eanet.inference.evaluate import evaluate
 from eanet.models import costs
-from eanet.models.attentions import attention_class
 from eanet.signals import save_request, stop_request
 from eanet.sweeps.estimate import RunSize
 from eanet.training import config_schema, diagnostics
 from eanet.training.loop import Training
-from eanet.training.run import Run, build_evaluate, build_plan, set_up
+from eanet.training.run import Run, set_up
 from eanet.workdir import machine, model_record
 from eanet.workdir.claim import claimed
 from eanet.workdir.log import RunLog
 from eanet.workdir.model_record import ModelRecord
-from eanet.workdir.results import results_name, write_results
 
 
 @devices.refusals()
@@ -119,101 +112,6 @@ def replay(workdir: Path) -> None:
         where = diagnostics.first_not_finite(layers)
         raise TrainingDiverged(f"step {step + 1} fails again (first: {where})")
     console.note(f"step {step + 1} is finite here")
-
-
-@devices.refusals()
-def evaluate(
-    workdir: Path,
-    *,
-    checkpoint: str = "best",
-    split: str = "test",
-    dataset: str | None = None,
-    data_dir: str | None = None,
-    run: Run | None = None,
-    console: Console | None = None,
-) -> dict[str, Any]:
-    """Evaluates a checkpoint of a run on one split; writes and returns `results_SPLIT.json`.
-
-    Args:
-      workdir: of the run; the config is read from its `config.json`.
-      checkpoint: "best" on validation, "latest", or a step.
-      split: "test", "val" or "train".
-      dataset: name of other data; None for that of the run.
-      data_dir: where the data is now; None for where it was.
-      run: what `set_up` made of the config, where that is at hand.
-      console: where to say what happens.
-
-    Raises:
-      UserError: if the workdir is no run, the checkpoint is missing, damaged or does not fit, or
-        the data is not what the run was trained on and was not asked for.
-      Interrupted: if SIGTERM or SIGINT came.
-    """
-    console = console or Console()
-    model = load(workdir, checkpoint, log=console.warn)
-    config, record = model.config, model.record
-    mesh = devices.make_mesh(config.batch_size)
-    if run is None:
-        if unused := host.unused_accelerator():
-            console.warn(unused)
-        examples = load_examples(model, split, dataset=dataset, data_dir=data_dir, log=console.note)
-        measure = build_evaluate(config, model.network, model.mean, model.std)
-    else:
-        examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])
-        measure = run.evaluate
-    params = devices.replicate(model.params, mesh)
-    start = time.perf_counter()
-    with stop_request() as stop:
-        metrics = measure(params, examples.split, lambda: bool(stop))
-    if metrics is None:
-        assert stop.signal is not None
-        raise Interrupted(stop.signal, "interrupted: the same command evaluates again")
-    parameters, multiply_adds = costs.totals(costs.summarize(model.network.abstract))
-    trained_on = record.data.splits["train"].examples if record.data else 0
-    results = {
-        **metrics,
-        "num_examples": len(examples.split),
-        "fingerprint": examples.fingerprint,
-        "step": model.step,
-        "epoch": build_plan(config, trained_on).epochs(model.step) if model.step else 0.0,
-        "parameters": parameters,
-        "multiply_adds_per_image": multiply_adds,
-        "evaluation_seconds": round(time.perf_counter() - start, 3),
-        "device": device(mesh.devices.flat),
-        "host_settings": host.settings(),
-    }
-    console.results_table({**results, "split": split})
-    try:
-        record_results(workdir, split, results, checkpoint, examples.other, console, run)
-    except UserError as error:
-        if run is not None or not files.is_read_only(error):
-            raise
-        console.warn(f"not recorded: {error}")
-    return results
-
-
-def record_results(
-    workdir: Path,
-    split: str,
-    results: Mapping[str, Any],
-    checkpoint: str,
-    other: str | None,
-    console: Console,
-    run: Run | None,
-) -> None:
-    """Writes the results, and what shows those of the best checkpoint."""
-    written = write_results(
-        workdir, split, results, checkpoint=checkpoint, other=other, final=run is not None
-    )
-    name = results_name(split, checkpoint, other)
-    if written is None:
-        console.warn(f"not recorded: {workdir / name} has the results of a later step")
-    elif run is None:
-        console.note(f"recorded in {written}")
-    if written and name == results_name(split):
-        plot_curves(workdir)
-        config = config_schema.read(workdir / "config.json")
-        about = attention_class(config.model.attention, config.model.implementation).about
-        write_model_card(workdir, dict(config_lib.flatten(config)), about)
 
 
 @devices.refusals()

@@ -22,10 +22,11 @@ TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
     "verify-keras": ("eanet.convert.keras_verify", "compare the model with Keras, block by block"),
     "verify-resume": ("eanet.tools.verify_resume", "prove that a stopped run ends as any other"),
     "report": ("eanet.sweeps.report", "write the report of a sweep anew"),
+    "compare": ("eanet.tools.compare", "compare runs on the same images"),
     "latency": ("eanet.sweeps.latency", "measure the models of a sweep, one image at a time"),
 }
 # These run beside a training, whose accelerator they leave alone.
-_COMPUTE_NOTHING = ("prepare", "report")
+_COMPUTE_NOTHING = ("prepare", "report", "compare")
 
 
 def main() -> NoReturn:

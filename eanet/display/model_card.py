@@ -22,6 +22,7 @@ _HUB_NAMES = {
 }
 _SPLITS = {"test": "test", "val": "validation", "train": "train"}
 _COLUMNS = ("accuracy", "top5_accuracy", "loss", "num_examples", "step")
+_MEASURES = ("balanced_accuracy", "ece")  # columns where they were measured
 _UNDESCRIBED = """\
 Its blocks mix tokens by the attention *{}*; the project is about *external attention*
 ([Guo et al., 2021](https://arxiv.org/abs/2105.02358))."""
@@ -56,7 +57,7 @@ def write_model_card(workdir: str | Path, config: Record, attention: str = "") -
         _training(config, records),
         _evaluation(workdir, name),
         _environment(any_split),
-        _limitations(config),
+        _limitations(config, any_split),
     ]
     text = "\n".join(section for section in sections if section)
     return files.write(workdir / "README.md", text.encode("utf-8", "replace"))
@@ -113,12 +114,14 @@ def _description(name: str, config: Record, results: Record, attention: str) -> 
 def _results(workdir: Path, results: Mapping[str, Record]) -> str:
     if not results:
         return "## Results\n\nNot evaluated yet.\n"
+    measured = [key for key in _MEASURES if any(key in record for record in results.values())]
+    columns = (*_COLUMNS, *measured)
     rows = [
         [split]
-        + [RESULTS[key][1](record[key]) if record.get(key) is not None else "–" for key in _COLUMNS]
+        + [RESULTS[key][1](record[key]) if record.get(key) is not None else "–" for key in columns]
         for split, record in results.items()
     ]
-    text = f"## Results\n\n{table(('split', *(RESULTS[key][0] for key in _COLUMNS)), rows)}"
+    text = f"## Results\n\n{table(('split', *(RESULTS[key][0] for key in columns)), rows)}"
     if (workdir / "curves.png").exists():
         text += "\n![Loss and accuracy over epochs](curves.png)\n"
     return text
@@ -170,7 +173,7 @@ def _environment(results: Record) -> str:
     return f"## Environment\n\n{items}" if items else ""
 
 
-def _limitations(config: Record) -> str:
+def _limitations(config: Record, results: Record) -> str:
     dataset = escape(_dataset(config)[1])
     return f"""\
 ## Limitations
@@ -178,9 +181,20 @@ def _limitations(config: Record) -> str:
 - Trained on one data set, {dataset}, and meant for images like its own: the same size,
   the same kinds of things. Whatever it is shown, it answers with one of that set's classes.
 - The results are of a single run with one seed; another seed gives slightly different ones.
-- Its probabilities have not been calibrated, and it has not been examined for bias.
+- {_calibration(results)}
+- It has not been examined for bias.
 - A model for research and teaching; not for decisions about people.
 """
+
+
+def _calibration(results: Record) -> str:
+    ece, temperature, then = map(results.get, ("ece", "temperature", "ece_at_temperature"))
+    if ece is None:
+        return "Its probabilities have not been calibrated."
+    text = f"Its probabilities are not calibrated: the expected calibration error is {percent(ece)}"
+    if temperature is not None and then is not None:
+        text += f", and {percent(then)} where the logits are divided by {temperature:.3f}"
+    return f"{text}."
 
 
 def _dataset(config: Record) -> tuple[str, str]:

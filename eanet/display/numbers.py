@@ -48,7 +48,12 @@ def epochs(step: int, epoch: float) -> str:
 RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "accuracy": ("top-1 accuracy", percent),
     "top5_accuracy": ("top-5 accuracy", percent),
+    "balanced_accuracy": ("balanced accuracy", percent),
     "loss": ("loss", "{:.4f}".format),
+    "nll": ("negative log-likelihood", "{:.4f}".format),
+    "ece": ("calibration error (ECE)", percent),
+    "temperature": ("temperature of validation", "{:.3f}".format),
+    "ece_at_temperature": ("ECE at this temperature", percent),
     "num_examples": ("images", "{:,}".format),
     "step": ("checkpoint of step", "{:,}".format),
     "parameters": ("parameters", "{:,}".format),

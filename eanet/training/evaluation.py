@@ -31,12 +31,13 @@ def make_evaluate(
     """Builds `evaluate(params, examples)` -> loss, accuracy, top5_accuracy over all images.
 
     Every image counts exactly once: the last block is padded and the padding masked out. A third
-    argument, `should_stop`, is asked every few seconds; where it says so the result is None.
+    argument, `should_stop`, is asked every few seconds; where it says so the result is None. A
+    fourth one, `logits`, is an array `[N, classes]` that is filled with those of the images.
     """
     block = _BLOCK // mesh.size * mesh.size
     microbatch = devices.microbatch(mesh, block, 0, images_in_cache)
 
-    def microbatch_sums(params, batch):
+    def evaluate_microbatch(params, batch):
         images, labels = batch
         valid = labels >= 0
         labels = jnp.maximum(labels, 0)
@@ -44,25 +45,30 @@ def make_evaluate(
         targets = jax.nn.one_hot(labels, logits.shape[-1])
         values = metrics.of_examples(loss, logits, labels, targets)
         values["examples"] = jnp.ones(len(labels))
-        return {name: jnp.sum(jnp.where(valid, value, 0.0)) for name, value in values.items()}
+        sums = {name: jnp.sum(jnp.where(valid, value, 0.0)) for name, value in values.items()}
+        return sums, logits
 
     @jax.jit
     @partial(
         jax.shard_map,
         mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec(devices.BATCH_AXIS)),
-        out_specs=PartitionSpec(),
+        out_specs=(PartitionSpec(), PartitionSpec(devices.BATCH_AXIS)),
         check_vma=False,
     )
-    def block_sums(params, batch):
+    def evaluate_block(params, batch):
         parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), batch)
-        sums = jax.lax.map(partial(microbatch_sums, params), parts)
-        return jax.lax.psum(jax.tree.map(partial(jnp.sum, axis=0), sums), devices.BATCH_AXIS)
+        sums, logits = jax.lax.map(partial(evaluate_microbatch, params), parts)
+        sums = jax.lax.psum(jax.tree.map(partial(jnp.sum, axis=0), sums), devices.BATCH_AXIS)
+        return sums, logits.reshape(-1, logits.shape[-1])
 
     sharding = devices.split_batch(mesh)
 
     def evaluate(
-        params: Any, examples: Split, should_stop: Callable[[], bool] = lambda: False
+        params: Any,
+        examples: Split,
+        should_stop: Callable[[], bool] = lambda: False,
+        logits: np.ndarray | None = None,
     ) -> dict[str, float] | None:
         totals: dict[str, float] = {}
         for start in range(0, len(examples), block):
@@ -73,8 +79,11 @@ def make_evaluate(
             images = np.pad(part.images, [(0, missing)] + [(0, 0)] * (part.images.ndim - 1))
             labels = np.pad(part.labels, (0, missing), constant_values=-1)
             placed = jax.device_put((images, labels), sharding)
-            for name, value in jax.device_get(block_sums(params, placed)).items():
+            sums, answers = evaluate_block(params, placed)
+            for name, value in jax.device_get(sums).items():
                 totals[name] = totals.get(name, 0.0) + float(value)
+            if logits is not None:
+                logits[start : start + block] = np.asarray(answers)[: len(part)]
         return metrics.means(totals)
 
     return evaluate

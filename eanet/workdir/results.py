@@ -1,5 +1,6 @@
 """What is recorded of an evaluation."""
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,37 +9,46 @@ from typing import Any
 from eanet import files
 from eanet.environment import environment
 from eanet.errors import UserError
-from eanet.rules import Number, OrNothing, Rule
+from eanet.rules import Number, OrNothing, Rule, Such
 
 _COUNT = OrNothing(Number(0, 2**63 - 1, whole=True))
 _FRACTION = OrNothing(Number(0, 1))
 RULES: dict[str, Rule] = {
     "accuracy": _FRACTION,
     "top5_accuracy": _FRACTION,
+    "balanced_accuracy": _FRACTION,
     "loss": OrNothing(Number(-1e30, 1e30)),
+    "nll": OrNothing(Number(0, 1e30)),
+    "ece": _FRACTION,
+    "temperature": OrNothing(Number(0, 1e30, above=True)),
+    "ece_at_temperature": _FRACTION,
     "num_examples": _COUNT,
     "step": _COUNT,
     "parameters": _COUNT,
     "multiply_adds_per_image": _COUNT,
     "evaluation_seconds": OrNothing(Number(0, 1e30)),
+    "files": OrNothing(Such("digests by name", lambda value: isinstance(value, dict))),
 }
 
+_ADVICE = "make room or mend its directory, then evaluate again"
 _MOST = 60  # letters of a data set's name in that of a file
 
 
-def results_name(split: str, checkpoint: str = "best", other: str | None = None) -> str:
+def results_name(
+    split: str, checkpoint: str = "best", other: str | None = None, kind: str = "results.json"
+) -> str:
     """The name of the file with the results of a checkpoint, on the run's or `other` data.
 
     Only `results_SPLIT.json` is what reports and the model card read: of the best checkpoint, on
-    the data of the run.
+    the data of the run. What is written beside it is of another kind, as "predictions.csv".
     """
-    name = f"results_{split}"
+    name = split
     if checkpoint != "best":
         name += f"_{checkpoint}" if checkpoint == "latest" else f"_step_{checkpoint}"
     if other is not None:
         shown = Path(other).name if other.startswith("folder:") else other
         name += f"_on_{re.sub(r'[^A-Za-z0-9.-]+', '-', shown)[:_MOST]}"
-    return f"{name}.json"
+    return f"{Path(kind).stem}_{name}{Path(kind).suffix}"
 
 
 def write_results(
@@ -49,25 +59,33 @@ def write_results(
     checkpoint: str = "best",
     other: str | None = None,
     final: bool = True,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Path | None:
     """Writes the results of an evaluation and returns the path, see `results_name`.
 
     Results are loss, accuracy and top5_accuracy (fractions), num_examples, step (of a checkpoint),
-    parameters, multiply_adds_per_image, evaluation_seconds, device; what else `environment` tells
-    is added.
+    parameters, multiply_adds_per_image, evaluation_seconds, device, and the measures of
+    docs/evaluation.md; what else `environment` tells is added. `beside` has the content of more
+    files by their kind; the results are written last, with digests of these.
 
     Unless they are `final`, and count whatever is recorded, those of a later step on the same data
     are left as they are, since training may have ended in the meantime; then None is returned.
 
     Raises:
-      UserError: the file cannot be written; an older one is untouched.
+      UserError: a file cannot be written; an older one is untouched.
     """
+    named = {
+        results_name(split, checkpoint, other, kind): data for kind, data in (beside or {}).items()
+    }
     path = Path(workdir) / results_name(split, checkpoint, other)
     which = {"split": split, "checkpoint": checkpoint} | ({"dataset": other} if other else {})
-    record = {**which, **environment(), **results}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in named.items()}
+    record = {**which, **environment(), **results, "files": digests}
     if not final and _is_later(path, record):
         return None
-    return files.write_record(path, record, "make room or mend its directory, then evaluate again")
+    for name, data in named.items():
+        files.write(path.with_name(name), data, _ADVICE)
+    return files.write_record(path, record, _ADVICE)
 
 
 def read_results(workdir: Path, split: str) -> dict[str, Any] | None:

@@ -75,10 +75,10 @@ def test_a_signal_in_the_final_evaluation_is_answered_and_writes_nothing(
         run = set_up(*arguments, **options)
         evaluate = run.evaluate
 
-        def stopped(params, examples, should_stop):
+        def stopped(params, examples, should_stop, *logits):
             if examples is run.dataset.test:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return evaluate(params, examples, should_stop)
+            return evaluate(params, examples, should_stop, *logits)
 
         object.__setattr__(run, "evaluate", stopped)
         return run

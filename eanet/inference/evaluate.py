@@ -1,0 +1,178 @@
+"""The evaluation of a checkpoint on one split, from a run's directory to its files there."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from eanet import config as config_lib
+from eanet import devices, files, host
+from eanet.data.base import Split, content_fingerprint
+from eanet.display.console import Console
+from eanet.display.curves import plot_curves
+from eanet.display.model_card import write_model_card
+from eanet.environment import device
+from eanet.errors import Interrupted, UserError
+from eanet.inference import measures
+from eanet.inference.examples import Examples, load_examples
+from eanet.inference.load import load
+from eanet.inference.model import Model
+from eanet.inference.report import Report
+from eanet.models import costs
+from eanet.models.attentions import attention_class
+from eanet.signals import Request, stop_request
+from eanet.training.run import Run, build_evaluate, build_plan
+from eanet.workdir.results import results_name, write_results
+
+Logits = Float[np.ndarray, "n classes"]
+
+
+@devices.refusals()
+def evaluate(
+    workdir: Path,
+    *,
+    checkpoint: str = "best",
+    split: str = "test",
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    run: Run | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run on one split; writes and returns `results_SPLIT.json`.
+
+    Args:
+      workdir: of the run; the config is read from its `config.json`.
+      checkpoint: "best" on validation, "latest", or a step.
+      split: "test", "val" or "train".
+      dataset: name of other data; None for that of the run.
+      data_dir: where the data is now; None for where it was.
+      run: what `set_up` made of the config, where that is at hand.
+      console: where to say what happens.
+
+    Raises:
+      UserError: if the workdir is no run, the checkpoint is missing, damaged or does not fit, or
+        the data is not what the run was trained on and was not asked for.
+      Interrupted: if SIGTERM or SIGINT came.
+    """
+    console = console or Console()
+    model = load(workdir, checkpoint, log=console.warn)
+    config, record = model.config, model.record
+    mesh = devices.make_mesh(config.batch_size)
+    if run is None:
+        if unused := host.unused_accelerator():
+            console.warn(unused)
+        examples = load_examples(model, split, dataset=dataset, data_dir=data_dir, log=console.note)
+        measure = build_evaluate(config, model.network, model.mean, model.std)
+    else:
+        examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])
+        measure = run.evaluate
+    params = devices.replicate(model.params, mesh)
+    with stop_request() as stop:
+        answer = partial(_answer, measure, params, len(model.class_names), stop)
+        start = time.perf_counter()
+        metrics, logits = answer(examples.split)
+        seconds = time.perf_counter() - start
+        fitted_here = split == "val" and examples.other is None
+        if fitted_here:
+            temperature = measures.fit_temperature(logits, examples.split.labels)
+        elif held_out := _validation(model, run, data_dir if dataset is None else None, console):
+            temperature = measures.fit_temperature(answer(held_out)[1], held_out.labels)
+        else:
+            temperature = None
+    report = None
+    if np.isfinite(logits).all():
+        report = Report.of(logits, examples.split.labels, temperature, fitted_here=fitted_here)
+    else:
+        console.warn("some logits are not finite: no more than accuracy and loss is measured")
+    parameters, multiply_adds = costs.totals(costs.summarize(model.network.abstract))
+    trained_on = record.data.splits["train"].examples if record.data else 0
+    results = {
+        **metrics,
+        **(report.numbers if report else {}),
+        "num_examples": len(examples.split),
+        "fingerprint": examples.fingerprint,
+        "examples_fingerprint": content_fingerprint(
+            examples.split, model.class_names, ordered=True
+        ),
+        "step": model.step,
+        "epoch": build_plan(config, trained_on).epochs(model.step) if model.step else 0.0,
+        "parameters": parameters,
+        "multiply_adds_per_image": multiply_adds,
+        "evaluation_seconds": round(seconds, 3),
+        "device": device(mesh.devices.flat),
+        "host_settings": host.settings(),
+    }
+    console.results_table({**results, "split": split})
+    where = f"on the {split} split of {examples.other or workdir.resolve().name}"
+    beside = report.files(where, examples.split, model.class_names) if report else {}
+    name = partial(results_name, split, checkpoint, examples.other)
+    final = run is not None
+    try:
+        written = write_results(
+            workdir,
+            split,
+            results,
+            checkpoint=checkpoint,
+            other=examples.other,
+            final=final,
+            beside=beside,
+        )
+        if written and name() == results_name(split):
+            _show_best(workdir, config)
+    except UserError as error:
+        if final or not files.is_read_only(error):
+            raise
+        lost = ", ".join(name(kind) for kind in ("results.json", *beside))
+        console.warn(f"{error}; not recorded: {lost}")
+    else:
+        if not written:
+            console.warn(f"not recorded: {workdir / name()} has the results of a later step")
+        elif not final:
+            console.note(f"recorded in {written}")
+            if beside:
+                console.note(f"beside it: {', '.join(map(name, beside))}")
+    return results
+
+
+def _answer(
+    measure: Callable[..., dict[str, float] | None],
+    params: Any,
+    classes: int,
+    stop: Request,
+    examples: Split,
+) -> tuple[dict[str, float], Logits]:
+    logits = np.empty((len(examples), classes), np.float32)
+    metrics = measure(params, examples, lambda: bool(stop), logits)
+    if metrics is None:
+        assert stop.signal is not None
+        raise Interrupted(stop.signal, "interrupted: the same command evaluates again")
+    return metrics, logits
+
+
+def _validation(
+    model: Model, run: Run | None, data_dir: str | None, console: Console
+) -> Split | None:
+    """The validation split of the run; None where it has none, or where it cannot be loaded."""
+    if run is not None:
+        return run.dataset.val if len(run.dataset.val) else None
+    data = model.record.data
+    if data is None or not data.splits["val"].examples:
+        return None
+    try:
+        examples = load_examples(model, "val", data_dir=data_dir, log=console.note)
+    except UserError as error:
+        console.note(f"no temperature is fitted: {error}")
+        return None
+    return None if examples.other else examples.split
+
+
+def _show_best(workdir: Path, config: ConfigDict) -> None:
+    """Draws and writes anew what shows the results of the best checkpoint."""
+    plot_curves(workdir)
+    about = attention_class(config.model.attention, config.model.implementation).about
+    write_model_card(workdir, dict(config_lib.flatten(config)), about)
