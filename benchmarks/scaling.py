@@ -44,12 +44,6 @@ MEASURES = {
     "multiply_adds": human,
 }
 
-flags.DEFINE_list("tokens", [str(2**i) for i in range(6, 15)], "Numbers N of tokens.")
-flags.DEFINE_list("units", ["4", "16", "64", "256"], "Numbers S of memory units.")
-flags.DEFINE_integer("rounds", 9, "How often each program takes its turn.", lower_bound=1)
-flags.DEFINE_float("seconds", 0.2, "About how long a turn lasts; at least one call.")
-flags.DEFINE_integer("seed", 0, "Of the order of turns.")
-flags.DEFINE_string("out", "runs/benchmarks", "Directory of scaling.json and scaling.png.")
 
 Point = dict[str, Any]
 Curves = dict[str, list[Point]]
@@ -204,4 +198,10 @@ def picture(modes: dict[str, Curves]) -> Any:
 
 
 if __name__ == "__main__":
+    flags.DEFINE_list("tokens", [str(2**i) for i in range(6, 15)], "Numbers N of tokens.")
+    flags.DEFINE_list("units", ["4", "16", "64", "256"], "Numbers S of memory units.")
+    flags.DEFINE_integer("rounds", 9, "How often each program takes its turn.", lower_bound=1)
+    flags.DEFINE_float("seconds", 0.2, "About how long a turn lasts; at least one call.")
+    flags.DEFINE_integer("seed", 0, "Of the order of turns.")
+    flags.DEFINE_string("out", "runs/benchmarks", "Directory of scaling.json and scaling.png.")
     config_flags.run(main)

@@ -48,7 +48,9 @@ def main(workdir):
     results = {"accuracy": 0.5, "step": total, "cores": len(os.sched_getaffinity(0))}
     with ENDING:
         text = "{" if config["seed"] == DAMAGED else json.dumps(results)
-        (workdir / "results_test.json").write_text(text)
+        unfinished = workdir / "results.tmp"
+        unfinished.write_text(text)
+        unfinished.replace(workdir / "results_test.json")
         tell("end", workdir)
 
 

@@ -14,11 +14,17 @@ from eanet.errors import UserError
 FILES = (
     ".lock",
     "README.md",
+    "calibration_test.png",
+    "classes_test.csv",
     "config.json",
+    "confusion_test.csv",
+    "confusion_test.png",
     "curves.png",
     "machine.json",
     "metrics.jsonl",
+    "mistakes_test.png",
     "model.json",
+    "predictions_test.csv",
     "results_test.json",
     "run.json",
 )
