@@ -244,9 +244,7 @@ def test_an_accelerator_that_jax_does_not_use_is_said(tmp_path, monkeypatch):
 
 def test_a_model_answers_the_same_in_a_process_of_double_precision(tmp_path):
     """`load` is for any process; what a notebook has set for itself stays as it is."""
-    config = testing.get_config()
-    config.num_epochs = 1.0
-    train.train(config, tmp_path)
+    train.train(testing.get_config(), tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     code = (

@@ -32,10 +32,8 @@ FILES = (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    config = testing.get_config()
-    config.num_epochs = 1.0
     workdir = tmp_path_factory.mktemp("pipes") / "run"
-    train.train(config, workdir)
+    train.train(testing.get_config(), workdir)
     return workdir
 
 
