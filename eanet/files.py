@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -88,6 +89,31 @@ def _remove_left_over(path: Path) -> None:
         with contextlib.suppress(OSError):
             if left.lstat().st_mtime < long_ago or left.name.split(".")[-2] == str(os.getpid()):
                 left.unlink()
+
+
+def write_directory(path: Path, content: Mapping[str, bytes], advice: str = _MAKE_ROOM) -> None:
+    """Replaces a directory, with all in it, by files of these names, where "/" makes folders.
+
+    They are written beside it and put in its place when all are there. Raises `UserError`, with the
+    advice, where they cannot be written; the old directory is untouched.
+    """
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        for name, data in content.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(temporary / name, data)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        sync(path.parent)
+    except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        raise cannot_write(path, error, advice) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def local_path(path: str | Path) -> Path:

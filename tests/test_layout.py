@@ -19,6 +19,7 @@ FLOORS = (
     "eanet/display",
     "eanet/training",
     "eanet/inference",
+    "eanet/atlas",
     "eanet/convert",
     "eanet/sweeps",
     "eanet/tools",

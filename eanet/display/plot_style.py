@@ -33,8 +33,14 @@ def new_figure(width: float, height: float, title: str) -> Any:
 
 def png(figure: Any) -> bytes:
     """The picture as a file."""
+    return saved(figure, "png")
+
+
+def saved(figure: Any, kind: str) -> bytes:
+    """The picture as a file of this kind: "png", "svg" or "pdf"; it does not tell the time."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(picture, format=kind, metadata=undated.get(kind))
     return picture.getvalue()
 
 

@@ -15,6 +15,7 @@ from eanet.display.numbers import duration, epochs
 Metrics = Mapping[str, float]
 
 _SAY_SECONDS = 60.0
+_FEW_SECONDS = 10.0
 
 
 @dataclasses.dataclass
@@ -102,6 +103,43 @@ class Count:
         seconds = time.monotonic() - self._start
         counted = f"{self.images:,} image{'s' if self.images != 1 else ''}"
         return f"{counted} in {duration(seconds)}  {_rate(self.images / max(seconds, 1e-9))}"
+
+    def __rich__(self) -> Text:
+        return Text(str(self), style="cyan")
+
+
+class Share:
+    """How much is done of a known number of things."""
+
+    def __init__(self, what: str, total: int, say: Callable[[str], None], live: bool):
+        """What is done, and what takes a line once a minute, unless it is drawn live.
+
+        The first line comes when it is known that there will be more than a few seconds of it.
+        """
+        self._what, self._total, self._say, self._live = what, total, say, live
+        self._done = 0
+        self._from: tuple[int, float] | None = None  # without compilation
+        self._said = -math.inf
+
+    def __call__(self, done: int) -> None:
+        """Takes how many are done by now."""
+        self._done, now = done, time.monotonic()
+        self._from = self._from or (done, now)
+        long = self._seconds_left() > _FEW_SECONDS
+        if long and not self._live and now - self._said > _SAY_SECONDS:
+            self._say(str(self))
+            self._said = now
+
+    def _seconds_left(self) -> float:
+        if self._from is None or self._done == self._from[0]:
+            return 0.0
+        each = (time.monotonic() - self._from[1]) / (self._done - self._from[0])
+        return each * (self._total - self._done)
+
+    def __str__(self) -> str:
+        line = f"{self._what}: {self._done:,} of {self._total:,}"
+        seconds = self._seconds_left()
+        return f"{line}  {_time_left(seconds)}" if seconds else line
 
     def __rich__(self) -> Text:
         return Text(str(self), style="cyan")

@@ -80,16 +80,23 @@ class Model:
         """
         return self._answer("attention_maps", images, lambda module, x: module.attention_maps(x))
 
+    def compiled(self, of: Callable[[Any, Any], Any]) -> Callable[[np.ndarray], Any]:
+        """`call(images)` for what `of(module, normalised images)` gives, see `in_chunks`.
+
+        `of` maps the network and `float32[b, H, W, C]` to a tree of arrays `[b, ...]`.
+        """
+        normalize, merge = normalizer(self.mean, self.std), self.network.merge
+        return in_chunks(
+            lambda params, images: of(merge(params), normalize(images)),
+            self.params,
+            devices.make_mesh(jax.local_device_count()),
+            image_shape=self.image_shape,
+            images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
+        )
+
     def _answer(self, name: str, images: Any, of: Callable[[Any, Any], Any]) -> Any:
         if name not in self._compiled:
-            normalize, merge = normalizer(self.mean, self.std), self.network.merge
-            self._compiled[name] = in_chunks(
-                lambda params, images: of(merge(params), normalize(images)),
-                self.params,
-                devices.make_mesh(jax.local_device_count()),
-                image_shape=self.image_shape,
-                images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
-            )
+            self._compiled[name] = self.compiled(of)
         return self._compiled[name](as_pixels(images, self.record))
 
     def __repr__(self) -> str:

@@ -1,0 +1,341 @@
+"""The page of an atlas: one file with everything in it, which asks the network for nothing."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from eanet.atlas import mosaic
+from eanet.atlas.photos import Photo
+from eanet.atlas.record import SUMMARY, summary
+from eanet.data.base import Split
+from eanet.errors import printable
+
+_MOST_CARDS = 160  # units that are shown with their patches; of each block those used most
+_MOST_IN_SHEETS = 2**20  # numbers of all heads, units and tokens of an image that are shown
+_MOST_ACROSS = 64  # units beside one another
+_RANKED = 12
+_CLASSES = 4  # of a unit
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #24292f; --dim: #667; --page: #fcfcfb; --card: #fff;
+  --line: #ddd; --mark: #0072b2 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --dim: #9aa3ad; --page: #14171b;
+  --card: #1d2126; --line: #343a42; --mark: #56b4e9 } }
+* { box-sizing: border-box }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--page);
+  max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere }
+h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .3rem }
+h2 { margin: 3rem 0 .5rem }
+p { max-width: 46rem }
+.dim, figcaption { color: var(--dim); font-size: .9rem }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
+th { font-weight: 600; font-size: .85rem; vertical-align: bottom; overflow-wrap: normal }
+figure { margin: 1.2rem 0 }
+figure img { width: 100%; background: #fff; border-radius: 6px; display: block }
+.wide img { min-width: 44rem }
+details { border-top: 1px solid var(--line); padding: .6rem 0 }
+summary { cursor: pointer; font-weight: 600 }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr));
+  gap: .8rem; margin-top: .8rem }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
+  padding: .7rem .8rem; font-size: .88rem; line-height: 1.4 }
+.card svg { width: 100%; height: auto; display: block; margin: .4rem 0 }
+.card .where { width: 3.2rem; float: right; margin: 0 0 .2rem .6rem }
+.veil { width: 100%; height: auto; display: block; min-width: 34rem }
+image { image-rendering: pixelated }
+"""
+
+
+@dataclass
+class Page:
+    """What the page tells, as it comes from measuring."""
+
+    title: str
+    facts: Sequence[str]  # sentences on what was measured, on what
+    examples: Split
+    grid: tuple[int, int]  # rows and columns of patches
+    class_names: Sequence[str]
+    photos: Sequence[Photo]
+    pictures: Mapping[str, bytes]  # PNG by name
+    blocks: Sequence[dict[str, Any]]  # of `measure.units`; empty for self-attention
+    without: Mapping[str, Any] = field(default_factory=dict)
+    against: Mapping[str, Any] | None = None  # another atlas, see `record.read`
+    name: str = "this run"
+
+
+def render(page: Page) -> bytes:
+    """The page in HTML, which is well-formed XML too."""
+    parts = [_of_units(page) if page.blocks else _of_tokens(page), _photos(page)]
+    text = f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8" />
+<meta name="viewport" content="width=device-width, initial-scale=1" />
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'" />
+<link rel="icon" href="data:," /><title>{_text(page.title)}</title><style>{_STYLE}</style></head>
+<body><h1>{_text(page.title)}</h1>
+<p class="dim">{" ".join(map(_text, page.facts))}</p>
+{"".join(parts)}</body></html>
+"""
+    return text.encode()
+
+
+def _of_units(page: Page) -> str:
+    return "".join(
+        [
+            "<h2>The memory in short</h2>"
+            "<p>Each block has a memory of S units, shared by all images and heads. Effective "
+            "units are how many equally used ones would spread the attention as widely. Entropies "
+            "are fractions of the largest possible: 1 is spread evenly, 0 is all on one.</p>",
+            _summary({page.name: [summary(block) for block in page.blocks]}),
+            _figure(page, "memory", "Every unit of every block. A large share is not importance: "
+                    "the right picture is what accuracy loses, and it may be in noise."),
+            _ranking(page),
+            _against(page),
+            "<h2>Block by block</h2><p>How a block's heads divide their attention over the units, "
+            "which units have alike keys, which are used alike, and the classes a unit answers. "
+            "Answering a class is no proof that the unit recognises it: colour or texture of its "
+            "images will do.</p>",
+            *(_block(page, index) for index in range(len(page.blocks))),
+            "<h2>Where in the image</h2>",
+            _figure(page, "positions", "Mean attention of each unit by position. It is over all "
+                    "images: what no single one shows."),
+            "<h2>Unit by unit</h2><p>The patches, one of each image, with most attention to the "
+            "unit on average over the heads. A head asks in its own way, so a unit may stand for "
+            "one thing in one head and another in the next: the mean does not show that. The small "
+            "map is where in the image it has its attention.</p>",
+            *(_cards(page, index) for index in range(len(page.blocks))),
+        ]
+    )  # fmt: skip
+
+
+def _of_tokens(page: Page) -> str:
+    return (
+        "<p>This model has self-attention. It has no memory, so that there are no units to show, "
+        "to compare or to switch off: what follows is how its tokens look at one another.</p>"
+        "<h2>Heads</h2>"
+        + _figure(page, "heads", "Mean over images and tokens.")
+        + "<h2>Attention rollout by position</h2>"
+        + _figure(
+            page,
+            "positions",
+            "How much of the mean token after each block comes from each patch, by attention "
+            "rollout (Abnar and Zuidema, 2020): the product over blocks of half attention, half "
+            "residual. It leaves values and MLPs out, and shows no cause.",
+        )
+    )
+
+
+def _summary(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    names = list(next(iter(runs.values()))[0])
+    heading = [*(["run"] if len(runs) > 1 else []), "block", *(SUMMARY[name] for name in names)]
+    rows = [
+        [*([run] if len(runs) > 1 else []), index, *(f"{block[name]:.4g}" for name in names)]
+        for run, blocks in runs.items()
+        for index, block in enumerate(blocks, 1)
+    ]
+    return _table(heading, rows)
+
+
+def _ranking(page: Page) -> str:
+    change, margin = page.without["change"], page.without["margin"]
+    rows = []
+    for place in np.argsort(change, axis=None, kind="stable")[:_RANKED]:
+        block, unit = np.unravel_index(place, change.shape)
+        at = (block, unit)
+        share = page.blocks[block]["share"][unit] * change.shape[1]
+        rows.append(
+            [block + 1, unit + 1, f"{100 * change[at]:+.2f} ± {100 * margin[at]:.2f}",
+             page.without["lost"][at], page.without["won"][at], f"{share:.2f}"]
+        )  # fmt: skip
+    count = page.without["num_examples"]
+    return (
+        "<h2>The units that are missed most</h2><p>Each unit alone was switched off in all heads "
+        "of its block, by setting its row of the value memory to zero, and "
+        f"{count:,} images were classified again; "
+        f"{100 * page.without['accuracy']:.2f} % are right with all units. ± is a 95 % interval, "
+        f"paired by image; the largest of {change.size} such losses is partly luck. Units that "
+        "stand in for one another are each missed little, though both together may be needed.</p>"
+        + _table(["block", "unit", "accuracy, points", "lost", "won", "share / uniform"], rows)
+    )
+
+
+def _against(page: Page) -> str:
+    if page.against is None:
+        return ""
+    other = page.against
+    note = (
+        f"The other run: {other['num_examples']:,} images of {other['split']}, "
+        f"{100 * other['accuracy']:.2f} % right. Units have no order, so that unit 3 of one run "
+        "is not unit 3 of another: blocks are compared, not units."
+    )
+    runs = {page.name: [summary(block) for block in page.blocks], _other(page): other["summary"]}
+    return (
+        f"<h2>Against {_text(other['run'])}</h2><p>{_text(note)}</p>"
+        + _figure(page, "against", "Block by block; losses are measured on each run's own images.")
+        + f"<details><summary>As a table</summary>{_summary(runs)}</details>"
+    )
+
+
+def _other(page: Page) -> str:
+    assert page.against is not None
+    other = page.against["run"]
+    return other if other != page.name else f"{other} (other)"
+
+
+def _block(page: Page, index: int) -> str:
+    opened = ' open="open"' if index == 0 else ""
+    return (
+        f"<details{opened}><summary>Block {index + 1}</summary>"
+        + _figure(page, f"block_{index + 1}", _remarks(page.blocks[index]))
+        + "</details>"
+    )
+
+
+def _remarks(block: Mapping[str, Any]) -> str:
+    dead = ", ".join(str(unit + 1) for unit in block["dead"]) or "none"
+    twins = ", ".join(f"{a + 1} and {b + 1}" for a, b in block["twins"]) or "none"
+    return f"Dead units: {dead}. Twins: {twins}."
+
+
+def _cards(page: Page, index: int) -> str:
+    block = page.blocks[index]
+    most = max(1, _MOST_CARDS // len(page.blocks))
+    units = np.argsort(-block["share"], kind="stable")[:most]
+    left_out = len(block["share"]) - len(units)
+    note = f"<p class='dim'>{left_out} units used less are in atlas.json.</p>" if left_out else ""
+    opened = ' open="open"' if index == 0 else ""
+    cards = "".join(_card(page, index, int(unit)) for unit in sorted(units))
+    return (
+        f"<details{opened}><summary>Units of block {index + 1}</summary>{note}"
+        f'<div class="cards">{cards}</div></details>'
+    )
+
+
+def _card(page: Page, index: int, unit: int) -> str:
+    block = page.blocks[index]
+    images, tokens = (block["patches"][key][unit] for key in ("image", "token"))
+    strip = mosaic.sheet([[mosaic.small(page.examples.images[image]) for image in images]])
+    height, width = strip.shape[:2]
+    side = (width + 2) / len(images)
+    boxes = "".join(
+        f'<rect x="{place * side + x * (side - 2):.2f}" y="{y * height:.2f}" '
+        f'width="{w * (side - 2):.2f}" height="{h * height:.2f}"/>'
+        for place, token in enumerate(tokens)
+        for x, y, w, h in [mosaic.patch_box(token, page.grid)]
+    )
+    profile = np.nan_to_num(block["classes"][unit])
+    liked = ", ".join(
+        f"{_text(page.class_names[c])} ×{profile[c]:.1f}"
+        for c in np.argsort(-profile, kind="stable")[:_CLASSES]
+    )
+    change, margin = (100 * page.without[key][index, unit] for key in ("change", "margin"))
+    spread = block["entropy_over_tokens"][unit]
+    where = np.nan_to_num(mosaic.on_grid(block["positions"][unit], page.grid))
+    where = np.clip(127.5 * where, 0, 255).astype(np.uint8)
+    map_ = f'<image href="{_png(Image.fromarray(where))}" width="{page.grid[1]}" '
+    return (
+        f'<div class="card"><svg class="where" viewBox="0 0 {page.grid[1]} {page.grid[0]}">'
+        f'<title>where</title>{map_}height="{page.grid[0]}"/></svg>'
+        f"<b>Unit {unit + 1}</b> · {block['share'][unit] * len(block['share']):.2f} of a uniform "
+        f"share · entropy over tokens {spread:.2f}<br/>off: {change:+.2f} ± {margin:.2f} points"
+        f'<svg viewBox="0 0 {width} {height}" role="img"><title>patches of unit {unit + 1}</title>'
+        f'<image href="{_png(Image.fromarray(strip))}" width="{width}" height="{height}"/>'
+        f'<g fill="none" stroke="#e69f00">{boxes}</g></svg>{liked}</div>\n'
+    )
+
+
+def _photos(page: Page) -> str:
+    what = (
+        "A row is a block, a column a unit; each small picture is as bright as the attention of "
+        "its tokens to the unit, against the most in that picture, so that strength does not show. "
+        "Below, a row is a head."
+        if page.blocks
+        else "A picture for each block: what of the mean token comes from where, against the most."
+    )
+    parts = [f"<h2>Single images</h2><p>{what} Where a model looks is not why it decides.</p>"]
+    for number, photo in enumerate(page.photos, 1):
+        likeliest = ", ".join(f"{_text(name)} {100 * p:.0f} %" for name, p in photo.predicted)
+        true = f"; it is {_text(photo.true)}" if photo.true is not None else ""
+        parts.append(
+            f"<h3>{_text(photo.name)}</h3><p>Predicted: {likeliest}{true}.</p>"
+            + _sheets(page, number, photo)
+        )
+    return "".join(parts)
+
+
+def _sheets(page: Page, number: int, photo: Photo) -> str:
+    """Attention over copies of the image: of all blocks, then of each block's heads."""
+    rows, columns = page.grid
+    thumbnail = _png(Image.fromarray(mosaic.small(photo.pixels)))
+    copies = (
+        f'<svg width="0" height="0" style="position: absolute"><pattern id="photo{number}" '
+        f'width="{columns}" height="{rows}" patternUnits="userSpaceOnUse"><image '
+        f'href="{thumbnail}" width="{columns}" height="{rows}"/></pattern></svg>'
+    )
+    all_blocks = np.stack([attention.mean(0) for attention in photo.attention])
+    if not page.blocks:
+        all_blocks = all_blocks.swapaxes(0, 2)  # in a row
+    parts = [copies, _sheet(page, number, all_blocks)]
+    many = sum(attention.size for attention in photo.attention) > _MOST_IN_SHEETS
+    for index, attention in enumerate(photo.attention if page.blocks and not many else []):
+        parts.append(
+            f"<details><summary>Block {index + 1}: heads × units</summary>"
+            f"{_sheet(page, number, attention)}</details>"
+        )
+    return "".join(parts)
+
+
+def _sheet(page: Page, number: int, attention: Float[np.ndarray, "down n across"]) -> str:
+    rows, columns = page.grid
+    tokens = mosaic.scaled(attention[..., :_MOST_ACROSS].swapaxes(1, 2))
+    down, across = tokens.shape[:2]
+    size = f'width="{across * columns}" height="{down * rows}"'
+    lines = "".join(f"M0 {row * rows}h{across * columns}" for row in range(1, down))
+    lines += "".join(f"M{column * columns} 0v{down * rows}" for column in range(1, across))
+    veil = _png(mosaic.veil(mosaic.on_grid(tokens, page.grid)))
+    return (
+        f'<div class="scroll"><svg class="veil" role="img" '
+        f'viewBox="0 0 {across * columns} {down * rows}"><title>attention on the image</title>'
+        f'<rect {size} fill="url(#photo{number})"/><image href="{veil}" {size}/>'
+        f'<path d="{lines}" stroke="#fff" stroke-width="{columns / 20}"/></svg></div>'
+    )
+
+
+def _figure(page: Page, name: str, caption: str) -> str:
+    source = base64.b64encode(page.pictures[name]).decode()
+    words = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
+    alt = _text(name.replace("_", " "))
+    return (
+        f'<figure><div class="scroll wide"><img alt="{alt}" '
+        f'src="data:image/png;base64,{source}" /></div>{words}</figure>\n'
+    )
+
+
+def _table(heading: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    def row(tag: str, cells: Iterable[object]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in cells)}</tr>\n"
+
+    body = "".join(row("td", cells) for cells in rows)
+    return (
+        f'<div class="scroll"><table><thead>{row("th", heading)}</thead>'
+        f"<tbody>{body}</tbody></table></div>\n"
+    )
+
+
+def _png(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _text(value: object) -> str:
+    return html.escape(printable(str(value)))
