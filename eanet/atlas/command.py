@@ -8,6 +8,7 @@ self-attention there are its heads and attention rollout.
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,127 +71,100 @@ def main(arguments: list[str], prog: str) -> None:
     console.note(f"written to {out / 'index.html'}, with figures and {record.NAME}")
 
 
+@dataclass(frozen=True)
 class _Atlas:
     """The files of an atlas by name, from a model and the split that it is looked at on."""
 
-    def __init__(
-        self,
-        model: Model,
-        name: str,
-        split: str,
-        examples: Split,
-        shown: list[photos.Photo],
-        console: Console,
-    ):
-        height, width, _ = model.image_shape
-        patch = model.config.model.patch_size
-        self._grid = height // patch, width // patch
-        self._model, self._examples, self._console = model, examples, console
-        self._name, self._photos = name, shown
-        count = f"{len(examples):,} images of {split}"
-        self._facts = [f"Checkpoint of step {model.step:,}; attention over {count}."]
-        self._record = {
-            "run": name,
-            "split": split,
-            "num_examples": len(examples),
-            "step": model.step,
-            "class_names": model.class_names,
-            **environment(),
-        }
+    model: Model
+    name: str  # of the run
+    split: str
+    examples: Split
+    shown: list[photos.Photo]
+    console: Console
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width, _ = self.model.image_shape
+        patch = self.model.config.model.patch_size
+        return height // patch, width // patch
 
     def of_units(self, most: int, against: dict[str, Any] | None) -> dict[str, bytes]:
         """Of external attention; units are switched off on so many images at most."""
-        names = self._model.class_names
-        with self._progress("attention", len(self._examples)) as share:
-            blocks = measure.units(self._model, self._examples, share)
-        chosen = without.spread(self._examples, most)
+        with self._progress("attention", len(self.examples)) as share:
+            blocks = measure.units(self.model, self.examples, share)
+        chosen = without.spread(self.examples, most)
         count = len(blocks) * len(blocks[0]["share"])
         with self._progress(f"switching off {count} units", len(chosen)) as share:
-            off = without.measure(self._model, chosen, share)
+            off = without.measure(self.model, chosen, share)
         for block, change in zip(blocks, off["change"], strict=True):
             block["change"] = change
-        figures: dict[str, Any] = {"memory": pictures.memory(self._title("memory"), blocks)}
-        for number, block in enumerate(blocks, 1):
-            title = self._title(f"block {number}")
-            figures[f"block_{number}"] = pictures.block(title, block, names)
-            title = self._title(f"patches that units of block {number} answer most")
-            figures[f"patches_{number}"] = pictures.patches(
-                title, block, self._examples, self._grid
-            )
-        each = [block["positions"] for block in blocks]
-        figures["positions"] = pictures.positions(
-            self._title("attention by position"), each, self._grid
+        if against and against["run"] == self.name:
+            against["run"] += " (other)"
+        figures = pictures.of_units(
+            self.name, blocks, self.examples, self.grid, self.model.class_names
         )
         if against:
-            other = against["run"] if against["run"] != self._name else f"{self._name} (other)"
-            runs = {self._name: list(map(record.summary, blocks)), other: against["summary"]}
+            runs = {self.name: [*map(record.summary, blocks)], against["run"]: against["summary"]}
             figures["against"] = pictures.against("Two memories, block by block", runs)
-        shown = page.Page(
-            f"The memory of {self._name}",
-            self._facts,
-            self._examples,
-            self._grid,
-            names,
-            self._photos,
-            {},
-            blocks,
-            off,
-            against,
-            self._name,
-        )
-        return self._content("units", blocks, {"without": off}, figures, shown, "unit")
+        return self._files("units", blocks, figures, off, against)
 
     def of_tokens(self) -> dict[str, bytes]:
         """Of self-attention."""
-        with self._progress("attention", len(self._examples)) as share:
-            blocks = measure.tokens(self._model, self._examples, share)
-        rolled = [len(block["rollout"]) * block["rollout"][None] for block in blocks]
-        figures = {
-            "heads": pictures.self_attention(self._title("heads of self-attention"), blocks),
-            "positions": pictures.positions(self._title("rollout"), rolled, self._grid),
-        }
-        shown = page.Page(
-            f"The attention of {self._name}",
-            self._facts,
-            self._examples,
-            self._grid,
-            self._model.class_names,
-            self._photos,
-            {},
-            [],
-        )
-        return self._content("rollout", blocks, {}, figures, shown, "block")
+        with self._progress("attention", len(self.examples)) as share:
+            blocks = measure.tokens(self.model, self.examples, share)
+        return self._files("rollout", blocks, pictures.of_tokens(self.name, blocks, self.grid))
 
     @contextmanager
     def _progress(self, what: str, count: int) -> Iterator[Share]:
-        share = Share(what, count, self._console.note, live=self._console.interactive)
-        with self._console.live(share):
+        share = Share(what, count, self.console.note, live=self.console.interactive)
+        with self.console.live(share):
             yield share
 
-    def _title(self, what: str) -> str:
-        return f"{self._name}: {what}"
-
-    def _content(
+    def _files(
         self,
         kind: str,
         blocks: list[dict[str, Any]],
-        more: dict[str, Any],
         figures: dict[str, Any],
-        shown: page.Page,
-        columns: str,
+        off: dict[str, Any] | None = None,
+        against: dict[str, Any] | None = None,
     ) -> dict[str, bytes]:
-        for number, photo in enumerate(self._photos, 1):
-            title = f"{photo.name}: predicted {photo.predicted[0][0]}"
-            figures[f"image_{number}"] = pictures.photo(title, photo, self._grid, columns)
+        for number, photo in enumerate(self.shown, 1):
+            figures[f"image_{number}"] = pictures.photo(photo, self.grid, kind)
         content = {}
         with self._progress("figures", len(figures)) as share:
             for number, (name, figure) in enumerate(figures.items(), 1):
                 for end in _KINDS:
                     content[f"figures/{name}.{end}"] = saved(figure, end)
                 share(number)
-        shown.pictures = {name: content[f"figures/{name}.png"] for name in figures}
-        content["index.html"] = page.render(shown)
-        content[record.NAME] = record.as_bytes({"kind": kind, **self._record, **more}, blocks)
+        options = self.model.config.model
+        content["index.html"] = page.render(
+            page.Page(
+                name=self.name,
+                intro=f"{options.depth} blocks, {options.num_heads} heads, checkpoint of step "
+                f"{self.model.step:,}. Attention is measured over {len(self.examples):,} images "
+                f"of {self.split}.",
+                examples=self.examples,
+                grid=self.grid,
+                class_names=self.model.class_names,
+                photos=self.shown,
+                pictures={name: content[f"figures/{name}.png"] for name in figures},
+                blocks=blocks if off else [],
+                without=off or {},
+                against=against,
+            )
+        )
+        measured = {
+            "run": self.name,
+            "kind": kind,
+            "split": self.split,
+            "num_examples": len(self.examples),
+            "step": self.model.step,
+            "class_names": self.model.class_names,
+            **environment(),
+            "without": off,
+        }
+        content[record.NAME] = record.as_bytes(measured, blocks)
         return content
 
 

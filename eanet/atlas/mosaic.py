@@ -1,6 +1,5 @@
 """Small images side by side: patches in their images, and attention laid over an image."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -66,8 +65,3 @@ def patch_box(token: int, grid: tuple[int, int]) -> tuple[float, float, float, f
     rows, columns = grid
     row, column = divmod(int(token), columns)
     return column / columns, row / rows, 1 / columns, 1 / rows
-
-
-def columns_for(count: int, most: int = 16) -> int:
-    """How many of so many small pictures stand beside one another."""
-    return min(count, most, max(1, math.ceil(math.sqrt(2 * count))))

@@ -1,9 +1,6 @@
 """The page of an atlas: one file with everything in it, which asks the network for nothing."""
 
-import base64
-import html
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +9,10 @@ from jaxtyping import Float
 from PIL import Image
 
 from eanet.atlas import mosaic
+from eanet.atlas.markup import STYLE, data_uri, figure, points, table, text
 from eanet.atlas.photos import Photo
 from eanet.atlas.record import SUMMARY, summary
 from eanet.data.base import Split
-from eanet.errors import printable
 
 _MOST_CARDS = 160  # units that are shown with their patches; of each block those used most
 _MOST_IN_SHEETS = 2**20  # numbers of all heads, units and tokens of an image that are shown
@@ -23,44 +20,13 @@ _MOST_ACROSS = 64  # units beside one another
 _RANKED = 12
 _CLASSES = 4  # of a unit
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #24292f; --dim: #667; --page: #fcfcfb; --card: #fff;
-  --line: #ddd; --mark: #0072b2 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e6ea; --dim: #9aa3ad; --page: #14171b;
-  --card: #1d2126; --line: #343a42; --mark: #56b4e9 } }
-* { box-sizing: border-box }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .3rem }
-h2 { margin: 3rem 0 .5rem }
-p { max-width: 46rem }
-.dim, figcaption { color: var(--dim); font-size: .9rem }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
-th { font-weight: 600; font-size: .85rem; vertical-align: bottom; overflow-wrap: normal }
-figure { margin: 1.2rem 0 }
-figure img { width: 100%; background: #fff; border-radius: 6px; display: block }
-.wide img { min-width: 44rem }
-details { border-top: 1px solid var(--line); padding: .6rem 0 }
-summary { cursor: pointer; font-weight: 600 }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr));
-  gap: .8rem; margin-top: .8rem }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: .7rem .8rem; font-size: .88rem; line-height: 1.4 }
-.card svg { width: 100%; height: auto; display: block; margin: .4rem 0 }
-.card .where { width: 3.2rem; float: right; margin: 0 0 .2rem .6rem }
-.veil { width: 100%; height: auto; display: block; min-width: 34rem }
-image { image-rendering: pixelated }
-"""
-
 
 @dataclass
 class Page:
     """What the page tells, as it comes from measuring."""
 
-    title: str
-    facts: Sequence[str]  # sentences on what was measured, on what
+    name: str  # of the run
+    intro: str  # what was measured, on what
     examples: Split
     grid: tuple[int, int]  # rows and columns of patches
     class_names: Sequence[str]
@@ -69,23 +35,22 @@ class Page:
     blocks: Sequence[dict[str, Any]]  # of `measure.units`; empty for self-attention
     without: Mapping[str, Any] = field(default_factory=dict)
     against: Mapping[str, Any] | None = None  # another atlas, see `record.read`
-    name: str = "this run"
 
 
 def render(page: Page) -> bytes:
     """The page in HTML, which is well-formed XML too."""
-    parts = [_of_units(page) if page.blocks else _of_tokens(page), _photos(page)]
-    text = f"""<!DOCTYPE html>
+    title = text(f"The {'memory' if page.blocks else 'attention'} of {page.name}")
+    body = (_of_units(page) if page.blocks else _of_tokens(page)) + _photos(page)
+    return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8" />
 <meta name="viewport" content="width=device-width, initial-scale=1" />
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'" />
-<link rel="icon" href="data:," /><title>{_text(page.title)}</title><style>{_STYLE}</style></head>
-<body><h1>{_text(page.title)}</h1>
-<p class="dim">{" ".join(map(_text, page.facts))}</p>
-{"".join(parts)}</body></html>
-"""
-    return text.encode()
+<link rel="icon" href="data:," /><title>{title}</title><style>{STYLE}</style></head>
+<body><h1>{title}</h1>
+<p class="dim">{text(page.intro)}</p>
+{body}</body></html>
+""".encode()
 
 
 def _of_units(page: Page) -> str:
@@ -142,7 +107,7 @@ def _summary(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         for run, blocks in runs.items()
         for index, block in enumerate(blocks, 1)
     ]
-    return _table(heading, rows)
+    return table(heading, rows)
 
 
 def _ranking(page: Page) -> str:
@@ -153,7 +118,7 @@ def _ranking(page: Page) -> str:
         at = (block, unit)
         share = page.blocks[block]["share"][unit] * change.shape[1]
         rows.append(
-            [block + 1, unit + 1, f"{100 * change[at]:+.2f} ± {100 * margin[at]:.2f}",
+            [block + 1, unit + 1, points(change[at], margin[at]),
              page.without["lost"][at], page.without["won"][at], f"{share:.2f}"]
         )  # fmt: skip
     count = page.without["num_examples"]
@@ -164,7 +129,7 @@ def _ranking(page: Page) -> str:
         f"{100 * page.without['accuracy']:.2f} % are right with all units. ± is a 95 % interval, "
         f"paired by image; the largest of {change.size} such losses is partly luck. Units that "
         "stand in for one another are each missed little, though both together may be needed.</p>"
-        + _table(["block", "unit", "accuracy, points", "lost", "won", "share / uniform"], rows)
+        + table(["block", "unit", "accuracy, points", "lost", "won", "share / uniform"], rows)
     )
 
 
@@ -177,18 +142,12 @@ def _against(page: Page) -> str:
         f"{100 * other['accuracy']:.2f} % right. Units have no order, so that unit 3 of one run "
         "is not unit 3 of another: blocks are compared, not units."
     )
-    runs = {page.name: [summary(block) for block in page.blocks], _other(page): other["summary"]}
+    runs = {page.name: [summary(block) for block in page.blocks], other["run"]: other["summary"]}
     return (
-        f"<h2>Against {_text(other['run'])}</h2><p>{_text(note)}</p>"
+        f"<h2>Against {text(other['run'])}</h2><p>{text(note)}</p>"
         + _figure(page, "against", "Block by block; losses are measured on each run's own images.")
         + f"<details><summary>As a table</summary>{_summary(runs)}</details>"
     )
-
-
-def _other(page: Page) -> str:
-    assert page.against is not None
-    other = page.against["run"]
-    return other if other != page.name else f"{other} (other)"
 
 
 def _block(page: Page, index: int) -> str:
@@ -234,21 +193,21 @@ def _card(page: Page, index: int, unit: int) -> str:
     )
     profile = np.nan_to_num(block["classes"][unit])
     liked = ", ".join(
-        f"{_text(page.class_names[c])} ×{profile[c]:.1f}"
+        f"{text(page.class_names[c])} ×{profile[c]:.1f}"
         for c in np.argsort(-profile, kind="stable")[:_CLASSES]
     )
-    change, margin = (100 * page.without[key][index, unit] for key in ("change", "margin"))
+    off = points(*(page.without[key][index, unit] for key in ("change", "margin")))
     spread = block["entropy_over_tokens"][unit]
     where = np.nan_to_num(mosaic.on_grid(block["positions"][unit], page.grid))
     where = np.clip(127.5 * where, 0, 255).astype(np.uint8)
-    map_ = f'<image href="{_png(Image.fromarray(where))}" width="{page.grid[1]}" '
+    map_ = f'<image href="{data_uri(Image.fromarray(where))}" width="{page.grid[1]}" '
     return (
         f'<div class="card"><svg class="where" viewBox="0 0 {page.grid[1]} {page.grid[0]}">'
         f'<title>where</title>{map_}height="{page.grid[0]}"/></svg>'
         f"<b>Unit {unit + 1}</b> · {block['share'][unit] * len(block['share']):.2f} of a uniform "
-        f"share · entropy over tokens {spread:.2f}<br/>off: {change:+.2f} ± {margin:.2f} points"
+        f"share · entropy over tokens {spread:.2f}<br/>without it: {off} points"
         f'<svg viewBox="0 0 {width} {height}" role="img"><title>patches of unit {unit + 1}</title>'
-        f'<image href="{_png(Image.fromarray(strip))}" width="{width}" height="{height}"/>'
+        f'<image href="{data_uri(Image.fromarray(strip))}" width="{width}" height="{height}"/>'
         f'<g fill="none" stroke="#e69f00">{boxes}</g></svg>{liked}</div>\n'
     )
 
@@ -263,10 +222,10 @@ def _photos(page: Page) -> str:
     )
     parts = [f"<h2>Single images</h2><p>{what} Where a model looks is not why it decides.</p>"]
     for number, photo in enumerate(page.photos, 1):
-        likeliest = ", ".join(f"{_text(name)} {100 * p:.0f} %" for name, p in photo.predicted)
-        true = f"; it is {_text(photo.true)}" if photo.true is not None else ""
+        likeliest = ", ".join(f"{text(name)} {100 * p:.0f} %" for name, p in photo.predicted)
+        true = f"; it is {text(photo.true)}" if photo.true is not None else ""
         parts.append(
-            f"<h3>{_text(photo.name)}</h3><p>Predicted: {likeliest}{true}.</p>"
+            f"<h3>{text(photo.name)}</h3><p>Predicted: {likeliest}{true}.</p>"
             + _sheets(page, number, photo)
         )
     return "".join(parts)
@@ -275,7 +234,7 @@ def _photos(page: Page) -> str:
 def _sheets(page: Page, number: int, photo: Photo) -> str:
     """Attention over copies of the image: of all blocks, then of each block's heads."""
     rows, columns = page.grid
-    thumbnail = _png(Image.fromarray(mosaic.small(photo.pixels)))
+    thumbnail = data_uri(Image.fromarray(mosaic.small(photo.pixels)))
     copies = (
         f'<svg width="0" height="0" style="position: absolute"><pattern id="photo{number}" '
         f'width="{columns}" height="{rows}" patternUnits="userSpaceOnUse"><image '
@@ -301,7 +260,7 @@ def _sheet(page: Page, number: int, attention: Float[np.ndarray, "down n across"
     size = f'width="{across * columns}" height="{down * rows}"'
     lines = "".join(f"M0 {row * rows}h{across * columns}" for row in range(1, down))
     lines += "".join(f"M{column * columns} 0v{down * rows}" for column in range(1, across))
-    veil = _png(mosaic.veil(mosaic.on_grid(tokens, page.grid)))
+    veil = data_uri(mosaic.veil(mosaic.on_grid(tokens, page.grid)))
     return (
         f'<div class="scroll"><svg class="veil" role="img" '
         f'viewBox="0 0 {across * columns} {down * rows}"><title>attention on the image</title>'
@@ -311,31 +270,4 @@ def _sheet(page: Page, number: int, attention: Float[np.ndarray, "down n across"
 
 
 def _figure(page: Page, name: str, caption: str) -> str:
-    source = base64.b64encode(page.pictures[name]).decode()
-    words = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
-    alt = _text(name.replace("_", " "))
-    return (
-        f'<figure><div class="scroll wide"><img alt="{alt}" '
-        f'src="data:image/png;base64,{source}" /></div>{words}</figure>\n'
-    )
-
-
-def _table(heading: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    def row(tag: str, cells: Iterable[object]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{_text(cell)}</{tag}>' for cell in cells)}</tr>\n"
-
-    body = "".join(row("td", cells) for cells in rows)
-    return (
-        f'<div class="scroll"><table><thead>{row("th", heading)}</thead>'
-        f"<tbody>{body}</tbody></table></div>\n"
-    )
-
-
-def _png(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _text(value: object) -> str:
-    return html.escape(printable(str(value)))
+    return figure(page.pictures[name], name.replace("_", " "), caption)

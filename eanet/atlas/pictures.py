@@ -15,7 +15,35 @@ from eanet.display.plot_style import FAINT, FONT_SIZE, INK, PALETTE, new_figure,
 
 _MOST_NAMES = 20  # of classes, below a map
 _MOST_UNITS = 32  # whose small pictures stand in one figure
+_MOST_TICKS = 12
 _MARK: Any = {"linewidth": 1.2, "edgecolor": PALETTE[4], "facecolor": "none"}
+
+
+def of_units(
+    name: str,
+    blocks: Sequence[dict[str, Any]],
+    examples: Split,
+    grid: tuple[int, int],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """All figures of a run with a memory, by name."""
+    title = f"{name}: attention to each unit, and what is lost without it"
+    figures = {"memory": memory(title, blocks)}
+    for number, each in enumerate(blocks, 1):
+        figures[f"block_{number}"] = block(f"{name}: block {number}", each, class_names)
+        title = f"{name}: patches that units of block {number} answer most"
+        figures[f"patches_{number}"] = patches(title, each, examples, grid)
+    where = [each["positions"] for each in blocks]
+    return {**figures, "positions": positions(f"{name}: attention by position", where, grid)}
+
+
+def of_tokens(name: str, blocks: Sequence[dict[str, Any]], grid: tuple[int, int]) -> dict[str, Any]:
+    """All figures of a run with self-attention, by name."""
+    rolled = [len(each["rollout"]) * each["rollout"][None] for each in blocks]
+    return {
+        "heads": self_attention(f"{name}: heads of self-attention", blocks),
+        "positions": positions(f"{name}: attention rollout by position", rolled, grid),
+    }
 
 
 def memory(title: str, blocks: Sequence[dict[str, Any]]) -> Any:
@@ -24,8 +52,8 @@ def memory(title: str, blocks: Sequence[dict[str, Any]]) -> Any:
     change = 100 * np.stack([block["change"] for block in blocks])
     figure = new_figure(11, 1.9 + 0.32 * len(blocks), title)
     left, right = figure.subplots(1, 2)
-    most = max(2.0, float(share.max()))
-    _map(left, share, "Share of the attention, 1 = uniform", "unit", "PuOr", (2 - most, most))
+    text = "Share of the attention: 1 is uniform, 2 twice that or more"
+    _map(left, share, text, "unit", "PuOr", (0, 2))
     most = max(float(np.abs(change).max()), 0.1)
     title = "Change of accuracy when a unit is off, points"
     _map(right, change, title, "unit", "RdBu", (-most, most))
@@ -49,10 +77,10 @@ def block(title: str, measures: dict[str, Any], class_names: Sequence[str]) -> A
     ):
         _map(axes[name], measures[key], text, "unit", "RdBu_r", (-1, 1))
         axes[name].set_ylabel("unit", size=FONT_SIZE, color=INK)
-    classes = np.log2(np.maximum(measures["classes"], 0.25))
-    text = "Attention by class, against the unit's mean: a colour further is half or twice as much"
     few = len(class_names) <= _MOST_NAMES
-    _map(axes["classes"], classes, text, "" if few else "class", "PuOr", (-2, 2), "{:+.0f}")
+    text = "Attention of the images of a class: 1 is the unit's mean"
+    label = "" if few else "class, by its number"
+    _map(axes["classes"], measures["classes"], text, label, "PuOr", (0.5, 1.5))
     axes["classes"].set_ylabel("unit", size=FONT_SIZE, color=INK)
     if few:
         names = [short(name) for name in class_names]
@@ -122,16 +150,17 @@ def patches(title: str, measures: dict[str, Any], examples: Split, grid: tuple[i
     return figure
 
 
-def photo(title: str, it: Photo, grid: tuple[int, int], columns: str) -> Any:
+def photo(it: Photo, grid: tuple[int, int], kind: str) -> Any:
     """Attention on one image: a row for each block; each token's is the mean over heads."""
     image = mosaic.small(it.pixels)
     rows = []
     for attention in it.attention:
         tokens = mosaic.scaled(attention.mean(0).T)[:_MOST_UNITS]
         rows.append([mosaic.overlay(image, each) for each in mosaic.on_grid(tokens, grid)])
-    if len(rows[0]) == 1:  # blocks beside one another
+    if kind != "units":  # blocks beside one another
         rows = [[row[0] for row in rows]]
     page = mosaic.sheet(rows)
+    title = f"{it.name}: predicted {it.predicted[0][0]}"
     figure = new_figure(9.5, 1.1 + max(0.7, 8.6 * page.shape[0] / page.shape[1]), title)
     axes = figure.subplots()
     axes.imshow(page, interpolation="nearest")
@@ -139,9 +168,9 @@ def photo(title: str, it: Photo, grid: tuple[int, int], columns: str) -> Any:
     across = (np.arange(len(rows[0])) * (width + 2) + width / 2, range(1, len(rows[0]) + 1))
     down = (np.arange(len(rows)) * (height + 2) + height / 2, range(1, len(rows) + 1))
     axes.set_xticks(*across)
-    axes.set_yticks(*down) if len(rows) > 1 else axes.set_yticks([])
-    axes.set_xlabel(columns, size=FONT_SIZE, color=INK)
-    axes.set_ylabel("block" if len(rows) > 1 else "", size=FONT_SIZE, color=INK)
+    axes.set_yticks(*(down if kind == "units" else ([],)))
+    axes.set_xlabel("unit" if kind == "units" else "block", size=FONT_SIZE, color=INK)
+    axes.set_ylabel("block" if kind == "units" else "", size=FONT_SIZE, color=INK)
     axes.tick_params(labelsize=FONT_SIZE, labelcolor=INK, length=0)
     axes.spines[:].set_visible(False)
     return figure
@@ -186,7 +215,6 @@ def _map(
     xlabel: str,
     colours: str,
     limits: tuple[float, float],
-    ticks: str = "{:.2g}",
 ) -> None:
     style(axes, title, xlabel)
     axes.grid(visible=False)
@@ -194,9 +222,9 @@ def _map(
     axes.spines["bottom"].set_visible(False)
     rows, columns = values.shape
     for axis, count in ((axes.xaxis, columns), (axes.yaxis, rows)):
-        places = np.arange(0, count, max(1, -(-count // 16)))
+        places = np.arange(0, count, max(1, -(-count // _MOST_TICKS)))
         axis.set_ticks(places, [str(place + 1) for place in places])
     axes.tick_params(bottom=False)
-    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, format=lambda v, _: ticks.format(v))
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, format="{x:.2g}")
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, color=FAINT, labelcolor=INK)
     bar.outline.set_visible(False)

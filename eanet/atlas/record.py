@@ -53,7 +53,7 @@ def summary(block: dict[str, Any]) -> dict[str, float]:
         "entropy_over_tokens": float(np.mean(block["entropy_over_tokens"])),
     }
     if "change" in block:
-        found["largest_loss"] = -100 * float(np.min(block["change"]))
+        found["largest_loss"] = max(0.0, -100 * float(np.min(block["change"])))
     return found
 
 
