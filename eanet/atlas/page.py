@@ -61,8 +61,8 @@ def _of_units(page: Page) -> str:
             "units are how many equally used ones would spread the attention as widely. Entropies "
             "are fractions of the largest possible: 1 is spread evenly, 0 is all on one.</p>",
             _summary({page.name: [summary(block) for block in page.blocks]}),
-            _figure(page, "memory", "Every unit of every block. A large share is not importance: "
-                    "the right picture is what accuracy loses, and it may be in noise."),
+            _figure(page, "memory", "Every unit of every block. A large share alone is not "
+                    "importance: the right picture is what accuracy loses, with its noise."),
             _ranking(page),
             _against(page),
             "<h2>Block by block</h2><p>How a block's heads divide their attention over the units, "
@@ -263,6 +263,7 @@ def _sheet(page: Page, number: int, attention: Float[np.ndarray, "down n across"
     veil = data_uri(mosaic.veil(mosaic.on_grid(tokens, page.grid)))
     return (
         f'<div class="scroll"><svg class="veil" role="img" '
+        f'style="min-width: {2.2 * across:.1f}rem; max-width: {7 * across}rem" '
         f'viewBox="0 0 {across * columns} {down * rows}"><title>attention on the image</title>'
         f'<rect {size} fill="url(#photo{number})"/><image href="{veil}" {size}/>'
         f'<path d="{lines}" stroke="#fff" stroke-width="{columns / 20}"/></svg></div>'

@@ -39,10 +39,10 @@ def of_units(
 
 def of_tokens(name: str, blocks: Sequence[dict[str, Any]], grid: tuple[int, int]) -> dict[str, Any]:
     """All figures of a run with self-attention, by name."""
-    rolled = [len(each["rollout"]) * each["rollout"][None] for each in blocks]
+    rolled = np.stack([len(each["rollout"]) * each["rollout"] for each in blocks])
     return {
         "heads": self_attention(f"{name}: heads of self-attention", blocks),
-        "positions": positions(f"{name}: attention rollout by position", rolled, grid),
+        "positions": positions(f"{name}: attention rollout by position", [rolled], grid, "block"),
     }
 
 
@@ -88,7 +88,12 @@ def block(title: str, measures: dict[str, Any], class_names: Sequence[str]) -> A
     return figure
 
 
-def positions(title: str, blocks: Sequence[Float[np.ndarray, "s n"]], grid: tuple[int, int]) -> Any:
+def positions(
+    title: str,
+    blocks: Sequence[Float[np.ndarray, "s n"]],
+    grid: tuple[int, int],
+    across: str = "unit",
+) -> Any:
     """Where each unit of each block has its attention, on average over the images."""
     rows = []
     for each in blocks:
@@ -100,12 +105,14 @@ def positions(title: str, blocks: Sequence[Float[np.ndarray, "s n"]], grid: tupl
     height = max(1.6, (width - 1.4) * values.shape[0] / values.shape[1]) + 1.0
     figure = new_figure(width, min(height, 14), title)
     axes = figure.subplots()
-    _map(axes, values, "1 = as much as everywhere", "unit", "PuOr", (0, 2))
+    _map(axes, values, "1 = as much as everywhere", across, "PuOr", (0, 2))
     rows_each, columns = grid[0] + 2, grid[1] + 2
     shown = values.shape[1] // columns
     axes.set_yticks((np.arange(len(blocks)) + 0.5) * rows_each, range(1, len(blocks) + 1))
     axes.set_xticks((np.arange(shown) + 0.5) * columns, range(1, shown + 1))
     axes.set_ylabel("block", size=FONT_SIZE, color=INK)
+    if across == "block":
+        axes.set(yticks=[], ylabel="")
     axes.set_aspect("equal")
     return figure
 

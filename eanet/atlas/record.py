@@ -76,7 +76,7 @@ def read(run: Path) -> dict[str, Any]:
         return {
             "run": str(record["run"]),
             "split": str(record["split"]),
-            "num_examples": int(record["num_examples"]),
+            "num_examples": int(record["without"]["num_examples"]),
             "accuracy": float(record["without"]["accuracy"]),
             "summary": summaries,
         }
