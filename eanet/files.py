@@ -108,10 +108,10 @@ def write_directory(path: Path, content: Mapping[str, bytes], advice: str = _MAK
         temporary.rename(path)
         sync(path.parent)
     except OSError as error:
-        if old.exists() and not path.exists():
-            old.rename(path)
         raise cannot_write(path, error, advice) from error
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -136,6 +136,29 @@ def test_a_replacement_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("error", [None, OSError(28, "No space left on device"), KeyboardInterrupt])
+def test_a_directory_is_replaced_as_a_whole_or_not_at_all(error, tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    files.write_directory(place, {"a": b"1", "old": b"1"})
+    rename = Path.rename
+
+    def fail(self, target):
+        if error and target == place and self.name.endswith(".tmp"):
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    new = {"a": b"2", "folder/b": b"2"}
+    if error is None:
+        files.write_directory(place, new)
+    else:
+        with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
+            files.write_directory(place, new)
+    found = {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    assert found == ({"a": b"1", "old": b"1"} if error else new)
+    assert os.listdir(tmp_path) == ["place"]
+
+
 def test_what_is_written_bit_by_bit_takes_the_place_of_the_old_at_the_end(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

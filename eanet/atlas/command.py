@@ -47,12 +47,11 @@ def main(arguments: list[str], prog: str) -> None:
     parser.add_argument(
         "--examples",
         type=int,
-        default=_EXAMPLES,
         metavar="N",
-        help="images on which every unit is switched off; default: %(default)s",
+        help=f"images on which every unit is switched off; default: {_EXAMPLES}",
     )
     options = parser.parse_args(arguments)
-    if options.examples < 1:
+    if options.examples is not None and options.examples < 1:
         raise UserError(f"--examples={options.examples}: at least one image is needed")
     run = files.local_path(options.run)
     out = files.local_path(options.out or run / "atlas")
@@ -60,13 +59,15 @@ def main(arguments: list[str], prog: str) -> None:
     console = Console()
     model = load(run, options.checkpoint, log=console.warn)
     has_units = _has_units(model)
-    if options.against and not has_units:
-        raise UserError("--against compares units of a memory, and this run has self-attention")
+    if not has_units and (options.against or options.examples):
+        flag = "--against" if options.against else "--examples"
+        raise UserError(f"{flag} is about units of a memory, and this run has self-attention")
     against = record.read(files.local_path(options.against)) if options.against else None
     examples = load_examples(model, options.split, log=console.warn).split
     shown = photos.look_at(model, options.images, examples, units=has_units)
     atlas = _Atlas(model, run.resolve().name, options.split, examples, shown, console)
-    content = atlas.of_units(options.examples, against) if has_units else atlas.of_tokens()
+    most = options.examples or _EXAMPLES
+    content = atlas.of_units(most, against) if has_units else atlas.of_tokens()
     files.write_directory(out, content, _ELSEWHERE)
     console.note(f"written to {out / 'index.html'}, with figures and {record.NAME}")
 

@@ -84,7 +84,9 @@ def block(title: str, measures: dict[str, Any], class_names: Sequence[str]) -> A
     axes["classes"].set_ylabel("unit", size=FONT_SIZE, color=INK)
     if few:
         names = [short(name) for name in class_names]
-        axes["classes"].set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes["classes"].set_xticks(
+            range(len(names)), names, rotation=45, ha="right", parse_math=False
+        )
     return figure
 
 
