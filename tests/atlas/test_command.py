@@ -17,7 +17,7 @@ from eanet.__main__ import call
 from eanet.errors import UserError
 from tests.inference.conftest import ROOT
 
-HOSTILE = '<script>alert("\x1b[31m&")</script>'
+HOSTILE = '$\\frac$<script>alert("\x1b[31m&")</script>'
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_the_page_is_whole_and_asks_for_nothing(atlas):
 def test_hostile_names_are_text(atlas):
     text = page_of(atlas)
     assert "<script" not in text and "\x1b" not in text
-    assert html.escape('<script>alert("\\x1b[31m&")</script>') in text
+    assert html.escape('$\\frac$<script>alert("\\x1b[31m&")</script>') in text
     assert "<title>The memory of a &amp; b</title>" in text
 
 
@@ -106,6 +106,7 @@ def test_two_runs_beside_one_another_replace_an_atlas_as_a_whole(trained, atlas,
     assert "Against a &amp; b" in text and "grey &lt;b&gt;.png" in text
 
 
+@pytest.mark.slow
 def test_self_attention_has_heads_and_rollout(tmp_path):
     config = config_lib.load(str(ROOT / "configs/testing.py"))
     config.model.attention, config.num_epochs = "self", 0.1
@@ -115,8 +116,9 @@ def test_self_attention_has_heads_and_rollout(tmp_path):
     assert "no memory" in page_of(tmp_path / "self/atlas")
     (first, _) = json.loads((tmp_path / "self/atlas/atlas.json").read_text())["blocks"]
     assert sum(first["rollout"]) == pytest.approx(1, abs=1e-3)
-    with pytest.raises(UserError, match="self-attention"):
-        call(["atlas", str(tmp_path / "self"), f"--against={tmp_path}", "--out=/nowhere/x/y"])
+    for option in (f"--against={tmp_path}", "--examples=9"):
+        with pytest.raises(UserError, match="self-attention"):
+            call(["atlas", str(tmp_path / "self"), option])
 
 
 def test_what_cannot_be_is_refused_before_anything_is_measured(trained, tmp_path, monkeypatch):
