@@ -110,8 +110,8 @@ def positions(
     _map(axes, values, "1 = as much as everywhere", across, "PuOr", (0, 2))
     rows_each, columns = grid[0] + 2, grid[1] + 2
     shown = values.shape[1] // columns
-    axes.set_yticks((np.arange(len(blocks)) + 0.5) * rows_each, range(1, len(blocks) + 1))
-    axes.set_xticks((np.arange(shown) + 0.5) * columns, range(1, shown + 1))
+    axes.set_yticks((np.arange(len(blocks)) + 0.5) * rows_each - 0.5, range(1, len(blocks) + 1))
+    axes.set_xticks((np.arange(shown) + 0.5) * columns - 0.5, range(1, shown + 1))
     axes.set_ylabel("block", size=FONT_SIZE, color=INK)
     if across == "block":
         axes.set(yticks=[], ylabel="")
@@ -174,8 +174,8 @@ def photo(it: Photo, grid: tuple[int, int], kind: str) -> Any:
     axes = figure.subplots()
     axes.imshow(page, interpolation="nearest")
     height, width = image.shape[:2]
-    across = (np.arange(len(rows[0])) * (width + 2) + width / 2, range(1, len(rows[0]) + 1))
-    down = (np.arange(len(rows)) * (height + 2) + height / 2, range(1, len(rows) + 1))
+    across = (np.arange(len(rows[0])) * (width + 2) + (width - 1) / 2, range(1, len(rows[0]) + 1))
+    down = (np.arange(len(rows)) * (height + 2) + (height - 1) / 2, range(1, len(rows) + 1))
     axes.set_xticks(*across)
     axes.set_yticks(*(down if kind == "units" else ([],)))
     axes.set_xlabel("unit" if kind == "units" else "block", size=FONT_SIZE, color=INK)
