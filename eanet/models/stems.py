@@ -20,13 +20,15 @@ from eanet.models.layers import LayerNorm, Linear
 class Stem(nnx.Module):
     """What stems share: the grid of tokens, and a learned embedding of each place in it.
 
+    A stem of its own has `_build`, `macs` and `_tokens`.
+
     Args:
       image_shape: height, width and channels; the patch size must divide height and width.
       patch_size: side in pixels of what becomes a token.
       embed_dim: d, the width of a token.
 
     Raises:
-      UserError: if the patch size does not divide height and width.
+      UserError: if the patch size does not divide height and width, or is none for this stem.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class Stem(nnx.Module):
         *,
         patch_size: int,
         embed_dim: int,
+        dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        height, width, _ = image_shape
+        height, width, channels = image_shape
         for name, size in (("height", height), ("width", width)):
             if size % patch_size:
                 raise UserError(
@@ -48,18 +51,22 @@ class Stem(nnx.Module):
         self.image_shape = tuple(image_shape)
         self.patch_size = patch_size
         self.grid = (height // patch_size, width // patch_size)
+        self._build(channels, embed_dim, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        shape = math.prod(self.grid), embed_dim
         self.position_embedding = nnx.Param(
-            jax.random.uniform(
-                rngs.params(),
-                (math.prod(self.grid), embed_dim),
-                param_dtype,
-                minval=-0.05,
-                maxval=0.05,
-            )
+            jax.random.uniform(rngs.params(), shape, param_dtype, minval=-0.05, maxval=0.05)
         )
+
+    def _build(self, channels: int, embed_dim: int, *, rngs: nnx.Rngs, **dtypes: Any) -> None:
+        """Makes what `_tokens` computes with."""
+        raise NotImplementedError
 
     def macs(self) -> int:
         """Multiply-adds of the products for one image."""
+        raise NotImplementedError
+
+    def _tokens(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
+        """Tokens in row-major order, that know nothing of their places."""
         raise NotImplementedError
 
     def __call__(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
@@ -72,33 +79,12 @@ class Stem(nnx.Module):
         tokens = self._tokens(images)
         return tokens + self.position_embedding[...].T[:, None, :].astype(tokens.dtype)
 
-    def _tokens(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
-        raise NotImplementedError
-
 
 class Patches(Stem):
     """Cuts images into non-overlapping patches and projects them, as the Keras example does."""
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        *,
-        patch_size: int,
-        embed_dim: int,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        # Before the embedding, so that the initial values of a seed stay those that they were.
-        self.projection = Linear(patch_size * patch_size * image_shape[2], embed_dim, **options)
-        super().__init__(
-            image_shape,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+    def _build(self, channels: int, embed_dim: int, *, rngs: nnx.Rngs, **dtypes: Any) -> None:
+        self.projection = Linear(self.patch_size**2 * channels, embed_dim, rngs=rngs, **dtypes)
 
     def macs(self) -> int:
         """Multiply-adds of the projection for one image."""
@@ -118,42 +104,23 @@ class Convolutions(Stem):
     """3×3 convolutions of stride 2, each halving the sides, up to the size of a patch.
 
     As in Xiao et al., "Early Convolutions Help Transformers See Better" (arXiv 2106.14881): the
-    width doubles with each, up to d; a layer norm and GELU stand between them.
-
-    Raises:
-      UserError: if the patch size is not a power of two from 2 on, or d too narrow to be halved.
+    width doubles with each, up to d; a layer norm and GELU stand between them. The patch size is a
+    power of two from 2 on, and d can be halved as often as there are convolutions but one.
     """
 
-    def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        *,
-        patch_size: int,
-        embed_dim: int,
-        dtype: Any = jnp.float32,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        steps = patch_size.bit_length() - 1
-        if patch_size != 2**steps or not steps:
+    def _build(self, channels: int, embed_dim: int, *, rngs: nnx.Rngs, **dtypes: Any) -> None:
+        steps = self.patch_size.bit_length() - 1
+        if self.patch_size != 2**steps or not steps:
             raise UserError(
                 f"model.stem=convolutions halves the sides of images again and again, which does "
-                f"not end at model.patch_size={patch_size}: choose 2, 4, 8, …"
+                f"not end at model.patch_size={self.patch_size}: choose 2, 4, 8, …"
             )
         if embed_dim % 2 ** (steps - 1):
             raise UserError(
                 f"model.stem=convolutions doubles the width {steps - 1} times up to "
                 f"model.embed_dim={embed_dim}, which {2 ** (steps - 1)} does not divide"
             )
-        super().__init__(
-            image_shape,
-            patch_size=patch_size,
-            embed_dim=embed_dim,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
-        widths = [image_shape[2], *(embed_dim >> step for step in reversed(range(steps)))]
-        dtypes: Any = {"dtype": dtype, "param_dtype": param_dtype}
+        widths = [channels, *(embed_dim >> step for step in reversed(range(steps)))]
         self.layers = nnx.List(
             Linear(9 * inputs, outputs, rngs=rngs, **dtypes)
             for inputs, outputs in itertools.pairwise(widths)
@@ -162,10 +129,10 @@ class Convolutions(Stem):
 
     def macs(self) -> int:
         """Multiply-adds of the convolutions for one image."""
-        places = [math.prod(self.grid) * 4**step for step in reversed(range(len(self.layers)))]
+        tokens, last = math.prod(self.grid), len(self.layers) - 1
         return sum(
-            places * math.prod(layer.kernel.shape)
-            for places, layer in zip(places, self.layers, strict=True)
+            tokens * 4 ** (last - index) * math.prod(layer.kernel.shape)
+            for index, layer in enumerate(self.layers)
         )
 
     def _tokens(self, images: Float[Array, "b height width c"]) -> Float[Array, "d b n"]:
