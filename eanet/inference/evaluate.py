@@ -110,24 +110,35 @@ def evaluate(
     console.results_table({**results, "split": split})
     where = f"on the {split} split of {examples.other or workdir.resolve().name}"
     beside = report.files(where, examples.split, model.class_names) if report else {}
-    name = partial(results_name, split, checkpoint, examples.other)
-    final = run is not None
+    which = {"split": split, "checkpoint": checkpoint, "other": examples.other}
+    _record(workdir, config, results, beside, which, console, final=run is not None)
+    return results
+
+
+def _record(
+    workdir: Path,
+    config: ConfigDict,
+    results: dict[str, Any],
+    beside: dict[str, bytes],
+    which: dict[str, Any],
+    console: Console,
+    *,
+    final: bool,
+) -> None:
+    """Writes what was measured, and says what is written; in a read-only run, that nothing is.
+
+    `which` are the arguments of `results_name`. At the end of training, `final`, a run that cannot
+    be written is an error.
+    """
+    name = partial(results_name, **which)
     try:
-        written = write_results(
-            workdir,
-            split,
-            results,
-            checkpoint=checkpoint,
-            other=examples.other,
-            final=final,
-            beside=beside,
-        )
-        if written and name() == results_name(split):
+        written = write_results(workdir, results=results, beside=beside, final=final, **which)
+        if written and name() == results_name(which["split"]):
             _show_best(workdir, config)
     except UserError as error:
         if final or not files.is_read_only(error):
             raise
-        lost = ", ".join(name(kind) for kind in ("results.json", *beside))
+        lost = ", ".join(name(kind=kind) for kind in ("results.json", *beside))
         console.warn(f"{error}; not recorded: {lost}")
     else:
         if not written:
@@ -135,8 +146,7 @@ def evaluate(
         elif not final:
             console.note(f"recorded in {written}")
             if beside:
-                console.note(f"beside it: {', '.join(map(name, beside))}")
-    return results
+                console.note(f"beside it: {', '.join(name(kind=kind) for kind in beside)}")
 
 
 def _answer(
