@@ -36,6 +36,7 @@ summary { cursor: pointer; font-weight: 600 }
   padding: .7rem .8rem; font-size: .88rem; line-height: 1.4 }
 .card svg { width: 100%; height: auto; display: block; margin: .4rem 0 }
 .card .where { width: 3.2rem; float: right; margin: 0 0 .2rem .6rem }
+.photo { width: 6rem; display: block; margin: 0 0 .6rem }
 .veil { width: 100%; height: auto; display: block }
 image { image-rendering: pixelated }
 """

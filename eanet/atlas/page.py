@@ -239,6 +239,8 @@ def _sheets(page: Page, number: int, photo: Photo) -> str:
         f'<svg width="0" height="0" style="position: absolute"><pattern id="photo{number}" '
         f'width="{columns}" height="{rows}" patternUnits="userSpaceOnUse"><image '
         f'href="{thumbnail}" width="{columns}" height="{rows}"/></pattern></svg>'
+        f'<svg class="photo" role="img" viewBox="0 0 {columns} {rows}"><title>the image</title>'
+        f'<rect width="{columns}" height="{rows}" fill="url(#photo{number})"/></svg>'
     )
     all_blocks = np.stack([attention.mean(0) for attention in photo.attention])
     if not page.blocks:

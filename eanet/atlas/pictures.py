@@ -145,9 +145,9 @@ def patches(title: str, measures: dict[str, Any], examples: Split, grid: tuple[i
         row, column = divmod(unit, per_row)
         x, y = column * (strip_width + width), row * (strip_height + 4)
         page[y : y + strip_height, x : x + strip_width] = strip
-    figure = new_figure(9.5, 1 + 8.8 * page.shape[0] / page.shape[1], title)
+    figure = new_figure(7.5, 1 + 6.9 * page.shape[0] / page.shape[1], title)
     axes = figure.subplots()
-    axes.imshow(page)
+    axes.imshow(page, interpolation="nearest")
     axes.set_axis_off()
     for x, y, w, h in boxes:
         axes.add_patch(Rectangle((x, y), w, h, **_MARK))

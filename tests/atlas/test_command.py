@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 import train
 from eanet import config as config_lib
+from eanet import files
 from eanet.__main__ import call
 from eanet.errors import UserError
 from tests.inference.conftest import ROOT
@@ -141,16 +143,21 @@ def test_what_cannot_be_is_refused_before_anything_is_measured(trained, tmp_path
     assert not (trained / "atlas").exists()
 
 
-def test_a_failed_write_leaves_the_old_atlas(tmp_path, monkeypatch):
-    from eanet import files
-
+@pytest.mark.parametrize("where", ["write", "put in place"])
+def test_a_failed_write_leaves_the_old_atlas(tmp_path, monkeypatch, where):
     (tmp_path / "atlas").mkdir()
     (tmp_path / "atlas/old").write_text("old")
+    rename = Path.rename
 
-    def full(path, data):
+    def full(path, *_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write_atomically", full)
+    if where == "write":
+        monkeypatch.setattr(files, "write_atomically", full)
+    else:
+        monkeypatch.setattr(
+            Path, "rename", lambda p, to: (full if p.suffix == ".tmp" else rename)(p, to)
+        )
     with pytest.raises(UserError, match="No space left"):
         files.write_directory(tmp_path / "atlas", {"a/b": b""})
     assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
