@@ -234,6 +234,6 @@ def _map(
         places = np.arange(0, count, max(1, -(-count // _MOST_TICKS)))
         axis.set_ticks(places, [str(place + 1) for place in places])
     axes.tick_params(bottom=False)
-    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, format="{x:.2g}")
+    bar = axes.figure.colorbar(image, ax=axes, pad=0.02, format="{x:.3g}")
     bar.ax.tick_params(labelsize=FONT_SIZE - 1, color=FAINT, labelcolor=INK)
     bar.outline.set_visible(False)
