@@ -1,0 +1,163 @@
+"""Draws the recorded runs among published networks, and prints the tables of docs/accuracy.md.
+
+python -m docs.plot_accuracy
+"""
+
+import csv
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eanet.display import plot_style
+
+HERE = Path(__file__).parent
+# Records of runs by what they are called, one directory a seed.
+RUNS = {
+    "Keras example, here": ["cifar100_50epochs"],
+    "fast": ["cifar100_fast/seed0", "cifar100_fast/seed1"],
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left: the results on test, its settings, and its validation over time."""
+
+    results: dict[str, Any]
+    config: dict[str, Any]
+    minutes: list[float]  # of training alone, at the end of each epoch
+    validation: list[float]  # top-1, %, then
+
+    @classmethod
+    def read(cls, directory: Path) -> "Record":
+        """Reads a directory of `docs`."""
+        results, config = (
+            json.loads((directory / f"{name}.json").read_text())
+            for name in ("results_test", "config")
+        )
+        lines = [json.loads(line) for line in (directory / "metrics.jsonl").open()]
+        step, seconds, minutes, validation = 0, 0.0, [], []
+        for line in lines:
+            if line["split"] == "train":
+                images = (line["step"] - step) * config["batch_size"]
+                seconds += images / line["images_per_second"]
+                step = line["step"]
+            elif line["split"] == "val":
+                minutes.append(seconds / 60)
+                validation.append(100 * line["accuracy"])
+        return cls(results, config, minutes, validation)
+
+
+def read_anchors() -> list[dict[str, str]]:
+    """Published networks, trained on CIFAR-100 from scratch."""
+    with (HERE / "accuracy/anchors.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """As `51.4 ± 0.3`, without a deviation for one value."""
+    mean = f"{statistics.fmean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def table(runs: dict[str, list[Record]], anchors: list[dict[str, str]]) -> str:
+    """All of them as Markdown, ours first."""
+    lines = [
+        "| network | parameters | MACs | epochs | n | top-1, % | top-5, % | minutes | commit |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, records in runs.items():
+        results = [record.results for record in records]
+        cells = [
+            f"**{name}**",
+            f"{results[0]['parameters'] / 1e6:.2f} M",
+            f"{results[0]['multiply_adds_per_image'] / 1e6:.0f} M",
+            f"{records[0].config['num_epochs']:g}",
+            str(len(records)),
+            *(
+                mean_and_deviation([100 * result[key] for result in results])
+                for key in ("accuracy", "top5_accuracy")
+            ),
+            mean_and_deviation([record.minutes[-1] for record in records]),
+            ", ".join(sorted({result["git_commit"][:7] for result in results})),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for anchor in anchors:
+        where = f"[{anchor['model']}]({anchor['source']})"
+        size, macs = f"{anchor['parameters_millions']} M", f"{anchor['macs_millions']} M"
+        cells = [where, size, macs, anchor["epochs"], "", anchor["top1"], "", "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw_macs(runs: dict[str, list[Record]], anchors: list[dict[str, str]]) -> Any:
+    """Accuracy on test over the work for an image, published networks in grey."""
+    figure = plot_style.new_figure(7.5, 4.6, "CIFAR-100 from scratch: accuracy against work")
+    axes = figure.subplots()
+    for anchor in anchors:
+        place = float(anchor["macs_millions"]), float(anchor["top1"])
+        axes.plot(*place, "o", color=plot_style.FAINT, markersize=5)
+        where = {"Keras example": "below", "CCT-4/3×2": "above"}.get(anchor["model"], "beside")
+        _name(axes, place, f"{anchor['model']} ({anchor['epochs']})", plot_style.FAINT, where)
+    for (name, records), colour in zip(runs.items(), plot_style.PALETTE, strict=False):
+        accuracies = [100 * record.results["accuracy"] for record in records]
+        place = records[0].results["multiply_adds_per_image"] / 1e6, statistics.fmean(accuracies)
+        deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0
+        axes.errorbar(*place, yerr=deviation, fmt="o", color=colour, markersize=7)
+        epochs = records[0].config["num_epochs"]
+        _name(axes, place, f"{name} ({epochs:g}), n = {len(records)}", colour)
+    axes.set_xscale("log")
+    axes.set_xlim(8, 2500)
+    axes.set_xticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1000"])
+    axes.minorticks_off()
+    title = "top-1 on test, %; epochs in brackets"
+    plot_style.style(axes, title, "millions of multiply-adds an image")
+    return figure
+
+
+def _name(
+    axes: Any, place: tuple[float, float], text: str, colour: str, where: str = "beside"
+) -> None:
+    offset = {"beside": (7, 0), "above": (-7, 9), "below": (7, -8)}[where]
+    look = {"size": plot_style.FONT_SIZE - 1, "color": colour, "va": "center"}
+    axes.annotate(text, place, xytext=offset, textcoords="offset points", **look)
+
+
+def draw_time(runs: dict[str, list[Record]], published: float) -> Any:
+    """Validation over the minutes of training, one line a run."""
+    figure = plot_style.new_figure(7.5, 4.2, "CIFAR-100: accuracy against time on two CPU cores")
+    axes = figure.subplots()
+    labels = []
+    for (name, records), colour in zip(runs.items(), plot_style.PALETTE, strict=False):
+        for record in records:
+            axes.plot(record.minutes, record.validation, "-", color=colour, linewidth=1.5)
+        end = statistics.fmean(record.validation[-1] for record in records)
+        labels += plot_style.label(axes, end, name, colour)
+    axes.axhline(published, color=plot_style.FAINT, linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    ticks = [1, 3, 10, 30, 100, 300]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    title = f"top-1 on validation, %; dashed: {published} % on test, published by Keras"
+    plot_style.style(axes, title, "minutes of training")
+    axes.set_ylim(bottom=0)
+    plot_style.spread(axes, labels)
+    return figure
+
+
+def main() -> None:
+    """Writes the pictures into docs/accuracy and prints the table."""
+    runs = {name: [Record.read(HERE / one) for one in where] for name, where in RUNS.items()}
+    anchors = read_anchors()
+    for name, figure in (
+        ("macs", draw_macs(runs, anchors)),
+        ("time", draw_time(runs, float(anchors[0]["top1"]))),
+    ):
+        (HERE / f"accuracy/{name}.png").write_bytes(plot_style.png(figure))
+    print(table(runs, anchors))
+
+
+if __name__ == "__main__":
+    main()
