@@ -1,7 +1,6 @@
 """The program as its user runs it: `python main.py` in a process of its own."""
 
 import json
-import os
 import re
 import resource
 import shutil
@@ -9,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,51 +18,25 @@ from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
 from eanet.errors import UserError
 from eanet.training import run as run_lib
+from tests.helpers.command_line import MAIN, ROOT, environment, fork_main, start_main
 
-ROOT = Path(__file__).parents[1]
 TESTING = "--config=configs/testing.py"
 # Long enough to be stopped in the middle, with a checkpoint in every epoch.
 LONGER = (TESTING, "--config.num_epochs=20", "--config.checkpoint_every_epochs=1")
 
 
 @pytest.fixture(scope="session")
-def environment():
-    """Without the user's settings, but with the caches and the devices of all tests."""
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    keep.pop("TFDS_DATA_DIR", None)
-    keep.pop("XLA_FLAGS", None)
-    keep.pop("TF_CPP_MIN_LOG_LEVEL", None)
-    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
-    return keep | {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_NUM_CPU_DEVICES": "2"}
-
-
-@pytest.fixture(scope="session")
-def run_main(environment):
-    def run(*arguments, cwd=ROOT):
-        return subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def finished(run_main, tmp_path_factory):
+def finished(tmp_path_factory):
     """A finished run: its workdir, and what the process said."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    return workdir, run_main(TESTING, f"--workdir={workdir}")
+    return workdir, start_main(TESTING, f"--workdir={workdir}")
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(run_main, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """A longer run that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    done = run_main(*LONGER, f"--workdir={workdir}")
+    done = fork_main(*LONGER, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir
 
@@ -112,8 +84,8 @@ def test_a_run_leaves_the_promised_files(finished):
     assert {"loss", "accuracy", "top5_accuracy", "step", "versions", "git_commit"} <= set(results)
 
 
-def test_a_start_from_the_compilation_cache_is_as_quiet(finished, run_main, tmp_path):
-    done = run_main(TESTING, f"--workdir={tmp_path / 'again'}")
+def test_a_start_from_the_compilation_cache_is_as_quiet(finished, tmp_path):
+    done = start_main(TESTING, f"--workdir={tmp_path / 'again'}")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -136,34 +108,34 @@ def test_the_log_has_a_line_for_every_epoch(finished):
     )
 
 
-def test_a_finished_run_only_evaluates(finished, run_main):
+def test_a_finished_run_only_evaluates(finished):
     workdir, _ = finished
     before = (workdir / "metrics.jsonl").read_bytes()
-    done = run_main(TESTING, f"--workdir={workdir}")
+    done = fork_main(TESTING, f"--workdir={workdir}")
     assert done.returncode == 0 and "already complete" in done.stdout
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
-def test_evaluation_needs_no_config_and_agrees(finished, run_main):
+def test_evaluation_needs_no_config_and_agrees(finished):
     workdir, _ = finished
     expected = json.loads((workdir / "results_test.json").read_text())
-    done = run_main("--mode=eval", f"--workdir={workdir}", "--checkpoint=best")
+    done = start_main("--mode=eval", f"--workdir={workdir}", "--checkpoint=best")
     assert done.returncode == 0, done.stderr
     again = json.loads((workdir / "results_test.json").read_text())
     for key in ("loss", "accuracy", "top5_accuracy", "step"):
         assert again[key] == expected[key]
-    done = run_main("--mode=eval", f"--workdir={workdir}", "--checkpoint=39", "--split=val")
+    done = fork_main("--mode=eval", f"--workdir={workdir}", "--checkpoint=39", "--split=val")
     assert done.returncode == 0
     logged = [r for r in records(workdir) if r["split"] == "val"][-1]
     validated = json.loads((workdir / "results_val_step_39.json").read_text())
     assert validated["accuracy"] == logged["accuracy"]
 
 
-def start(environment, workdir, *arguments):
+def start(workdir, *arguments):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *LONGER, f"--workdir={workdir}", *arguments],
+        [sys.executable, MAIN, *LONGER, f"--workdir={workdir}", *arguments],
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -181,30 +153,28 @@ def wait_for_lines(process, workdir, count):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_the_state(environment, run_main, uninterrupted, tmp_path, number, code):
-    process = start(environment, tmp_path)
+def test_a_signal_saves_the_state(uninterrupted, tmp_path, number, code):
+    process = start(tmp_path)
     wait_for_lines(process, tmp_path, 7)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code
     assert re.fullmatch(r"interrupted after step \d+, state saved: .*\n", errors)
-    done = run_main(*LONGER, f"--workdir={tmp_path}")
+    done = fork_main(*LONGER, f"--workdir={tmp_path}")
     step = re.search(r"after step (\d+)", errors)[1]
     assert f"resumes at step {step}" in done.stdout.replace(",", "")
     assert_same_run(uninterrupted, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_interrupted_ends_as_its_runs_do_alone(
-    environment, run_main, uninterrupted, tmp_path
-):
+def test_a_sweep_that_was_interrupted_ends_as_its_runs_do_alone(uninterrupted, tmp_path):
     sweep = ("--mode=sweep", "--sweep=num_epochs=2,20", "--workers=2")
-    process = start(environment, tmp_path, *sweep)
+    process = start(tmp_path, *sweep)
     wait_for_lines(process, tmp_path / "num_epochs=20.0", 7)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "sweep interrupted: the same command goes on\n")
-    done = run_main(*LONGER, *sweep, f"--workdir={tmp_path}")
+    done = start_main(*LONGER, *sweep, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs: 2 done" in done.stdout
     log = (tmp_path / "num_epochs=20.0" / "train.log").read_text()
@@ -218,19 +188,17 @@ def test_a_sweep_that_was_interrupted_ends_as_its_runs_do_alone(
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_a_run_in_one_line_and_costs_nothing(
-    environment, run_main, uninterrupted, tmp_path
-):
+def test_a_full_disk_ends_a_run_in_one_line_and_costs_nothing(uninterrupted, tmp_path):
     process = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *LONGER, f"--workdir={tmp_path / 'run'}"],
+        [sys.executable, MAIN, *LONGER, f"--workdir={tmp_path / 'run'}"],
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
     )
     assert_refused(process, "could not be saved", "File too large", "start again")
-    done = run_main(*LONGER, f"--workdir={tmp_path / 'run'}")
+    done = fork_main(*LONGER, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert_same_run(uninterrupted, tmp_path / "run")
 
@@ -259,53 +227,52 @@ except Interrupted as interrupted:
 
 
 @pytest.mark.slow
-def test_a_signal_while_validating_is_answered_and_costs_nothing(
-    environment, finished, run_main, tmp_path
-):
+def test_a_signal_while_validating_is_answered_and_costs_nothing(finished, tmp_path):
     stopped = subprocess.run(
         [sys.executable, "-c", STOPPED_IN_VALIDATION, str(tmp_path / "run")],
         cwd=ROOT,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
     )
     assert stopped.returncode == 143, stopped.stderr
     assert "interrupted after step 39, state saved" in stopped.stdout
     assert [r["split"] for r in records(tmp_path / "run")] == ["train", "train"]
-    done = run_main(TESTING, f"--workdir={tmp_path / 'run'}")
+    done = fork_main(TESTING, f"--workdir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert_same_run(finished[0], tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_verify_resume(environment, tmp_path):
-    """Stopped at random, also while saving: the same bytes."""
+def test_verify_resume(tmp_path):
+    """Killed in the middle of training: the same bytes."""
     done = subprocess.run(
         [sys.executable, "-m", "eanet", "verify-resume", TESTING, "--config.num_epochs=20",
-         "--config.checkpoint_every_steps=15", "--kills=2", f"--out={tmp_path / 'found.json'}"],
-        cwd=ROOT, env=environment, capture_output=True, text=True,
+         "--config.checkpoint_every_steps=15", "--kills=1", "--seed=3",
+         f"--out={tmp_path / 'found.json'}"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["same"] and all(end == found["left_alone"] for end in found["stopped"])
     assert {"params", "opt_state", "ema", "step", "metrics"} <= set(found["left_alone"])
-    assert found["stops"]["in all"] == 2
+    assert found["stops"] == {"in all": 1, "while training": 1, "SIGKILL": 1}
 
 
-def test_a_workdir_in_use_is_refused(environment, run_main, tmp_path):
-    process = start(environment, tmp_path)
+def test_a_workdir_in_use_is_refused(tmp_path):
+    process = start(tmp_path)
     wait_for_lines(process, tmp_path, 1)
-    refused = run_main(*LONGER, f"--workdir={tmp_path}")
+    refused = fork_main(*LONGER, f"--workdir={tmp_path}")
     process.kill()
     process.communicate()
     assert_refused(refused, "in use", f"process {process.pid}", str(tmp_path))
 
 
 @pytest.fixture(scope="session")
-def diverged(run_main, tmp_path_factory):
+def diverged(tmp_path_factory):
     """A run whose learning rate is far too high."""
     workdir = tmp_path_factory.mktemp("runs") / "diverged"
-    return workdir, run_main(
+    return workdir, fork_main(
         TESTING, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
         "--config.optimizer.schedule=constant", "--config.layer_statistics=True",
         "--config.eval_every_epochs=0.1", f"--workdir={workdir}",
@@ -329,10 +296,10 @@ def test_a_diverged_run_stops_with_code_3_and_leaves_a_black_box(diverged):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
-def test_the_failed_step_can_be_seen_again(diverged, run_main):
+def test_the_failed_step_can_be_seen_again(diverged):
     workdir, _ = diverged
     step = json.loads((workdir / "blackbox.json").read_text())["step"]
-    again = run_main("--mode=replay", f"--workdir={workdir}")
+    again = start_main("--mode=replay", f"--workdir={workdir}")
     assert again.returncode == 3
     assert again.stderr.startswith(f"error: step {step + 1} fails again (first: ")
     assert "blocks/1" in again.stdout and "gradient norm" in again.stdout
@@ -344,8 +311,8 @@ def test_layers_are_logged_when_asked(diverged):
     assert layers and {"patch_embed/activation_rms", "blocks/1/gradient_norm"} <= set(layers[0])
 
 
-def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished, run_main):
-    assert_refused(run_main("--mode=replay", f"--workdir={finished[0]}"), "blackbox.json")
+def test_there_is_nothing_to_replay_in_a_run_that_went_well(finished):
+    assert_refused(fork_main("--mode=replay", f"--workdir={finished[0]}"), "blackbox.json")
 
 
 @pytest.mark.parametrize(
@@ -420,9 +387,9 @@ def test_an_impossible_value_is_refused_in_one_line(tmp_path, override, parts):
         (["surplus"], ["surplus"]),
     ],
 )
-def test_bad_input_gets_one_clear_line(run_main, tmp_path, arguments, parts):
+def test_bad_input_gets_one_clear_line(tmp_path, arguments, parts):
     workdir = tmp_path / "run"
-    assert_refused(run_main(TESTING, *arguments, f"--workdir={workdir}"), *parts)
+    assert_refused(fork_main(TESTING, *arguments, f"--workdir={workdir}"), *parts)
     assert not workdir.exists()
 
 
@@ -445,14 +412,14 @@ def test_bad_input_gets_one_clear_line(run_main, tmp_path, arguments, parts):
         ),
     ],
 )
-def test_a_bad_command_gets_one_clear_line(run_main, arguments, parts):
-    assert_refused(run_main(*arguments), *parts)
+def test_a_bad_command_gets_one_clear_line(arguments, parts):
+    assert_refused(fork_main(*arguments), *parts)
 
 
-def test_a_workdir_of_another_config_is_left_alone(finished, run_main):
+def test_a_workdir_of_another_config_is_left_alone(finished):
     workdir, _ = finished
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
-    done = run_main(TESTING, "--config.model.memory_size=4", f"--workdir={workdir}")
+    done = fork_main(TESTING, "--config.model.memory_size=4", f"--workdir={workdir}")
     assert_refused(done, "model.memory_size is 8 there, 4 here", str(workdir))
     assert before == {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
 
@@ -506,17 +473,17 @@ def test_a_checkpoint_of_another_model_is_refused_whole(edited, changes, told, t
     assert before == {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
 
 
-def test_evaluation_refuses_what_is_not_there(finished, run_main, tmp_path):
+def test_evaluation_refuses_what_is_not_there(finished, tmp_path):
     workdir, _ = finished
-    assert_refused(run_main("--mode=eval", f"--workdir={workdir}", "--checkpoint=7"), "7")
+    assert_refused(fork_main("--mode=eval", f"--workdir={workdir}", "--checkpoint=7"), "7")
     (tmp_path / "config.json").write_text("{")
-    assert_refused(run_main("--mode=eval", f"--workdir={tmp_path}"), "config.json")
+    assert_refused(fork_main("--mode=eval", f"--workdir={tmp_path}"), "config.json")
     config = json.loads((workdir / "config.json").read_text())
     for damaged in (config | {"dataset": 3}, {"model": {}}, config | {"batch_size": "many"}):
         (tmp_path / "config.json").write_text(json.dumps(damaged))
-        assert_refused(run_main("--mode=eval", f"--workdir={tmp_path}"), "config.json")
+        assert_refused(fork_main("--mode=eval", f"--workdir={tmp_path}"), "config.json")
 
 
-def test_a_workdir_that_cannot_be_made_is_one_line(run_main, tmp_path):
+def test_a_workdir_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    assert_refused(run_main(TESTING, f"--workdir={tmp_path}/file/run"), "file")
+    assert_refused(fork_main(TESTING, f"--workdir={tmp_path}/file/run"), "file")

@@ -3,44 +3,33 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from eanet.errors import UserError
+from tests.helpers.command_line import fork_main, start_python
 from tests.helpers.data_fixtures import write_folder
 from tests.helpers.fuzz import tried
 
-ROOT = Path(__file__).parents[2]
 TINY = ("--config=configs/testing.py", "--config.num_epochs=0.9", "--config.batch_size=8")
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def run():
-    """Runs a command; a refusal with exit code 2 and one line becomes the error that it was."""
+def said_by(done):
+    """What a command said; exit code 2 and one line become the error that they were."""
+    if done.returncode == 0:
+        assert done.stderr == "", done.stderr
+        return done.stdout
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("error: "), line
+    raise UserError(line)
 
-    def run(*arguments):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONUTF8": "1"},
-            capture_output=True,
-            timeout=300,
-        )
-        if done.returncode == 0:
-            assert done.stderr == b"", done.stderr
-            return done.stdout.decode()
-        (line,) = done.stderr.decode().splitlines()
-        assert done.returncode == 2 and line.startswith("error: "), line
-        raise UserError(line)
 
-    return run
+def run(*arguments):
+    return tried("main.py", lambda: said_by(fork_main(*arguments)))
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +44,35 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(run, images, tmp_path_factory):
+def trained(images, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "trained"
-    arguments = [f"--config.dataset.name=folder:{images}", f"--workdir={workdir}"]
-    assert tried("main.py", lambda: run("main.py", *TINY, *arguments)) is not None
+    assert run(*TINY, f"--config.dataset.name=folder:{images}", f"--workdir={workdir}")
     return workdir
 
 
-def test_a_folder_with_names_that_are_no_text(run, images, trained):
+def test_a_folder_with_names_that_are_no_text(images, trained):
     assert "accuracy" in json.loads((trained / "results_test.json").read_text())
-    assert tried("main.py", lambda: run("-m", "eanet", "prepare", f"folder:{images}"))
+    prepared = start_python("-m", "eanet", "prepare", f"folder:{images}")
+    assert tried("main.py", lambda: said_by(prepared))
 
 
-def test_a_damaged_image_among_them(run, images, tmp_path):
+def test_a_damaged_image_among_them(images, tmp_path):
     shutil.copytree(images, tmp_path / "images")
     path = tmp_path / "images" / "train" / "a" / "odd.tif"
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(path, compression="tiff_lzw")
     path.write_bytes(path.read_bytes().replace(b"\x80", b"\xff"))
-    command = ["main.py", *TINY, f"--config.dataset.name=folder:{tmp_path}/images"]
-    tried("main.py", lambda: run(*command, f"--workdir={tmp_path}/run"))
+    run(*TINY, f"--config.dataset.name=folder:{tmp_path}/images", f"--workdir={tmp_path}/run")
 
 
-def test_files_of_a_run_that_are_damaged(run, trained, tmp_path):
+def test_files_of_a_run_that_are_damaged(trained, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     (workdir / "metrics.jsonl").write_bytes(b"\xff\n[" + b"[" * 100_000)
-    assert tried("main.py", lambda: run("main.py", "--mode=eval", f"--workdir={workdir}"))
+    assert run("--mode=eval", f"--workdir={workdir}")
     (workdir / "results_val.json").write_bytes(b"[" * 100_000)
-    assert tried("main.py", lambda: run("main.py", "--mode=eval", f"--workdir={workdir}")) is None
+    assert run("--mode=eval", f"--workdir={workdir}") is None
     (workdir / "config.json").write_bytes(b'{"model": ' * 100_000)
-    assert tried("main.py", lambda: run("main.py", "--mode=eval", f"--workdir={workdir}")) is None
+    assert run("--mode=eval", f"--workdir={workdir}") is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +84,6 @@ def test_files_of_a_run_that_are_damaged(run, trained, tmp_path):
     ],
     ids=["name", "memory", "text"],
 )
-def test_impossible_arguments(run, tmp_path, arguments):
-    command = ["main.py", *TINY, f"--workdir={tmp_path}/run", *arguments]
-    assert tried("main.py", lambda: run(*command)) is None
+def test_impossible_arguments(tmp_path, arguments):
+    assert run(*TINY, f"--workdir={tmp_path}/run", *arguments) is None
     assert not (tmp_path / "run").exists()
