@@ -101,6 +101,13 @@ def test_instructions_belong_to_the_function_they_come_from():
     assert {"dropout", "layer norms", OTHER} <= parts <= {*PARTS, OTHER}
 
 
+# Of a small program, nothing that takes long to compile.
+PLAIN = (
+    "--config=configs/testing.py", "--config.model.depth=1", "--config.model.dropout_rate=0",
+    "--config.augment.mixup=0", "--config.augment.flip=False", "--config.optimizer.ema_decay=0",
+)  # fmt: skip
+
+
 def run(module, tmp_path, *arguments):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *arguments, f"--out={tmp_path}"],
@@ -120,9 +127,8 @@ def run(module, tmp_path, *arguments):
 @pytest.mark.slow
 def test_throughput(tmp_path):
     record, said = run(
-        "throughput", tmp_path, "--config=configs/eanet_cifar100.py", "--config.model.depth=1",
-        "--config.batch_size=4", "--cases=train_augmented,dtypes", "--peers=torch", "--rounds=2",
-        "--seconds=0.01",
+        "throughput", tmp_path, *PLAIN, "--config.batch_size=4",
+        "--cases=train_augmented,dtypes", "--peers=torch", "--rounds=2", "--seconds=0.01",
     )  # fmt: skip
     assert record["cases"]["train_augmented"]["skipped"] == {"torch": "it has no augmentation"}
     assert "torch is skipped" in said
@@ -143,10 +149,7 @@ def test_scaling(tmp_path):
 
 @pytest.mark.slow
 def test_ensemble(tmp_path):
-    record, said = run(
-        "ensemble", tmp_path, "--config=configs/testing.py", "--config.model.depth=1",
-        "--members=3", "--rounds=2", "--seconds=0.01",
-    )  # fmt: skip
+    record, said = run("ensemble", tmp_path, *PLAIN, "--members=3", "--rounds=2", "--seconds=0.01")
     alone, together = record["programs"].values()
     assert min(alone["median"], together["median"]) > 0 and "3 seeds at once" in said
     assert len(together["rounds"]) == 2
@@ -154,9 +157,7 @@ def test_ensemble(tmp_path):
 
 @pytest.mark.slow
 def test_startup(tmp_path):
-    record, _ = run(
-        "startup", tmp_path, "--config=configs/testing.py", "--config.model.depth=1", "--rounds=1"
-    )
+    record, _ = run("startup", tmp_path, *PLAIN, "--rounds=1")
     cold, warm = (record["seconds"][cache] for cache in ("cold", "warm"))
     parts = [value["median"] for part, value in cold.items() if "in all" not in part]
     assert sum(parts) == pytest.approx(cold["parts, in all"]["median"])
