@@ -1,6 +1,7 @@
 """Set-up of all tests: two CPU devices, strict shapes, and the real data where there is some."""
 
 import atexit
+import io
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as eanet/host.py does
 import jax
 import jaxtyping
 import pytest
+from PIL import Image
 
 # train.py and configs/ stand beside tests/.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -66,6 +68,34 @@ def real_cifar100():
     if not root or not (Path(root) / "cifar100").is_dir():
         pytest.skip("needs CIFAR-100: set TFDS_DATA_DIR to a directory where TFDS has prepared it")
     return load_dataset("cifar100", data_dir=root)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The workdir of a small run on the digits, which no test changes: it takes a copy."""
+    import train
+    from configs import testing
+
+    workdir = tmp_path_factory.mktemp("trained") / "runs" / "eanet_digits"
+    train.train(testing.get_config(), workdir)
+    return workdir
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Evaluations write empty pictures: to draw them takes two seconds, most of what they take."""
+    from eanet import files
+
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "png")
+    for name in ("calibration", "confusion", "mistakes"):
+        monkeypatch.setattr(
+            f"eanet.display.evaluation_pictures.draw_{name}", lambda *_: picture.getvalue()
+        )
+    monkeypatch.setattr(
+        "eanet.inference.evaluate.plot_curves",
+        lambda workdir: files.write(workdir / "curves.png", picture.getvalue()),
+    )
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-import train
-from configs import testing
+import eanet
 from eanet import devices, host
 from eanet.errors import UserError
 
@@ -168,20 +167,26 @@ def test_a_user_without_home_and_entry_trains(tmp_path):
         runpy.run_path("main.py", run_name="__main__")
     """
     environment = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG")}
-    arguments = ["--config=configs/testing.py", "--config.num_epochs=1"]
+    compiled = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
 
-    def started(*arguments):
+    def started(*arguments, **more):
         return subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code), *arguments],
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(code),
+                "--config=configs/testing.py",
+                *arguments,
+            ],
             cwd=ROOT,
-            env=environment,
+            env=environment | more,
             capture_output=True,
             text=True,
         )
 
-    done = started(*arguments, f"--workdir={run}")
+    done = started(f"--workdir={run}", **compiled)
     assert (done.returncode, done.stderr) == (0, "") and (run / "results_test.json").exists()
-    done = started(*arguments, "--workdir=~/run")
+    done = started("--workdir=~/run")  # where no place for compiled programs is given either
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "give the directory without ~" in done.stderr
 
@@ -242,18 +247,15 @@ def test_an_accelerator_that_jax_does_not_use_is_said(tmp_path, monkeypatch):
     assert host.unused_accelerator() == ""
 
 
-def test_a_model_answers_the_same_in_a_process_of_double_precision(tmp_path):
+def test_a_model_answers_the_same_in_a_process_of_double_precision(trained, tmp_path):
     """`load` is for any process; what a notebook has set for itself stays as it is."""
-    train.train(testing.get_config(), tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     code = (
-        f"import numpy as np, eanet; d = {str(tmp_path)!r}; m = eanet.load(d); "
+        f"import numpy as np, eanet; m = eanet.load({str(trained)!r}); d = {str(tmp_path)!r}; "
         "np.save(d + '/out.npy', m.predict(np.load(d + '/images.npy')))"
     )
-    answers = []
-    for wide in ("0", "1"):
-        environment = os.environ | {"JAX_ENABLE_X64": wide}
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
-        answers.append(np.load(tmp_path / "out.npy"))
-    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+    expected = eanet.load(trained).predict(images)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-6)

@@ -69,7 +69,7 @@ def config(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_they_are_trained_with_resumed_and_evaluated(config, tmp_path):
+def test_they_are_trained_with_resumed_and_evaluated(config, tmp_path, undrawn):
     assert main_job.stopped_and_resumed(config, tmp_path)["accuracy"] > 0.9
 
 

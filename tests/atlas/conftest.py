@@ -5,11 +5,10 @@ import pytest
 import eanet
 from eanet.data.load import load_dataset
 from eanet.training.run import build_model
-from tests.inference.conftest import trained  # noqa: F401
 
 
 @pytest.fixture(scope="session")
-def model(trained):  # noqa: F811
+def model(trained):
     return eanet.load(trained)
 
 

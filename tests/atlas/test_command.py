@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
 from eanet import config as config_lib
 from eanet import files
 from eanet.__main__ import call
+from eanet.checkpoints.manager import Checkpoints
 from eanet.errors import UserError
-from tests.inference.conftest import ROOT
+from eanet.training.run import set_up
 
 HOSTILE = '$\\frac$<script>alert("\x1b[31m&")</script>'
 
@@ -109,18 +109,22 @@ def test_two_runs_beside_one_another_replace_an_atlas_as_a_whole(trained, atlas,
 
 
 @pytest.mark.slow
-def test_self_attention_has_heads_and_rollout(tmp_path):
-    config = config_lib.load(str(ROOT / "configs/testing.py"))
-    config.model.attention, config.num_epochs = "self", 0.1
-    config.optimizer.warmup_epochs = 0.0
-    train.train(config, tmp_path / "self")
-    call(["atlas", str(tmp_path / "self")])
-    assert "no memory" in page_of(tmp_path / "self/atlas")
-    (first, _) = json.loads((tmp_path / "self/atlas/atlas.json").read_text())["blocks"]
+def test_self_attention_has_heads_and_rollout(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "self")
+    config = config_lib.from_json(run / "config.json")
+    config.model.attention = "self"
+    (run / "config.json").write_bytes(config_lib.to_json(config))
+    (run / "run.json").unlink()  # which is how a person says that it was meant
+    shutil.rmtree(run / "checkpoints")
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        checkpoints.save(0, set_up(config, print).initial_state())
+    call(["atlas", str(run)])
+    assert "no memory" in page_of(run / "atlas")
+    (first, _) = json.loads((run / "atlas/atlas.json").read_text())["blocks"]
     assert sum(first["rollout"]) == pytest.approx(1, abs=1e-3)
     for option in (f"--against={tmp_path}", "--examples=9"):
         with pytest.raises(UserError, match="self-attention"):
-            call(["atlas", str(tmp_path / "self"), option])
+            call(["atlas", str(run), option])
 
 
 def test_what_cannot_be_is_refused_before_anything_is_measured(trained, tmp_path, monkeypatch):

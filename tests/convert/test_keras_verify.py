@@ -58,7 +58,9 @@ def adapted(images):
 @pytest.mark.parametrize(
     ("preprocessing", "form"), [(of_constants, "model.keras"), (adapted, "model.h5")]
 )
-def test_a_folder_that_keras_labelled_is_answered_to_the_last_image(preprocessing, form, tmp_path):
+def test_a_folder_that_keras_labelled_is_answered_to_the_last_image(
+    preprocessing, form, tmp_path, undrawn
+):
     rng = np.random.default_rng(0)
     shades = rng.integers(1, 256, (300, 1, 1, 3))  # so that images differ
     images = (rng.random((300, 16, 16, 3)) * shades).astype(np.uint8)

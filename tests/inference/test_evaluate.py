@@ -59,7 +59,9 @@ def test_the_end_of_training_leaves_files_that_agree(trained):
     assert "balanced accuracy" in card and "expected calibration error is" in card
 
 
-def test_evaluating_again_gives_the_same_and_validation_no_error_after_its_own_fit(copy, capsys):
+def test_evaluating_again_gives_the_same_and_validation_no_error_after_its_own_fit(
+    copy, undrawn, capsys
+):
     before = read_results(copy, "test")
     after = train.evaluate(copy)
     for key in ("accuracy", "loss", "nll", "ece", "temperature", "ece_at_temperature"):
@@ -70,7 +72,7 @@ def test_evaluating_again_gives_the_same_and_validation_no_error_after_its_own_f
     assert (copy / "predictions_val_latest.csv").exists()
 
 
-def test_a_run_that_cannot_be_written_shows_its_numbers(copy, monkeypatch, capsys):
+def test_a_run_that_cannot_be_written_shows_its_numbers(copy, undrawn, monkeypatch, capsys):
     def refuse(source, target):
         raise PermissionError(13, os.strerror(13))
 

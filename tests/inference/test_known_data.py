@@ -27,6 +27,9 @@ def image(rng, name):
     return Image.fromarray(pixels)
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
     """A directory with `data`, `run` that was trained on it to the end, and a cache."""

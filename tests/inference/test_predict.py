@@ -81,7 +81,9 @@ def mixed(digits, tmp_path, monkeypatch):
     return tmp_path / "images"
 
 
-def test_by_path_the_answers_are_those_that_evaluation_counts(copy, digits, tmp_path, capsys):
+def test_by_path_the_answers_are_those_that_evaluation_counts(
+    copy, digits, tmp_path, undrawn, capsys
+):
     results = train.evaluate(copy, dataset=f"folder:{digits}")
     predict(copy, digits / "test", out=tmp_path / "x.jsonl", top=1)
     answers = rows(tmp_path / "x.jsonl")

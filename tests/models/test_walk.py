@@ -41,7 +41,7 @@ def model_of(attention, **options):
 
 
 @pytest.mark.slow
-def test_it_is_trained_resumed_and_evaluated(gated_mean, tmp_path):
+def test_it_is_trained_resumed_and_evaluated(gated_mean, tmp_path, undrawn):
     config = testing.get_config()
     config.model.attention = "gated_mean"
     results = main_job.stopped_and_resumed(config, tmp_path)

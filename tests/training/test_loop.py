@@ -18,24 +18,18 @@ from eanet.tools.verify_resume import digests
 from eanet.training import run as run_lib
 from eanet.workdir import lock as lock_lib
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def make_config(**changes):
-    config = testing.get_config()
-    config.checkpoint_every_epochs = 100.0  # at the end alone
+    config = testing.get_config()  # which saves at the end alone
     config.update_from_flattened_dict(changes)
     return config
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("runs") / "finished"
-    train.train(make_config(), workdir)
-    return workdir
-
-
 @pytest.fixture
-def copy(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / finished.name)
+def copy(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "copy")
 
 
 def in_epochs(action):
@@ -50,7 +44,7 @@ def in_epochs(action):
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_saves_the_state_and_training_goes_on(finished, tmp_path, capsys, number):
+def test_a_signal_saves_the_state_and_training_goes_on(trained, tmp_path, capsys, number):
     seen = []
 
     def act():
@@ -63,11 +57,11 @@ def test_a_signal_saves_the_state_and_training_goes_on(finished, tmp_path, capsy
     assert f"{number.name}: the state after step 20 is saved; training goes on" in (
         capsys.readouterr().out
     )
-    assert digests(tmp_path / "run") == digests(finished)
+    assert digests(tmp_path / "run") == digests(trained)
 
 
 def test_a_signal_in_the_final_evaluation_is_answered_and_writes_nothing(
-    finished, tmp_path, monkeypatch
+    trained, tmp_path, monkeypatch
 ):
     set_up = run_lib.set_up
 
@@ -90,7 +84,7 @@ def test_a_signal_in_the_final_evaluation_is_answered_and_writes_nothing(
     assert not (tmp_path / "run" / "results_test.json").exists()
     monkeypatch.undo()
     train.train(None, tmp_path / "run")
-    assert digests(tmp_path / "run") == digests(finished)
+    assert digests(tmp_path / "run") == digests(trained)
 
 
 def best_validation(workdir):
@@ -146,7 +140,7 @@ def test_what_no_checkpoint_holds_is_marked_and_not_invented(copy, tmp_path, cap
     assert "lacks the lines" not in capsys.readouterr().out, "said once"
 
 
-def test_a_removed_lock_is_taken_again(finished, tmp_path):
+def test_a_removed_lock_is_taken_again(trained, tmp_path):
     workdir = tmp_path / "run"
 
     def remove():
@@ -154,7 +148,7 @@ def test_a_removed_lock_is_taken_again(finished, tmp_path):
 
     with in_epochs(remove):
         train.train(make_config(), workdir)
-    assert digests(workdir) == digests(finished)
+    assert digests(workdir) == digests(trained)
 
 
 def test_another_trainer_that_came_in_is_left_alone(tmp_path):

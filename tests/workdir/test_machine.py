@@ -1,11 +1,12 @@
 """What a run was computed on, and what is said where that changes."""
 
 import json
+import shutil
 
 import pytest
 
 import train
-from configs import testing
+from eanet import config as config_lib
 from eanet.errors import UserError
 from eanet.workdir import machine
 
@@ -44,17 +45,19 @@ def test_a_damaged_record_is_refused_with_what_to_do(tmp_path):
         machine.describe_change(tmp_path, NOW)
 
 
-def test_a_run_records_and_says_what_it_really_uses(tmp_path, capsys):
-    """Two devices are there, and an odd batch takes one; the next start has a flag of XLA."""
-    config = testing.get_config()
-    config.batch_size, config.num_epochs = 63, 1.0
-    results = train.train(config, tmp_path)
-    assert results["device"].startswith("1 × cpu")
-    assert json.loads((tmp_path / "results_test.json").read_text())["device"].startswith("1 × cpu")
-    said = capsys.readouterr().out
-    assert "1 of 2 devices are used: batch_size=63" in said and "digits may be others" not in said
-    record = json.loads((tmp_path / machine.NAME).read_text())
-    del record["sha256"]
-    machine.write(tmp_path, record | {"device": "8 × cpu"})
-    train.train(None, tmp_path)
-    assert "device: 8 × cpu, now 1 × cpu" in " ".join(capsys.readouterr().out.split())
+def test_a_run_records_and_says_what_it_really_uses(trained, tmp_path, undrawn, capsys):
+    """Two devices are there, and an odd batch takes one, of which the run has as many steps."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    config = config_lib.from_json(run / "config.json")
+    config.batch_size = 63
+    (run / "config.json").write_bytes(config_lib.to_json(config))
+    (run / "run.json").unlink()  # which is how a person says that it was meant
+    for changed in (True, False):
+        results = train.train(None, run)
+        assert results["device"].startswith("1 × cpu")
+        recorded = json.loads((run / "results_test.json").read_text())
+        assert recorded["device"].startswith("1 × cpu")
+        said = " ".join(capsys.readouterr().out.split())
+        assert "1 of 2 devices are used: batch_size=63" in said
+        assert ("digits may be others" in said) == changed
+        assert ("device: 2 × cpu" in said and ", now 1 × cpu" in said) == changed
