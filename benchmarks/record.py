@@ -1,6 +1,7 @@
 """What a measurement leaves behind: a JSON file, and a picture of the same name beside it."""
 
 import datetime
+import logging
 import os
 import shlex
 import sys
@@ -46,6 +47,8 @@ def write(directory: str, name: str, values: Mapping[str, Any], figure: "Figure"
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
     """A figure and its grid of axes, without the frame that says nothing."""
+    # On a busy machine matplotlib says that its first start takes long, as if something were wrong.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
