@@ -1,6 +1,7 @@
 """Training, evaluation and replay of one run, from its config to its files."""
 
 import dataclasses
+import functools
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from eanet.sweeps.estimate import RunSize
 from eanet.training import config_schema, diagnostics
 from eanet.training.loop import Training
 from eanet.training.run import Run, set_up
+from eanet.transfer.start import initial_state, write_record
 from eanet.workdir import machine, model_record
 from eanet.workdir.claim import claimed
 from eanet.workdir.log import RunLog
@@ -44,6 +46,9 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     known = known_of(workdir, config, console)
     run = set_up(config, console.note, known=known)
     config_schema.refuse_hopeless(config)
+    first = functools.cache(functools.partial(initial_state, run, console))
+    if config.init_from and not (workdir / "config.json").exists():
+        first()  # what does not fit is refused before a workdir is made
     with claimed(workdir, config, console.warn) as lock, save_request() as save:
         describe(run, console)
         with open_checkpoints(workdir, console, config) as checkpoints:
@@ -69,7 +74,9 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
                 if step < run.plan.total_steps:
                     train_steps = background.submit(run.lower_train_steps(like).compile)
                 if state is None:
-                    state = run.initial_state()
+                    state, tensors = first()
+                    if tensors:
+                        write_record(workdir, config.init_from, tensors)
                 console.run_header(
                     workdir=workdir,
                     device=computed_on["device"],

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     """The base of the other configs: every key that there is, with the example's value."""
     config = ConfigDict()
     config.seed = 0  # of the initial parameters, the order of examples, augmentation and dropout
+    config.init_from = ""  # a run or a file of weights to start from
     config.batch_size = 128  # images a step, on all devices together
     config.microbatch_size = 0  # images a pass, gradients are summed over passes; 0: the fastest
     config.num_epochs = 50.0  # may be fractional
@@ -86,6 +87,9 @@ def get_config() -> ConfigDict:
     optimizer.epsilon = 1e-7  # added to the root of the second moment (Keras' default)
     optimizer.momentum = 0.9  # of sgd and muon
     optimizer.ema_decay = 0.0  # of the moving average of the weights to evaluate; 0: none
+    optimizer.freeze = ""  # parameters that stay as they are, as "patch_embed/*,blocks/*"
+    optimizer.head_multiplier = 1.0  # of the head's learning rate
+    optimizer.layer_decay = 1.0  # of the learning rate, from each block to the one before it
     return config
 
 

@@ -30,10 +30,14 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "layer_statistics": False,
     },
     "0.2.0": {
+        "init_from": "",
         "model.stem": "patches",
         "model.implementation": "fast",
         "model.local_mixing": False,
         "model.pooling": "mean",
+        "optimizer.freeze": "",
+        "optimizer.head_multiplier": 1.0,
+        "optimizer.layer_decay": 1.0,
     },
 }
 

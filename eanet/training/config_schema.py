@@ -17,7 +17,7 @@ from eanet.data import load
 from eanet.errors import UserError
 from eanet.models import eanet
 from eanet.prng import IMPLEMENTATIONS
-from eanet.rules import Choice, Number, Rule, Switch
+from eanet.rules import Choice, Number, Rule, Switch, Text
 from eanet.training import loss, optimizer, plan
 
 
@@ -31,6 +31,7 @@ def all_rules() -> dict[str, Rule]:
     }
     return {
         "seed": Number(0, 2**32 - 1, whole=True),
+        "init_from": Text(),
         "microbatch_size": Number(0, 2**31 - 1, whole=True),
         "random_bits": Choice(*IMPLEMENTATIONS),
         "checkpoint_every_minutes": Number(0, 1_000_000),

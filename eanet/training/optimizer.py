@@ -9,7 +9,8 @@ import optax
 from optax.contrib import MuonDimensionNumbers, muon
 
 from eanet.errors import UserError
-from eanet.rules import Choice, NameIn, Number, Rule
+from eanet.rules import Choice, NameIn, Number, Rule, Text
+from eanet.training import multipliers
 
 Build = Callable[["OptimizerOptions", optax.Schedule, Any], optax.GradientTransformation]
 
@@ -133,6 +134,9 @@ class OptimizerOptions:
     epsilon: float = _option(1e-8, Number(1e-30, 1))  # zero would divide zero by zero
     momentum: float = _option(0.9, _MOMENT_DECAY)
     ema_decay: float = _option(0.0, _MOMENT_DECAY)
+    freeze: str = _option("", Text())
+    head_multiplier: float = _option(1.0, Number(0, 1e6))
+    layer_decay: float = _option(1.0, Number(0, 1, above=True))
 
     def decay_mask(self, kernels: Any) -> Any:
         """A tree like the parameters, true where they decay; None where all do."""
@@ -168,7 +172,12 @@ def make_optimizer(
     Raises:
       UserError: the options contradict one another.
     """
-    update = OPTIMIZERS[options.name](options, learning_rate, kernels)
-    if not options.clip_norm:
-        return update
-    return optax.chain(optax.clip_by_global_norm(options.clip_norm), update)
+    chain = [OPTIMIZERS[options.name](options, learning_rate, kernels)]
+    if options.clip_norm:
+        chain.insert(0, optax.clip_by_global_norm(options.clip_norm))
+    if options.freeze:
+        frozen = multipliers.frozen(options.freeze, kernels)
+        chain = [multipliers.zero(frozen), *chain, multipliers.zero(frozen)]
+    if (options.head_multiplier, options.layer_decay) != (1.0, 1.0):
+        chain.append(multipliers.by_layer(options.head_multiplier, options.layer_decay))
+    return chain[0] if len(chain) == 1 else optax.chain(*chain)

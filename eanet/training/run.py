@@ -78,6 +78,11 @@ class Run:
         init = jax.jit(self._initial_state, out_shardings=devices.replicated(self.mesh))
         return init(self.seed)
 
+    def state_of(self, params: Any) -> TrainState:
+        """The state before the first step from these parameters, on the devices."""
+        init = jax.jit(self._state_of, out_shardings=devices.replicated(self.mesh))
+        return init(params)
+
     def abstract_state(self) -> TrainState:
         """Shapes, types and places of a state's arrays, without values."""
         return self._abstract(jax.eval_shape(self._initial_state, self.seed))
@@ -122,8 +127,11 @@ class Run:
         return jax.tree.map(one, tree)
 
     def _initial_state(self, seed: Any) -> TrainState:
+        return self._state_of(self.model.init(seed))
+
+    def _state_of(self, params: Any) -> TrainState:
         ema = self.config.optimizer.ema_decay > 0
-        return step_lib.init_state(self.model.init(seed), self.optimizer, ema=ema)
+        return step_lib.init_state(params, self.optimizer, ema=ema)
 
 
 def build_model(

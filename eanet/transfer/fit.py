@@ -1,0 +1,131 @@
+"""Weights of one model as the start of another, tensor by tensor."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from eanet.errors import UserError
+from eanet.transfer.weights import Weights
+
+_POSITIONS = "patch_embed/position_embedding"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a tensor."""
+
+    name: str
+    there: tuple[int, ...] | None  # its shape in the weights, None where they have none
+    here: tuple[int, ...] | None  # and in the model
+    outcome: str
+
+
+def fit(
+    weights: Weights,
+    initial: Any,
+    *,
+    grid: tuple[int, int],
+    model: Mapping[str, Any],
+    class_names: tuple[str, ...],
+) -> tuple[Any, list[Row]]:
+    """Parameters of the form of `initial`, with all that the weights have for it.
+
+    Tensors of equal name and shape are taken. Blocks and memory units are taken from the first on;
+    those that the model has more stay as they are in `initial`. The embedding of the places is
+    interpolated (bicubic) where the grid of tokens is another one. Head and stem stay as in
+    `initial` where the classes, or the shapes of the stem, are others.
+
+    Args:
+      weights: as they were read.
+      initial: a nested dict of arrays, the model's own start.
+      grid: rows and columns of the model's tokens.
+      model: its options, the section `model` of a config.
+      class_names: of its logits.
+
+    Returns:
+      The parameters, and a row for every tensor of either side.
+
+    Raises:
+      UserError: a tensor has another shape for another reason, or nothing fits.
+    """
+    there, here = (flatten_dict(tree, sep="/") for tree in (weights.params, initial))
+    same_classes = not weights.class_names or weights.class_names == class_names
+    params, rows = {}, []
+    for name, start in here.items():
+        start = np.asarray(start)
+        if name not in there:
+            value, outcome = start, "new: the weights have none"
+        elif name.startswith("head/") and not (same_classes and there[name].shape == start.shape):
+            value, outcome = start, "new: other classes"
+        elif there[name].shape == start.shape and not (name == _POSITIONS and grid != weights.grid):
+            value, outcome = there[name], "taken"
+        elif name == _POSITIONS and there[name].shape[1] == start.shape[1]:
+            value = _resized(there[name], weights.grid, grid)
+            outcome = f"interpolated from {_by(weights.grid)} to {_by(grid)} tokens"
+        elif name.startswith("patch_embed/") and there[name].shape[-1] == start.shape[-1]:
+            value, outcome = start, "new: other patches"
+        else:
+            value, outcome = _first_of_each(weights, model, name, there[name], start)
+        params[name] = value.astype(start.dtype)
+        rows.append(Row(name, _shape(there, name), start.shape, outcome))
+    rows += [Row(name, there[name].shape, None, "left") for name in there if name not in here]
+    if not any(row.outcome == "taken" or row.name.startswith("blocks/") for row in rows):
+        raise UserError(f"nothing of {weights.source} fits the model")
+    return unflatten_dict(params, sep="/"), rows
+
+
+def _first_of_each(
+    weights: Weights, model: Mapping[str, Any], name: str, value: np.ndarray, start: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """The first blocks and the first memory units of `value`, and what `start` has beyond them."""
+    units = tuple(options.get("memory_size") for options in (weights.model, model))
+    corner, parts = [], []
+    for axis, (there, here) in enumerate(zip(value.shape, start.shape, strict=False)):
+        corner.append(slice(min(there, here)))
+        if there == here:
+            continue
+        if axis == 0 and name.startswith("blocks/"):
+            parts.append(f"{min(there, here)} of {here} blocks")
+        elif "/attention/" in name and (there, here) == units:
+            parts.append(f"{min(there, here)} of {here} units")
+        else:
+            raise UserError(_refusal(weights, model, name, value, start))
+    if value.ndim != start.ndim:
+        raise UserError(_refusal(weights, model, name, value, start))
+    result = start.copy()
+    result[tuple(corner)] = value[tuple(corner)]
+    return result, f"taken: {', '.join(parts)}"
+
+
+def _refusal(
+    weights: Weights, model: Mapping[str, Any], name: str, value: np.ndarray, start: np.ndarray
+) -> str:
+    different = [
+        f"model.{key} is {there!r} there, {model[key]!r} here"
+        for key, there in weights.model.items()
+        if key in model and model[key] != there
+    ]
+    return (
+        f"init_from={weights.source}: {name} is {_by(value.shape)} there, {_by(start.shape)} here"
+        f" ({'; '.join(different) or 'the models have the same options'}); only depth, "
+        "memory_size, patches and classes may be others"
+    )
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))
+
+
+def _shape(tensors: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
+    return tensors[name].shape if name in tensors else None
+
+
+def _resized(value: np.ndarray, old: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Embeddings `[N, d]` of a grid of places for another grid over the same image."""
+    width = value.shape[1]
+    resized = jax.image.resize(value.reshape(*old, width), (*new, width), "bicubic")
+    return np.asarray(resized).reshape(-1, width)

@@ -1,0 +1,130 @@
+"""Weights of one model as the start of another."""
+
+import jax
+import numpy as np
+import pytest
+
+from eanet.errors import UserError
+from eanet.models.eanet import EANet
+from eanet.models.functional import split_model
+from eanet.transfer.fit import fit
+from eanet.transfer.weights import Weights
+
+SMALL = {"patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "head_dim": 4}
+SMALL |= {"memory_size": 4, "mlp_dim": 8}
+NAMES = ("cat", "dog", "owl")
+
+
+def model(image_shape=(8, 8, 1), classes=3, **options):
+    options = SMALL | options
+    return split_model(lambda rngs: EANet(classes, image_shape, rngs=rngs, **options)), options
+
+
+def random_params(network, seed):
+    """Values to be told apart; the model's own initial ones take long to compile."""
+    values = np.random.default_rng(seed)
+    shapes = jax.eval_shape(network.init, 0)
+    return jax.tree.map(lambda leaf: values.normal(size=leaf.shape).astype(leaf.dtype), shapes)
+
+
+def weights(names=NAMES, **options):
+    network, options = model(**options)
+    grid = network.abstract.patch_embed.grid
+    return Weights("runs/old", random_params(network, 0), grid, options, names)
+
+
+def fitted(source, names=NAMES, **options):
+    network, options = model(classes=len(names), **options)
+    initial = random_params(network, 1)
+    params, rows = fit(
+        source,
+        initial,
+        grid=network.abstract.patch_embed.grid,
+        model=options,
+        class_names=names,
+    )
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, initial)
+    return params, initial, {row.name: row.outcome for row in rows}
+
+
+def equal(one, other):
+    return jax.tree.all(jax.tree.map(np.array_equal, one, other))
+
+
+def test_a_model_of_the_same_form_starts_as_the_other_ended():
+    source = weights()
+    params, _, outcomes = fitted(source)
+    assert equal(params, source.params)
+    assert set(outcomes.values()) == {"taken"}
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "owl", "dog")])
+def test_other_classes_have_a_new_head_and_nothing_else_is_new(names):
+    source = weights()
+    params, initial, outcomes = fitted(source, names)
+    assert equal(params["head"], initial["head"])
+    assert equal(params["blocks"], source.params["blocks"])
+    assert {name for name, said in outcomes.items() if said != "taken"} == {
+        "head/bias",
+        "head/kernel",
+    }
+
+
+def test_blocks_and_memory_units_are_taken_from_the_first_on():
+    source = weights()
+    params, initial, outcomes = fitted(source, depth=3, memory_size=6)
+    keys, old, own = (
+        np.asarray(tree["blocks"]["attention"]["key_memory"])
+        for tree in (params, source.params, initial)
+    )
+    np.testing.assert_array_equal(keys[:2, :, :4], old)
+    np.testing.assert_array_equal(keys[2], own[2])
+    np.testing.assert_array_equal(keys[:, :, 4:], own[:, :, 4:])
+    assert outcomes["blocks/attention/key_memory"] == "taken: 2 of 3 blocks, 4 of 6 units"
+    assert outcomes["blocks/mlp/out/kernel"] == "taken: 2 of 3 blocks"
+    back, _, outcomes = fitted(weights(depth=3, memory_size=6))
+    assert np.shape(back["blocks"]["attention"]["key_memory"]) == old.shape
+    assert outcomes["blocks/attention/key_memory"] == "taken: 2 of 2 blocks, 4 of 4 units"
+
+
+def test_embeddings_of_places_follow_the_grid_and_keep_what_is_linear_in_it():
+    source = weights(image_shape=(16, 32, 1))  # 4 by 8 tokens
+    rows, columns = np.mgrid[:4, :8]
+    plane = np.repeat((2.0 * rows + columns).reshape(-1, 1), 8, axis=1).astype(np.float32)
+    source.params["patch_embed"]["position_embedding"] = plane
+    params, _, outcomes = fitted(source, image_shape=(32, 64, 1))  # 8 by 16
+    found = np.asarray(params["patch_embed"]["position_embedding"])[:, 0].reshape(8, 16)
+    rows, columns = np.mgrid[:8, :16]
+    expected = 2.0 * ((rows + 0.5) / 2 - 0.5) + (columns + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(found[3:-3, 3:-3], expected[3:-3, 3:-3], atol=1e-5)
+    said = outcomes["patch_embed/position_embedding"]
+    assert said == "interpolated from 4×8 to 8×16 tokens"
+
+
+def test_as_many_tokens_in_another_grid_are_not_taken_for_the_same_places():
+    _, _, outcomes = fitted(weights(image_shape=(8, 32, 1)), image_shape=(16, 16, 1))
+    said = outcomes["patch_embed/position_embedding"]
+    assert said == "interpolated from 2×8 to 4×4 tokens"
+
+
+def test_what_only_one_side_has_is_said():
+    params, initial, outcomes = fitted(weights(local_mixing=True), final_norm=True, patch_size=2)
+    assert outcomes["blocks/local_mixing/kernel"] == "left"
+    assert outcomes["final_norm/scale"] == "new: the weights have none"
+    assert outcomes["patch_embed/projection/kernel"] == "new: other patches"
+    assert equal(params["final_norm"], initial["final_norm"])
+
+
+@pytest.mark.parametrize("key", ["embed_dim", "mlp_dim", "head_dim", "num_heads"])
+def test_other_sizes_are_refused_by_name(key):
+    said = rf"init_from=runs/old: .* there, .* here \(model.{key} is {SMALL[key]} there, 16 here\)"
+    with pytest.raises(UserError, match=said):
+        fitted(weights(), **{key: 16})
+
+
+def test_weights_without_names_of_classes_keep_their_head_where_as_many_are_wanted():
+    source = weights(names=())
+    params, _, _ = fitted(source)
+    assert equal(params["head"], source.params["head"])
+    _, _, outcomes = fitted(source, ("cat", "dog"))
+    assert outcomes["head/kernel"] == "new: other classes"
