@@ -1,7 +1,7 @@
 """Trains, evaluates, asks or sweeps EANet; see README.md.
 
 python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=VALUE ...]
-python main.py --workdir=DIR    # goes on with the run there
+python main.py --workdir=DIR [--extend_to=EPOCHS]    # goes on with the run there
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
     [--dataset=NAME] [--data_dir=DIR]    # on other data, or where the data is now
 python main.py --mode=predict --workdir=DIR --images=PATH [--images=...] [--top=5] [--out=FILE]
@@ -26,6 +26,9 @@ from eanet.files import local_path
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: runs/CONFIG_NAME.")
+EXTEND_TO = flags.DEFINE_float(
+    "extend_to", None, "For training: epochs in all of a run that is there, more than it was for."
+)
 MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval", "predict", "replay", "sweep"], "What to do."
 )
@@ -67,6 +70,7 @@ HOST_SETUP = flags.DEFINE_bool("host_setup", True, "A CPU device for each core."
 # The flags that only these modes read; in another one they are refused.
 MODES = {
     "config": ("train", "sweep"),
+    "extend_to": ("train",),
     "checkpoint": ("eval", "predict"),
     **dict.fromkeys(("split", "dataset", "data_dir"), ("eval",)),
     **dict.fromkeys(("images", "top", "out", "resize", "strict"), ("predict",)),
@@ -111,7 +115,11 @@ def main(arguments: Sequence[str]) -> None:
                 data_dir=DATA_DIR.value,
             )
     elif MODE.value == "train" and CONFIG.value is None and workdir is not None:
-        train.train(None, workdir)
+        train.train(None, workdir, extend_to=EXTEND_TO.value)
+    elif EXTEND_TO.value is not None:
+        raise UserError(
+            "--extend_to goes with --workdir=DIR alone; with --config say --config.num_epochs"
+        )
     elif CONFIG.value is None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
     elif MODE.value == "train":

@@ -23,18 +23,21 @@ from eanet.training.loop import Training
 from eanet.training.run import Run, set_up
 from eanet.transfer.start import initial_state, write_record
 from eanet.workdir import machine, model_record
-from eanet.workdir.claim import claimed
+from eanet.workdir.claim import MAY_CHANGE, claimed, take_changes
 from eanet.workdir.log import RunLog
 from eanet.workdir.model_record import ModelRecord
 
 
 @devices.refusals()
-def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
+def train(
+    config: ConfigDict | None, workdir: Path, *, extend_to: float | None = None
+) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; gives test results of the best.
 
     Args:
       config: as `configs/eanet_cifar100.py` describes it; None takes the workdir's own.
       workdir: directory of the run; made if missing.
+      extend_to: epochs in all, more than the run was for.
 
     Raises:
       UserError: for what the user can mend.
@@ -43,32 +46,21 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
     """
     console = Console()
     config = config or config_schema.read(workdir / "config.json")
+    if extend_to is not None:
+        extend(config, extend_to)
     known = known_of(workdir, config, console)
     run = set_up(config, console.note, known=known)
     config_schema.refuse_hopeless(config)
     first = functools.cache(functools.partial(initial_state, run, console))
     if config.init_from and not (workdir / "config.json").exists():
         first()  # what does not fit is refused before a workdir is made
-    with claimed(workdir, config, console.warn) as lock, save_request() as save:
+    claim = claimed(workdir, config, console.warn, may_change=MAY_CHANGE)
+    with claim as lock, save_request() as save:
         describe(run, console)
         with open_checkpoints(workdir, console, config) as checkpoints:
-            record = ModelRecord.of(run.dataset)
-            if known is None and checkpoints.steps():
-                console.note(
-                    f"{workdir} had no {model_record.NAME}: written from the data as it is"
-                )
-            if known is None or known.data != record.data:
-                model_record.write(workdir, record)
             like = run.abstract_state()
             step, state, history = checkpoints.restore_newest(like) or (0, None, "")
-            computed_on: dict[str, Any] = {
-                "device": device(run.mesh.devices.flat),
-                "versions": versions(),
-                "settings": host.settings(),
-            }
-            if step and (changed := machine.describe_change(workdir, computed_on)):
-                console.warn(f"the last digits may be others than before: {changed}")
-            machine.write(workdir, computed_on)
+            record_start(workdir, run, known, step, console, has_begun=bool(checkpoints.steps()))
             with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
                 train_steps: Future[Any] = Future()
                 if step < run.plan.total_steps:
@@ -79,7 +71,7 @@ def train(config: ConfigDict | None, workdir: Path) -> dict[str, Any]:
                         write_record(workdir, config.init_from, tensors)
                 console.run_header(
                     workdir=workdir,
-                    device=computed_on["device"],
+                    device=device(run.mesh.devices.flat),
                     step=step,
                     total_steps=run.plan.total_steps,
                     steps_per_epoch=run.plan.steps_per_epoch,
@@ -134,6 +126,46 @@ def size(config: ConfigDict) -> RunSize:
         raise UserError("a sweep compares on validation, but dataset.val_fraction leaves none")
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
     return RunSize(parameters, multiply_adds, run.plan.total_steps * config.batch_size)
+
+
+def extend(config: ConfigDict, num_epochs: float) -> None:
+    """Makes the run of this config longer; raises `UserError` where it would not be."""
+    if not num_epochs > config.num_epochs:
+        raise UserError(
+            f"--extend_to={num_epochs:g} is no more than the {config.num_epochs:g} epochs it is for"
+        )
+    config.num_epochs = num_epochs
+
+
+def record_start(
+    workdir: Path,
+    run: Run,
+    known: ModelRecord | None,
+    step: int,
+    console: Console,
+    *,
+    has_begun: bool,
+) -> None:
+    """Records on what data and by what a claimed run goes on, and what has changed of its config.
+
+    Raises:
+      UserError: it is longer already than it shall be, or cannot be written.
+    """
+    reached = step, run.plan.epochs(step)
+    take_changes(workdir, run.config, reached=reached, say=console.note)
+    record = ModelRecord.of(run.dataset)
+    if known is None and has_begun:
+        console.note(f"{workdir} had no {model_record.NAME}: written from the data as it is")
+    if known is None or known.data != record.data:
+        model_record.write(workdir, record)
+    computed_on: dict[str, Any] = {
+        "device": device(run.mesh.devices.flat),
+        "versions": versions(),
+        "settings": host.settings(),
+    }
+    if step and (changed := machine.describe_change(workdir, computed_on)):
+        console.warn(f"the last digits may be others than before: {changed}")
+    machine.write(workdir, computed_on)
 
 
 def known_of(workdir: Path, config: ConfigDict, console: Console) -> ModelRecord | None:

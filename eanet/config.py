@@ -198,6 +198,27 @@ def write(workdir: Path, config: ConfigDict) -> None:
     files.write_atomically(workdir / "config.json", to_json(config))
 
 
+def rewrite(workdir: Path, config: ConfigDict, step: int) -> None:
+    """Gives a run another config from this step on; `run.json` keeps what was changed and when.
+
+    Raises:
+      UserError: what is there is damaged.
+      OSError: it cannot be written; the old config stands.
+    """
+    path = workdir / "config.json"
+    changes = [
+        {"step": step, "key": key, "before": before, "after": after}
+        for key, before, after in differences(from_json(path), filled(config))
+    ]
+    record = _record(path)
+    digest = files.digest(config.to_dict())
+    if "config_sha256" in record:  # until the config is there too, either one is right
+        record["config_sha256_before"] = record["config_sha256"]
+    record |= {"config_sha256": digest, "changes": [*record.get("changes", []), *changes]}
+    files.write_atomically(workdir / RECORD, files.strict_json(record, indent=2))
+    files.write_atomically(path, to_json(config))
+
+
 def from_json(path: Path) -> ConfigDict:
     """Reads `config.json` of a run, with the keys that are newer; its values may be impossible.
 
@@ -212,9 +233,10 @@ def from_json(path: Path) -> ConfigDict:
         raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
         raise UserError(f"{path} is not the config of a run: it has no section 'model'")
-    digest = _record(path).get("config_sha256")
+    record = _record(path)
+    right = (record.get("config_sha256"), record.get("config_sha256_before"))
     try:
-        if digest not in (None, files.digest(values)):
+        if right[0] is not None and files.digest(values) not in right:
             raise UserError(
                 f"{path} is not what was written: it is damaged, or a person has changed it; if "
                 f"that was meant, remove {path.with_name(RECORD)} and it is taken as it stands"

@@ -21,6 +21,7 @@ FLOORS = (
     "eanet/inference",
     "eanet/atlas",
     "eanet/convert",
+    "eanet/transfer",
     "eanet/sweeps",
     "eanet/tools",
     "train.py",

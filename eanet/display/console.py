@@ -37,6 +37,7 @@ _RUN_FILES = {
     "tensorboard": "the same metrics for TensorBoard",
     "config.json": "the configuration, every override in it",
     "run.json": "the version that began the run, and a digest of the configuration",
+    "init.json": "where the weights came from that it started with",
     "model.json": "class names, image shape, mean and deviation",
     "machine.json": "what computed it last: devices, versions, settings",
 }

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,33 @@ LOCK = ".lock"
 _SHOWN_DIFFERENCES = 6
 
 
+# What may change in a run that has begun: how long and how often, nothing that a step computes but
+# the learning rate of a schedule that has an end.
+MAY_CHANGE = (
+    *("num_epochs", "eval_every_epochs", "layer_statistics"),
+    *(f"checkpoint_every_{unit}" for unit in ("epochs", "steps", "minutes")),
+)
+
+
 @contextmanager
-def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> Iterator[RunLock]:
+def claimed(
+    workdir: Path,
+    config: ConfigDict,
+    say: Callable[[str], object],
+    *,
+    may_change: Container[str] = (),
+) -> Iterator[RunLock]:
     """While the context lasts, the workdir belongs to this config and this process.
 
-    It is made, with the config in it, where it does not exist. The claim is a lock of the operating
+    It is made, with the config in it, where it does not exist; keys of the config that `may_change`
+    may have other values than there. The claim is a lock of the operating
     system, which ends with its process however that dies, and may be lost while somebody removes
     files, see `RunLock.confirm`. `say` is told where that of a process that died is taken over.
 
     Raises:
       UserError: if the workdir belongs to another config, is in use, or cannot be written.
     """
-    check(workdir, config)
+    check(workdir, config, may_change=may_change)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -46,7 +61,9 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
             f"{workdir} is in use by {owner}; wait for it, stop it, or choose another --workdir"
         )
     with closing(lock):
-        check(workdir, config)  # again, for what another process did before it ended
+        check(
+            workdir, config, may_change=may_change
+        )  # again, for what another process did before it ended
         if died := _owner(workdir):
             say(f"{workdir} was left by {died}, which no longer runs; taking over")
         try:
@@ -62,7 +79,7 @@ def claimed(workdir: Path, config: ConfigDict, say: Callable[[str], object]) -> 
                 os.ftruncate(lock.descriptor, 0)
 
 
-def check(workdir: Path, config: ConfigDict) -> None:
+def check(workdir: Path, config: ConfigDict, *, may_change: Container[str] = ()) -> None:
     """Raises `UserError` for a workdir that belongs to something else; changes nothing."""
     path = workdir / "config.json"
     if not os.path.exists(path):
@@ -73,6 +90,7 @@ def check(workdir: Path, config: ConfigDict) -> None:
             )
         return
     differences = config_lib.differences(config_lib.from_json(path), config_lib.filled(config))
+    differences = [each for each in differences if each[0] not in may_change]
     if model_record.read(workdir):  # which knows the data itself
         differences = [each for each in differences if not _is_place(*each)]
     if differences:
@@ -84,6 +102,33 @@ def check(workdir: Path, config: ConfigDict) -> None:
             f"{'; '.join(shown[:_SHOWN_DIFFERENCES])}{rest}. Nothing was changed; choose another "
             "--workdir, or give the saved values to go on with that run"
         )
+
+
+def take_changes(
+    workdir: Path, config: ConfigDict, *, reached: tuple[int, float], say: Callable[[str], object]
+) -> None:
+    """Writes what has changed of a claimed run's config, and says it.
+
+    `reached` is the step, and the epochs that it makes, where the run stands.
+
+    Raises:
+      UserError: the run is longer already than it shall be, or cannot be written.
+    """
+    step, epochs = reached
+    saved = config_lib.from_json(workdir / "config.json")
+    if not (changed := config_lib.differences(saved, config_lib.filled(config))):
+        return
+    if epochs > config.num_epochs:
+        raise UserError(
+            f"{workdir} has trained {epochs:g} epochs, more than num_epochs={config.num_epochs:g}; "
+            "nothing was changed: ask for more, or choose another --workdir"
+        )
+    try:
+        config_lib.rewrite(workdir, config, step)
+    except OSError as error:
+        raise _cannot_write(workdir, error) from None
+    for key, before, after in changed:
+        say(f"from step {step:,} on {key} is {after!r}, no longer {before!r}")
 
 
 def _is_place(key: str, old: Any, new: Any) -> bool:

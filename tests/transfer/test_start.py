@@ -1,0 +1,71 @@
+"""Runs that start from weights that exist, by what `main.py` calls."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import train
+from configs import testing
+from eanet import load
+from eanet.convert.keras_export import export
+from eanet.display.console import Console
+from eanet.errors import UserError
+from eanet.training.run import set_up
+from eanet.transfer.start import initial_state
+
+
+def equal(one, other):
+    return jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(one), jax.device_get(other)))
+
+
+def test_a_run_starts_where_another_ended_and_keeps_a_record(trained, tmp_path, undrawn):
+    config = testing.get_config()
+    config.init_from = str(trained)
+    config.optimizer.ema_decay = 0.0  # which would round
+    config.optimizer.freeze = "*"
+    with pytest.raises(UserError, match="leaves nothing to train"):
+        train.train(config, tmp_path / "run")
+    config.optimizer.freeze = "blocks/*, patch_embed/*, head/kernel"
+    train.train(config, tmp_path / "run")
+    start, end = (load(path).params for path in (trained, tmp_path / "run"))
+    assert equal(start["blocks"], end["blocks"])
+    assert equal(start["head"]["kernel"], end["head"]["kernel"])
+    assert not equal(start["head"]["bias"], end["head"]["bias"])
+    record = json.loads((tmp_path / "run/init.json").read_text())
+    assert record["source"] == str(trained)
+    assert {"taken"} == {tensor["outcome"] for tensor in record["tensors"]}
+
+
+def test_the_moving_average_starts_from_the_weights_too(trained):
+    config = testing.get_config()
+    config.init_from = str(trained)
+    state, _ = initial_state(set_up(config, print), Console())
+    assert equal(state.params, load(trained).params)
+    assert equal(state.ema, state.params) and int(state.step) == 0
+
+
+def test_a_file_of_keras_is_a_start(trained, tmp_path, capfd):
+    export(trained, tmp_path / "keras.weights.h5")
+    config = testing.get_config()
+    config.init_from = str(tmp_path / "keras.weights.h5")
+    state, rows = initial_state(set_up(config, print), Console())
+    assert equal(state.params, load(trained).params)
+    assert "Starts from the weights of " in capfd.readouterr().out
+    assert {row.outcome for row in rows} == {"taken"}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere", "cannot read nowhere/config.json"),
+        ("nowhere.weights.h5", "cannot read nowhere.weights.h5"),
+    ],
+)
+def test_a_start_that_is_not_there_is_refused_before_a_workdir_is_made(source, said, tmp_path):
+    config = testing.get_config()
+    config.init_from = source
+    with pytest.raises(UserError, match=said):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
