@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 128  # images a step, on all devices together
     config.microbatch_size = 0  # images a pass, gradients are summed over passes; 0: the fastest
     config.num_epochs = 50.0  # may be fractional
+    config.mild_epochs = 0.0  # the last so many are without erasing and mixing
     config.label_smoothing = 0.1  # share of the target spread evenly over all classes
     config.eval_every_epochs = 1.0  # validate this often, and report the training metrics
     config.checkpoint_every_epochs = 1.0  # save this often, besides at every validation
@@ -52,6 +53,7 @@ def get_config() -> ConfigDict:
     augment.random_erasing = 0.0  # probability of erasing a random rectangle
     augment.mixup = 0.0  # alpha of mixup
     augment.cutmix = 0.0  # alpha of cutmix
+    augment.mix_probability = 1.0  # of a batch to be mixed, by either of them
     augment.keras3_contrast_clip = False  # reproduce the defect of Keras 3 (docs/parity.md)
 
     config.model = model = ConfigDict()

@@ -38,6 +38,8 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "optimizer.freeze": "",
         "optimizer.head_multiplier": 1.0,
         "optimizer.layer_decay": 1.0,
+        "mild_epochs": 0.0,
+        "augment.mix_probability": 1.0,
     },
 }
 

@@ -1,13 +1,14 @@
 """Every augmentation by name: the one table that a new one is added to, and how it is applied."""
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Key
 
 from eanet.augment import mixing, transforms
 from eanet.augment.mixing import Images, Targets
@@ -24,6 +25,7 @@ class Augmentation:
     # is called without the value. Computes in float32.
     apply: Callable[..., Any]
     mixes: bool = False  # mixes examples; of several such a batch takes one, at even odds
+    strong: bool = False  # left out while augmentation is mild, as are those that mix
     # Rules of further keys, which have no effect while this one is off.
     options: Mapping[str, Rule] = field(default_factory=dict)
     # `check(value, image_shape)` raises `UserError` where the images are not fit for it.
@@ -41,8 +43,8 @@ class Augmentation:
         return lambda *examples: self.apply(key, *examples, *value, **options)
 
 
-# In the order of application; those that mix come last whatever their place here. Above 1, contrast
-# would turn dark into light; above 0.99, zoom would shrink a view to nothing.
+# In the order of application, but strong ones come after all others, and last those that mix. Above
+# 1, contrast would turn dark into light; above 0.99, zoom would shrink a view to nothing.
 AUGMENTATIONS: dict[str, Augmentation] = {
     "flip": Augmentation(Switch(), transforms.random_flip, stream=0),
     "rotation": Augmentation(Number(0, 0.5), transforms.random_rotation, stream=1),
@@ -59,17 +61,18 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         check=transforms.check_pad_and_crop,
         stream=4,
     ),
-    "random_erasing": Augmentation(Number(0, 1), transforms.random_erasing, stream=5),
+    "random_erasing": Augmentation(Number(0, 1), transforms.random_erasing, strong=True, stream=5),
     "mixup": Augmentation(Number(0, 1000), mixing.mixup, mixes=True, stream=7),
     "cutmix": Augmentation(Number(0, 1000), mixing.cutmix, mixes=True, stream=8),
 }
 _CHOICE_STREAM = 6  # of one among several that mix
 _SPLIT_STREAMS = 9
+MIX_PROBABILITY = "mix_probability"  # the key: how likely a batch is mixed at all
 
 
 def augmentation_rules() -> dict[str, Rule]:
     """The rules of the section `augment` of a config."""
-    rules: dict[str, Rule] = {}
+    rules: dict[str, Rule] = {MIX_PROBABILITY: Number(0, 1)}
     for name, augmentation in AUGMENTATIONS.items():
         rules |= {name: augmentation.rule, **augmentation.options}
     return rules
@@ -83,12 +86,19 @@ def check(image_shape: tuple[int, ...], **values: Any) -> None:
 
 
 def augment(
-    key: Key[Array, ""], images: Images, targets: Targets, **values: Any
+    key: Key[Array, ""],
+    images: Images,
+    targets: Targets,
+    *,
+    mild: Bool[Array, ""] | None = None,
+    **values: Any,
 ) -> tuple[Images, Targets]:
     """Applies, in the order of the table, what is switched on; the rest leaves no operation.
 
     The key decides all that is random. Images are normalised and keep their type, targets are
-    probabilities, values are as `augmentation_rules` allows them; what is missing is off.
+    probabilities, values are as `augmentation_rules` allows them; what is missing is off, but for
+    the probability with which a batch is mixed, which is then 1. Where `mild` is true, strong
+    augmentations are left out; the others draw what they draw otherwise.
     """
     if unknown := values.keys() - augmentation_rules():
         raise TypeError(f"there is no augmentation {', '.join(sorted(unknown))}")
@@ -96,22 +106,49 @@ def augment(
     if not switched_on:
         return images, targets
     streams = jax.random.split(key, _SPLIT_STREAMS)  # all at once, which compiles faster
+
+    def applied(name: str) -> Callable[..., Any]:
+        stream = AUGMENTATIONS[name].stream
+        own_key = _named_stream(key, name) if stream is None else streams[stream]
+        return AUGMENTATIONS[name].applied(own_key, name, values)
+
+    def strengthen(images: Array, targets: Array) -> tuple[Array, Array]:
+        for name in strong:
+            images = applied(name)(images)
+        mix = partial(_mix, [applied(name) for name in mixers], streams)
+        return _unless(unmixed, mix, images, targets)
+
+    mixers = [name for name, one in switched_on.items() if one.mixes]
+    strong = [name for name, one in switched_on.items() if one.strong and not one.mixes]
+    unmixed, probability = None, values.get(MIX_PROBABILITY, 1.0)
+    if mixers and probability < 1.0:
+        unmixed = jax.random.bernoulli(_named_stream(key, MIX_PROBABILITY), 1.0 - probability)
     changed = images.astype(jnp.float32)
-    mixers = []
-    for name, augmentation in switched_on.items():
-        if augmentation.stream is None:
-            stream = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        else:
-            stream = streams[augmentation.stream]
-        applied = augmentation.applied(stream, name, values)
-        if augmentation.mixes:
-            mixers.append(applied)
-        else:
-            changed = applied(changed)
-    if len(mixers) > 1:
-        draw = jax.random.uniform(streams[_CHOICE_STREAM], dtype=jnp.float32)
-        choice = (draw * len(mixers)).astype(jnp.int32)
-        changed, targets = jax.lax.switch(choice, mixers, changed, targets)
-    elif mixers:
-        changed, targets = mixers[0](changed, targets)
+    for name in switched_on:
+        if name not in (*strong, *mixers):
+            changed = applied(name)(changed)
+    if strong or mixers:
+        changed, targets = _unless(mild, strengthen, changed, targets)
     return changed.astype(images.dtype), targets
+
+
+def _named_stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def _mix(
+    mixers: Sequence[Callable[..., Any]], streams: Array, images: Array, targets: Array
+) -> tuple[Array, Array]:
+    """Lets one of several mix the batch, at even odds."""
+    if len(mixers) < 2:
+        return mixers[0](images, targets) if mixers else (images, targets)
+    draw = jax.random.uniform(streams[_CHOICE_STREAM], dtype=jnp.float32)
+    choice = (draw * len(mixers)).astype(jnp.int32)
+    return jax.lax.switch(choice, mixers, images, targets)
+
+
+def _unless(left_out: Bool[Array, ""] | None, change: Callable[..., Any], *examples: Array) -> Any:
+    """The changed examples, or the same where the change is left out; None: it never is."""
+    if left_out is None:
+        return change(*examples)
+    return jax.lax.cond(left_out, lambda *same: same, change, *examples)

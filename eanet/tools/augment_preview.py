@@ -72,7 +72,11 @@ def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], see
             if row == 0 or mixed:
                 caption = printable(_caption(target, dataset.class_names))
                 axis.set_title(caption, fontsize=6, pad=2, parse_math=False)
-    on = [n if value is True else f"{n} {value:g}" for n, value in augmentation.items() if value]
+    on = [
+        name if value is True else f"{name} {value:g}"
+        for name, value in augmentation.items()
+        if value and (mixed or name != pipeline.MIX_PROBABILITY)
+    ]
     figure.suptitle(f"top: original; below: {', '.join(on) or 'nothing is on'}", fontsize=9)
     figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.3, rect=(0, 0, 1, 0.985))
     return figure

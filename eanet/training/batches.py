@@ -53,11 +53,13 @@ def make_prepare(
     normalize: Callable[[Array], Array],
     augmentation: Mapping[str, Any],
     random_bits: str,
+    mild_from: int | None = None,
 ) -> Prepare:
     """Builds `prepare(seed, step, images, labels)` -> images, targets, one dropout key an image.
 
     The images come as uint8 and leave normalised and augmented, the labels leave as rows of
     probabilities. Seed and step are arguments, so that all seeds share a compiled program.
+    Augmentation is mild from the step `mild_from` on.
     """
 
     def prepare(
@@ -70,7 +72,11 @@ def make_prepare(
         key = jax.random.fold_in(key, step)
         keys = jax.random.split(key, 1 + len(images))
         augmented, targets = augment(
-            keys[0], normalize(images), jax.nn.one_hot(labels, num_classes), **augmentation
+            keys[0],
+            normalize(images),
+            jax.nn.one_hot(labels, num_classes),
+            mild=None if mild_from is None else step >= mild_from,
+            **augmentation,
         )
         return augmented, targets, keys[1:]
 

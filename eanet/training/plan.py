@@ -10,6 +10,7 @@ _EPOCHS = Number(0, 1_000_000, above=True)
 RULES: dict[str, Rule] = {
     "batch_size": Number(1, 2**31 - 1, whole=True),
     "num_epochs": _EPOCHS,
+    "mild_epochs": Number(0, 1_000_000),
     "eval_every_epochs": _EPOCHS,
     "checkpoint_every_epochs": _EPOCHS,
     "checkpoint_every_steps": Number(0, 2**31 - 1, whole=True),
@@ -31,6 +32,7 @@ class Plan:
     eval_every_epochs: float
     checkpoint_every_epochs: float
     checkpoint_every_steps: int = 0
+    mild_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch_size > self.num_examples:
@@ -50,6 +52,17 @@ class Plan:
     def total_steps(self) -> int:
         """Of the whole training; at least one."""
         return max(1, self.steps(self.num_epochs))
+
+    @property
+    def mild_from(self) -> int | None:
+        """After how many steps augmentation becomes mild, for the last epochs; None: never.
+
+        Without strong augmentation the network sees images again as they are in the test (He et
+        al., arXiv 1909.09148; Ge et al., arXiv 2107.08430).
+        """
+        if not self.mild_epochs:
+            return None
+        return self.steps(max(0.0, self.num_epochs - self.mild_epochs))
 
     def steps(self, epochs: float) -> int:
         """The steps after which this many epochs are complete."""

@@ -216,6 +216,7 @@ def set_up(
             normalize=normalizer(dataset.mean, dataset.std),
             augmentation=config.augment.to_dict(),
             random_bits=config.random_bits,
+            mild_from=plan.mild_from,
         ),
         evaluate=build_evaluate(config, model, dataset.mean, dataset.std),
         microbatch=microbatch,

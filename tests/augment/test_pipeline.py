@@ -162,6 +162,7 @@ def test_a_batch_split_over_devices_stays_split_and_equal():
         ("mixup", -1.0),
         ("cutmix", math.inf),
         ("mixup", math.nan),
+        ("mix_probability", 1.5),
         ("zoom", "0.2"),
         ("flip", 2),
         ("keras3_contrast_clip", -1),
@@ -260,10 +261,28 @@ def test_a_new_one_draws_its_own_stream_and_moves_no_other(monkeypatch):
     assert not np.allclose(other, bright)
 
 
-def test_of_three_that_mix_each_gets_a_third(monkeypatch):
-    def blacken(key, images, targets):
-        return jnp.zeros_like(images), targets
+def blacken(key, images, targets):
+    return jnp.zeros_like(images), targets
 
+
+def test_a_batch_is_mixed_with_the_given_probability_and_never_while_mild(monkeypatch):
+    monkeypatch.setitem(AUGMENTATIONS, "blacken", Augmentation(Switch(), blacken, mixes=True))
+    images, targets = make_images(), make_targets(6)
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, None))
+    def run(key, mild):
+        examples = jnp.asarray(images), jnp.asarray(targets)
+        return augment(key, *examples, mild=mild, blacken=True, mix_probability=0.25)[0]
+
+    keys = jax.random.split(random_key(0), 200)
+    is_kept = np.any(run(keys, False), axis=(2, 3, 4))
+    np.testing.assert_array_equal(is_kept, np.repeat(is_kept[:, :1], 6, axis=1))
+    assert 125 < np.sum(is_kept[:, 0]) < 175
+    np.testing.assert_array_equal(run(keys[:1], True)[0], images)
+
+
+def test_of_three_that_mix_each_gets_a_third(monkeypatch):
     monkeypatch.setitem(AUGMENTATIONS, "blacken", Augmentation(Switch(), blacken, mixes=True))
     run = jax.jit(functools.partial(augment, mixup=1.0, cutmix=1.0, blacken=True))
     images, targets = make_images(), make_targets(6)

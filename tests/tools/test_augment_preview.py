@@ -10,7 +10,10 @@ UNMIXED = ("--config=configs/testing.py", "--config.augment.mixup=0")
 
 @pytest.mark.parametrize(
     ("channels", "augmentation", "title"),
-    [(1, {"flip": True, "zoom": 0.0}, "flip"), (3, {"cutmix": 1.0}, "cutmix 1")],
+    [
+        (1, {"flip": True, "zoom": 0.0, "mix_probability": 1.0}, "flip"),
+        (3, {"cutmix": 1.0, "mix_probability": 0.5}, "cutmix 1, mix_probability 0.5"),
+    ],
 )
 def test_originals_above_what_becomes_of_them(channels, augmentation, title):
     images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, channels))

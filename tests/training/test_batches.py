@@ -40,6 +40,28 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert len({first(seed, epoch) for seed in (0, 1, 2**31 + 1) for epoch in (0, 1, 2)}) == 9
 
 
+def test_from_a_step_on_augmentation_is_mild():
+    data = make_data(4)
+
+    def prepare(mild_from=None, **augmentation):
+        made = make_prepare(
+            num_classes=CLASSES,
+            normalize=normalizer(MEAN, STD),
+            augmentation=augmentation,
+            random_bits="counter",
+            mild_from=mild_from,
+        )
+        run = jax.jit(made)
+        return lambda step: run(np.uint32(0), step, data.images, data.labels)[0]
+
+    weak, strong = {"contrast": 0.5}, {"random_erasing": 1.0}
+    prepared = prepare(mild_from=3, **weak, **strong)
+    without, always = prepare(**weak), prepare(**weak, **strong)
+    for step, expected in ((2, always), (3, without), (7, without)):
+        np.testing.assert_allclose(prepared(step), expected(step), atol=1e-5)
+    assert not np.array_equal(without(2), always(2))
+
+
 def test_what_a_step_takes_is_a_function_of_seed_and_step():
     """Whether seed and step are numbers of the program or its arguments makes no difference."""
     prepare = make_prepare(

@@ -127,6 +127,19 @@ def test_fractions_of_epochs():
     assert Plan(100, 10, 1e-9, 1.0, 1.0).total_steps == 1
 
 
+@pytest.mark.parametrize(
+    ("mild_epochs", "mild_from"),
+    [(0.0, None), (1.0, 14), (1.5, 10), (0.01, 20), (3.0, 0), (9e5, 0)],
+)
+def test_the_last_epochs_are_mild(mild_epochs, mild_from):
+    """A batch that reaches into them is still as those before it."""
+    plan = Plan(100, 15, 3.0, 1.0, 1.0, mild_epochs=mild_epochs)
+    assert plan.total_steps == 20
+    mild = [] if mild_from is None else list(range(mild_from, 20))
+    assert plan.mild_from == mild_from
+    assert [step for step in range(20) if step * 15 >= (3 - mild_epochs) * 100] == mild
+
+
 def test_a_batch_of_more_than_all_examples():
     with pytest.raises(UserError, match=r"batch_size=101 .*100 training"):
         Plan(100, 101, 1.0, 1.0, 1.0)

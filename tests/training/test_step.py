@@ -190,7 +190,7 @@ def test_mixed_targets_and_smoothing_enter_the_loss(monkeypatch):
     """What `augment` makes of images and targets is what the loss is of."""
 
     def halves(key, images, targets, **switches):
-        assert switches == {"mixup": 0.5}
+        assert switches == {"mild": None, "mixup": 0.5}
         return images, 0.75 * targets + 0.25 * jnp.roll(targets, 1, axis=1)
 
     monkeypatch.setattr(batches, "augment", halves)
