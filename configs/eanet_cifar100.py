@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 128  # images a step, on all devices together
     config.microbatch_size = 0  # images a pass, gradients are summed over passes; 0: the fastest
     config.num_epochs = 50.0  # may be fractional
-    config.mild_epochs = 0.0  # the last so many are without erasing and mixing
+    config.mild_epochs = 0.0  # the last so many are without policy, erasing and mixing
     config.label_smoothing = 0.1  # share of the target spread evenly over all classes
     config.eval_every_epochs = 1.0  # validate this often, and report the training metrics
     config.checkpoint_every_epochs = 1.0  # save this often, besides at every validation
@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     dataset.val_split = "last"  # "last": the end of the split, unshuffled; "random": stratified
 
     config.augment = augment = ConfigDict()
+    augment.trivial_augment = False  # the policy TrivialAugment Wide: one operation an image
     augment.flip = True  # mirror left and right with probability 1/2
     augment.rotation = 0.1  # largest rotation either way, as a fraction of a turn
     augment.contrast = 0.1  # largest change of the contrast factor from 1

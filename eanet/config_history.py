@@ -40,6 +40,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "optimizer.layer_decay": 1.0,
         "mild_epochs": 0.0,
         "augment.mix_probability": 1.0,
+        "augment.trivial_augment": False,
     },
 }
 

@@ -43,6 +43,7 @@ jaxtyping.install_import_hook(
         for name in (
             "augment.pipeline",
             "augment.transforms",
+            "augment.trivial_augment",
             "models",
             "prng",
             "training.step",

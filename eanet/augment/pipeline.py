@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
-from eanet.augment import mixing, transforms
+from eanet.augment import mixing, transforms, trivial_augment
 from eanet.augment.mixing import Images, Targets
+from eanet.augment.trivial_augment import Pixels
 from eanet.rules import Number, Rule, Switch
 
 
@@ -25,6 +26,7 @@ class Augmentation:
     # is called without the value. Computes in float32.
     apply: Callable[..., Any]
     mixes: bool = False  # mixes examples; of several such a batch takes one, at even odds
+    pixels: bool = False  # changes images as they are stored, before they are normalised
     strong: bool = False  # left out while augmentation is mild, as are those that mix
     # Rules of further keys, which have no effect while this one is off.
     options: Mapping[str, Rule] = field(default_factory=dict)
@@ -46,6 +48,13 @@ class Augmentation:
 # In the order of application, but strong ones come after all others, and last those that mix. Above
 # 1, contrast would turn dark into light; above 0.99, zoom would shrink a view to nothing.
 AUGMENTATIONS: dict[str, Augmentation] = {
+    "trivial_augment": Augmentation(
+        Switch(),
+        trivial_augment.trivial_augment,
+        pixels=True,
+        strong=True,
+        check=trivial_augment.check,
+    ),
     "flip": Augmentation(Switch(), transforms.random_flip, stream=0),
     "rotation": Augmentation(Number(0, 0.5), transforms.random_rotation, stream=1),
     "contrast": Augmentation(
@@ -85,6 +94,17 @@ def check(image_shape: tuple[int, ...], **values: Any) -> None:
             augmentation.check(values[name], image_shape)
 
 
+def augment_pixels(
+    key: Key[Array, ""], images: Pixels, *, mild: Bool[Array, ""] | None = None, **values: Any
+) -> Pixels:
+    """Applies what changes images before they are normalised; arguments are those of `augment`."""
+    for name, one in AUGMENTATIONS.items():
+        if one.pixels and values.get(name):
+            change = one.applied(_named_stream(key, name), name, values)
+            images = _unless(mild if one.strong else None, change, images)
+    return images
+
+
 def augment(
     key: Key[Array, ""],
     images: Images,
@@ -95,14 +115,16 @@ def augment(
 ) -> tuple[Images, Targets]:
     """Applies, in the order of the table, what is switched on; the rest leaves no operation.
 
-    The key decides all that is random. Images are normalised and keep their type, targets are
-    probabilities, values are as `augmentation_rules` allows them; what is missing is off, but for
-    the probability with which a batch is mixed, which is then 1. Where `mild` is true, strong
-    augmentations are left out; the others draw what they draw otherwise.
+    Before it comes `augment_pixels`. The key decides all that is random. Images are normalised and
+    keep their type, targets are probabilities, values are as `augmentation_rules` allows them; what
+    is missing is off, but for the probability with which a batch is mixed, which is then 1. Where
+    `mild` is true, strong augmentations are left out; the others draw what they draw otherwise.
     """
     if unknown := values.keys() - augmentation_rules():
         raise TypeError(f"there is no augmentation {', '.join(sorted(unknown))}")
-    switched_on = {name: one for name, one in AUGMENTATIONS.items() if values.get(name)}
+    switched_on = {
+        name: one for name, one in AUGMENTATIONS.items() if values.get(name) and not one.pixels
+    }
     if not switched_on:
         return images, targets
     streams = jax.random.split(key, _SPLIT_STREAMS)  # all at once, which compiles faster
@@ -112,11 +134,12 @@ def augment(
         own_key = _named_stream(key, name) if stream is None else streams[stream]
         return AUGMENTATIONS[name].applied(own_key, name, values)
 
-    def strengthen(images: Array, targets: Array) -> tuple[Array, Array]:
+    def strengthen(examples: tuple[Array, Array]) -> tuple[Array, Array]:
+        images, targets = examples
         for name in strong:
             images = applied(name)(images)
         mix = partial(_mix, [applied(name) for name in mixers], streams)
-        return _unless(unmixed, mix, images, targets)
+        return _unless(unmixed, mix, (images, targets))
 
     mixers = [name for name, one in switched_on.items() if one.mixes]
     strong = [name for name, one in switched_on.items() if one.strong and not one.mixes]
@@ -128,7 +151,7 @@ def augment(
         if name not in (*strong, *mixers):
             changed = applied(name)(changed)
     if strong or mixers:
-        changed, targets = _unless(mild, strengthen, changed, targets)
+        changed, targets = _unless(mild, strengthen, (changed, targets))
     return changed.astype(images.dtype), targets
 
 
@@ -137,18 +160,18 @@ def _named_stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
 
 
 def _mix(
-    mixers: Sequence[Callable[..., Any]], streams: Array, images: Array, targets: Array
+    mixers: Sequence[Callable[..., Any]], streams: Array, examples: tuple[Array, Array]
 ) -> tuple[Array, Array]:
     """Lets one of several mix the batch, at even odds."""
     if len(mixers) < 2:
-        return mixers[0](images, targets) if mixers else (images, targets)
+        return mixers[0](*examples) if mixers else examples
     draw = jax.random.uniform(streams[_CHOICE_STREAM], dtype=jnp.float32)
     choice = (draw * len(mixers)).astype(jnp.int32)
-    return jax.lax.switch(choice, mixers, images, targets)
+    return jax.lax.switch(choice, mixers, *examples)
 
 
-def _unless(left_out: Bool[Array, ""] | None, change: Callable[..., Any], *examples: Array) -> Any:
+def _unless(left_out: Bool[Array, ""] | None, change: Callable[[Any], Any], examples: Any) -> Any:
     """The changed examples, or the same where the change is left out; None: it never is."""
     if left_out is None:
-        return change(*examples)
-    return jax.lax.cond(left_out, lambda *same: same, change, *examples)
+        return change(examples)
+    return jax.lax.cond(left_out, lambda same: same, change, examples)

@@ -1,14 +1,13 @@
 """Draws images of the training split as they are, and below them as augmentation changes them."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from eanet import files
 from eanet.augment import pipeline
@@ -19,6 +18,7 @@ from eanet.data.load import Dataset, load_dataset
 from eanet.display.plot_style import png
 from eanet.errors import UserError, printable
 from eanet.training import config_schema
+from eanet.training.batches import normalizer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,17 +51,21 @@ def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], see
     """Some examples of a data set in the top row, and `DRAWS` rows of them augmented."""
     from matplotlib.figure import Figure
 
-    original = (
-        jnp.asarray((examples.images - dataset.mean) / dataset.std, jnp.float32),
-        jax.nn.one_hot(examples.labels, dataset.num_classes),
-    )
-    augment = jax.jit(partial(pipeline.augment, **augmentation))
+    images = jnp.asarray(examples.images)
+    targets = jax.nn.one_hot(examples.labels, dataset.num_classes)
+    normalize = normalizer(dataset.mean, dataset.std)
+
+    @jax.jit
+    def augment(key: Array) -> tuple[Array, Array]:
+        pixels = pipeline.augment_pixels(key, images, **augmentation)
+        return pipeline.augment(key, normalize(pixels), targets, **augmentation)
+
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     mixed = any(augmentation.get(n) for n, a in pipeline.AUGMENTATIONS.items() if a.mixes)
     row_height = 1.15 if mixed else 0.95
     figure = Figure(figsize=(0.95 * len(examples), row_height * (DRAWS + 1) + 0.6), dpi=120)
     axes = figure.subplots(DRAWS + 1, len(examples), squeeze=False)
-    for row, batch in enumerate([original, *(augment(key, *original) for key in keys)]):
+    for row, batch in enumerate([(normalize(images), targets), *map(augment, keys)]):
         # Clipped here only: a screen shows nothing beyond black and white.
         pixels = np.clip(np.asarray(batch[0]) * dataset.std + dataset.mean, 0, 255)
         shown = zip(axes[row], pixels.astype(np.uint8), np.asarray(batch[1]), strict=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8, UInt32
 
-from eanet.augment.pipeline import augment
+from eanet.augment.pipeline import augment, augment_pixels
 from eanet.prng import lowest_word, random_key
 
 # Purposes of the seed.
@@ -71,11 +71,14 @@ def make_prepare(
         key = jax.random.fold_in(random_key(seed, random_bits), _STEPS)
         key = jax.random.fold_in(key, step)
         keys = jax.random.split(key, 1 + len(images))
+        batch_key = keys[0]
+        mild = None if mild_from is None else step >= mild_from
+        pixels = augment_pixels(batch_key, images, mild=mild, **augmentation)
         augmented, targets = augment(
-            keys[0],
-            normalize(images),
+            batch_key,
+            normalize(pixels),
             jax.nn.one_hot(labels, num_classes),
-            mild=None if mild_from is None else step >= mild_from,
+            mild=mild,
             **augmentation,
         )
         return augmented, targets, keys[1:]

@@ -12,13 +12,17 @@ UNMIXED = ("--config=configs/testing.py", "--config.augment.mixup=0")
     ("channels", "augmentation", "title"),
     [
         (1, {"flip": True, "zoom": 0.0, "mix_probability": 1.0}, "flip"),
-        (3, {"cutmix": 1.0, "mix_probability": 0.5}, "cutmix 1, mix_probability 0.5"),
+        (
+            3,
+            {"trivial_augment": True, "cutmix": 1.0, "mix_probability": 0.5},
+            "trivial_augment, cutmix 1, mix_probability 0.5",
+        ),
     ],
 )
 def test_originals_above_what_becomes_of_them(channels, augmentation, title):
-    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, channels))
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, channels), dtype=np.uint8)
     examples = Split(images, np.arange(2))
-    statistics = np.full(channels, 120.0), np.full(channels, 60.0)
+    statistics = np.full(channels, 120, np.float32), np.full(channels, 60, np.float32)
     dataset = Dataset("", examples, examples, examples, ("apple", "bear"), *statistics)
     figure = augment_preview.draw(examples, dataset, augmentation, seed=0)
     assert len(figure.axes) == 2 * (augment_preview.DRAWS + 1)
