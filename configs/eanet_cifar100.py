@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
     augment.contrast = 0.1  # largest change of the contrast factor from 1
     augment.zoom = 0.2  # largest change of height and width, independently
     augment.pad_crop = 0  # pad by this many pixels and crop back at random
+    augment.random_resized_crop = 0.0  # enlarge a random part of this area at least; 0: off
     augment.random_erasing = 0.0  # probability of erasing a random rectangle
     augment.mixup = 0.0  # alpha of mixup
     augment.cutmix = 0.0  # alpha of cutmix

@@ -41,6 +41,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "mild_epochs": 0.0,
         "augment.mix_probability": 1.0,
         "augment.trivial_augment": False,
+        "augment.random_resized_crop": 0.0,
     },
 }
 

@@ -70,6 +70,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         check=transforms.check_pad_and_crop,
         stream=4,
     ),
+    "random_resized_crop": Augmentation(Number(0, 1), transforms.random_resized_crop),
     "random_erasing": Augmentation(Number(0, 1), transforms.random_erasing, strong=True, stream=5),
     "mixup": Augmentation(Number(0, 1000), mixing.mixup, mixes=True, stream=7),
     "cutmix": Augmentation(Number(0, 1000), mixing.cutmix, mixes=True, stream=8),

@@ -5,7 +5,8 @@ is the channel's mean over the training set. Nothing is clipped: training and ev
 range of values.
 
 What is drawn at random is kept apart from what is done with it (`rotate`, `zoom`,
-`adjust_contrast`), so that the latter compares with other implementations for equal parameters.
+`adjust_contrast`, `resized_crop`), so that the latter compares with other implementations for equal
+parameters.
 """
 
 import math
@@ -24,6 +25,9 @@ PerImage = Float[Array, "batch"]
 # Of the erased box: the least and the greatest part of the image, the greatest ratio of its sides.
 ERASED_AREA = (0.02, 0.4)
 ERASED_ASPECT = 1 / 0.3
+# Of a crop to be resized: the greatest ratio of its sides, and how often to draw one that fits.
+CROP_ASPECT = 4 / 3
+CROP_ATTEMPTS = 10
 
 
 def random_flip(key: Key[Array, ""], images: Images) -> Images:
@@ -140,6 +144,54 @@ def check_pad_and_crop(pixels: int, image_shape: tuple[int, ...]) -> None:
             f"augment.pad_crop={pixels} can move images of {height}x{width} pixels out of sight; "
             "choose less than height and width"
         )
+
+
+def random_resized_crop(key: Key[Array, ""], images: Images, least_area: float) -> Images:
+    """Cuts a random part out of each image and enlarges it to the image's size.
+
+    torchvision's `RandomResizedCrop`, after Szegedy et al. (arXiv 1409.4842): the part has an area
+    uniform from `least_area` to 1 and a ratio of its sides uniform on a logarithmic scale from 3/4
+    to 4/3. Where none of ten draws fits into the image, it is the largest such part in the centre.
+    """
+    batch, height, width, _ = images.shape
+    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    drawn = CROP_ATTEMPTS, batch
+    areas = jax.random.uniform(area_key, drawn, minval=least_area, maxval=1.0) * height * width
+    most = math.log(CROP_ASPECT)
+    root_aspects = jnp.exp(jax.random.uniform(aspect_key, drawn, minval=-most, maxval=most) / 2)
+    heights = jnp.round(jnp.sqrt(areas) / root_aspects)
+    widths = jnp.round(jnp.sqrt(areas) * root_aspects)
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first, found = jnp.argmax(fits, axis=0)[None, :], jnp.any(fits, axis=0)
+    largest = min(height, round(width * CROP_ASPECT)), min(width, round(height * CROP_ASPECT))
+    places = jax.random.uniform(place_key, (2, batch))
+
+    def placed(sizes, place, largest, size):
+        sizes = jnp.where(found, jnp.take_along_axis(sizes, first, axis=0)[0], largest)
+        return jnp.where(found, jnp.floor(place * (size - sizes + 1)), (size - largest) // 2), sizes
+
+    tops, heights = placed(heights, places[0], largest[0], height)
+    lefts, widths = placed(widths, places[1], largest[1], width)
+    return resized_crop(images, tops, lefts, heights, widths)
+
+
+def resized_crop(
+    images: Images, tops: PerImage, lefts: PerImage, heights: PerImage, widths: PerImage
+) -> Images:
+    """Enlarges a box of each image to the image's size, bilinear, from the box's pixels alone."""
+    rows = _resizing(tops, heights, images.shape[1])
+    columns = _resizing(lefts, widths, images.shape[2])
+    # Products take a fraction of the time of a gather.
+    return jnp.einsum("bij,bjkc,blk->bilc", rows, images, columns, precision="highest")
+
+
+def _resizing(first: PerImage, count: PerImage, size: int) -> Float[Array, "batch size size"]:
+    """Weights of the pixels along a side, `[.., to, from]`, that enlarge `count` of them to all."""
+    first, count = first[:, None], count[:, None]
+    pixels = jnp.arange(size, dtype=jnp.float32)
+    places = first + (pixels + 0.5)[None, :] * count / size - 0.5
+    places = jnp.clip(places, first, first + count - 1)
+    return jnp.maximum(0.0, 1.0 - jnp.abs(places[:, :, None] - pixels[None, None, :]))
 
 
 def random_erasing(key: Key[Array, ""], images: Images, probability: float) -> Images:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from eanet.augment import transforms
 from eanet.prng import IMPLEMENTATIONS, random_key
@@ -211,6 +212,53 @@ def test_pad_and_crop_shifts_evenly_in_both_directions(shape):
             matches += equal
     assert np.all(matches == 1)
     assert counts.min() > 8 and counts.max() < 48  # 24 are expected
+
+
+@pytest.mark.parametrize("shape", [(4, 32, 32, 3), (4, 9, 14, 1)])
+def test_resized_crop_equals_pillow(shape):
+    images = make_images(shape)
+    _, height, width, _ = shape
+    boxes = [(0, 0, height, width), (2, 3, 5, 11), (height - 1, 0, 1, 7), (4, width - 9, 4, 9)]
+    expected = np.empty(shape, np.float32)
+    for image, (top, left, rows, columns), result in zip(images, boxes, expected, strict=True):
+        for channel in range(shape[-1]):
+            part = Image.fromarray(image[top : top + rows, left : left + columns, channel])
+            result[..., channel] = part.resize((width, height), Image.Resampling.BILINEAR)
+    arguments = jnp.asarray(boxes, jnp.float32).T
+    resized = jax.jit(transforms.resized_crop)(images, *arguments)
+    np.testing.assert_allclose(resized, expected, atol=1e-5)
+
+
+def drawn_as_in_torchvision(rng, height, width, least_area):
+    """Top, left, height and width of a crop, by the definition of `RandomResizedCrop`."""
+    for _ in range(10):
+        area = height * width * rng.uniform(least_area, 1)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < columns <= width and 0 < rows <= height:
+            return (
+                rng.integers(0, height - rows + 1),
+                rng.integers(0, width - columns + 1),
+                rows,
+                columns,
+            )
+    columns = round(height * 4 / 3) if width / height > 4 / 3 else width
+    rows = round(width / (3 / 4)) if width / height < 3 / 4 else height
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+@pytest.mark.parametrize(
+    ("size", "least_area"), [((32, 32), 0.08), ((32, 32), 0.8), ((8, 20), 0.9), ((20, 8), 0.5)]
+)
+def test_crops_are_drawn_as_in_torchvision(monkeypatch, size, least_area):
+    boxes = record(monkeypatch, "resized_crop")
+    transforms.random_resized_crop(random_key(2), jnp.zeros((4000, *size, 1)), least_area)
+    rng = np.random.default_rng(0)
+    expected = np.transpose([drawn_as_in_torchvision(rng, *size, least_area) for _ in range(4000)])
+    for ours, theirs in zip(boxes, expected, strict=True):
+        ours, theirs = (np.bincount(np.asarray(x, int), minlength=33) for x in (ours, theirs))
+        shares = np.cumsum(ours) / 4000, np.cumsum(theirs) / 4000
+        np.testing.assert_allclose(*shares, atol=0.04)
 
 
 def test_erased_boxes_have_the_promised_shape():
