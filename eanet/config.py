@@ -231,19 +231,25 @@ def from_json(path: Path) -> ConfigDict:
         raise UserError(f"cannot read {path}: {error.strerror}; is this a run's workdir?") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged, it is not JSON: {error}") from None
-    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
-        raise UserError(f"{path} is not the config of a run: it has no section 'model'")
+    config = from_values(values, path)
     record = _record(path)
     right = (record.get("config_sha256"), record.get("config_sha256_before"))
+    if right[0] is not None and files.digest(values) not in right:
+        raise UserError(
+            f"{path} is not what was written: it is damaged, or a person has changed it; if "
+            f"that was meant, remove {path.with_name(RECORD)} and it is taken as it stands"
+        )
+    return config
+
+
+def from_values(values: Any, source: str | Path) -> ConfigDict:
+    """The config that JSON of a source stands for, as `from_json` gives it; raises as that does."""
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise UserError(f"{source} is not the config of a run: it has no section 'model'")
     try:
-        if right[0] is not None and files.digest(values) not in right:
-            raise UserError(
-                f"{path} is not what was written: it is damaged, or a person has changed it; if "
-                f"that was meant, remove {path.with_name(RECORD)} and it is taken as it stands"
-            )
         return filled(ConfigDict(values)).lock()
     except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not the config of a run: {error}") from None
+        raise UserError(f"{source} is not the config of a run: {error}") from None
 
 
 def written_by(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""A run becomes a model."""
+"""A run, or the file that was exported of one, becomes a model."""
 
 import os
 import warnings
@@ -15,6 +15,7 @@ from eanet.data.base import Log
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
 from eanet.files import local_path
+from eanet.inference import weights
 from eanet.inference.model import Model
 from eanet.training import config_schema
 from eanet.training.run import build_model
@@ -33,7 +34,8 @@ def load(
     """Loads the model of a run.
 
     Args:
-      workdir: directory of the run.
+      workdir: directory of the run, or a file `*.safetensors` that was exported of one, which
+        holds one checkpoint.
       checkpoint: "best" on validation (the latest where nothing was held out), "latest", or a step.
       log: told, one line each, what a person should know.
 
@@ -41,6 +43,10 @@ def load(
       UserError: it is no run, or the checkpoint is missing, damaged or does not fit.
     """
     workdir = local_path(os.fspath(workdir))
+    if workdir.suffix == weights.ENDING:
+        if checkpoint != "best":
+            raise UserError(f"{workdir} holds one checkpoint, and none to be chosen: {checkpoint}")
+        return weights.read(workdir)
     config = config_schema.read(workdir / "config.json")
     record = model_record.read(workdir) or _record_from_data(workdir, config, log)
     network = build_model(config, len(record.class_names), record.image_shape)

@@ -144,13 +144,16 @@ def read(workdir: Path) -> ModelRecord | None:
     """
     path = workdir / NAME
     content = files.read_record(path, _ADVICE)
-    if content is None:
-        return None
+    return None if content is None else from_values(content, path, _ADVICE)
+
+
+def from_values(content: Mapping[str, Any], source: str | Path, advice: str) -> ModelRecord:
+    """What the JSON object of a record stands for; raises as `read`, with the advice."""
     try:
         return _parsed(**content)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         written = f"it was written by version {content.get('version')}, this is {__version__}"
-        raise UserError(f"{path} cannot be used: {error}; {written}; {_ADVICE}") from None
+        raise UserError(f"{source} cannot be used: {error}; {written}; {advice}") from None
 
 
 def _parsed(data: Any, **content: Any) -> ModelRecord:
