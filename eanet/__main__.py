@@ -17,6 +17,7 @@ from eanet.errors import UserError
 TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
     "prepare": ("eanet.tools.prepare", "download, prepare and cache a data set"),
     "preview": ("eanet.tools.augment_preview", "draw images before and after augmentation"),
+    "export": ("eanet.export.command", "write a trained model as a file for other programs"),
     "import-keras": ("eanet.convert.keras_import", "make a run of weights of the Keras example"),
     "export-keras": ("eanet.convert.keras_export", "write weights of a run as Keras reads them"),
     "verify-keras": ("eanet.convert.keras_verify", "compare the model with Keras, block by block"),

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -114,6 +115,18 @@ def write_directory(path: Path, content: Mapping[str, bytes], advice: str = _MAK
             old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def check_place(path: Path, advice: str = _MAKE_ROOM) -> None:
+    """Makes the directory of what is to be written, before anything long is begun.
+
+    Raises `UserError`, with the advice, where nothing can be put there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=path.parent).cleanup()
+    except OSError as error:
+        raise cannot_write(path, error, advice) from error
 
 
 def local_path(path: str | Path) -> Path:

@@ -22,6 +22,7 @@ FLOORS = (
     "eanet/atlas",
     "eanet/convert",
     "eanet/transfer",
+    "eanet/export",
     "eanet/sweeps",
     "eanet/tools",
     "train.py",

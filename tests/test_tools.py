@@ -58,6 +58,7 @@ NEEDED = {
     "preview": ["--config=configs/testing.py"],
     "verify-resume": ["--config=configs/testing.py"],
     "import-keras": ["a.h5", "--workdir=w"],
+    "export": ["w", "--format=safetensors"],
     "export-keras": ["w", "a.weights.h5"],
 }
 

@@ -5,7 +5,6 @@ positions, and what accuracy loses without it. docs/atlas.md has the definitions
 self-attention there are its heads and attention rollout.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,8 +184,4 @@ def _check_place(out: Path) -> None:
     """Refuses, before anything long is begun, a place where the atlas cannot be put."""
     if out.exists() and not (out / record.NAME).is_file():
         raise UserError(f"{out} is there and is no atlas; choose another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryDirectory(dir=out.parent).cleanup()
-    except OSError as error:
-        raise files.cannot_write(out, error, _ELSEWHERE) from error
+    files.check_place(out, _ELSEWHERE)
