@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.export import safetensors, stablehlo
+from eanet.export import onnx_file, safetensors, stablehlo
 from eanet.export.form import Form
 from eanet.inference.model import Model
 
@@ -34,6 +34,15 @@ FORMATS = {
         runner="jax.export in a process of its own",
         write=stablehlo.write,
         answer=stablehlo.answer,
+    ),
+    "onnx": Format(
+        about="a program for ONNX Runtime and others",
+        ending=".onnx",
+        program=True,
+        libraries=("onnx", "onnxruntime"),
+        runner="ONNX Runtime",
+        write=onnx_file.write,
+        answer=onnx_file.answer,
     ),
     "safetensors": Format(
         about="weights with all that they need, which eanet.load reads",
