@@ -1,20 +1,15 @@
-"""Libraries that only one tool needs, imported when it needs them."""
+"""Libraries that only some tools need, imported when they need them."""
 
-import importlib
-from typing import Any
+from importlib.util import find_spec
 
 from eanet.errors import UserError
 
 
-def need(name: str, requirements: str) -> Any:
-    """The module of this name.
-
-    Raises:
-      UserError: it is not installed; the message names the file of requirements that has it.
-    """
+def require(library: str, requirements: str) -> None:
+    """Raises `UserError` where a library is missing, with the requirements that have it."""
     try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UserError(
-            f"{name.partition('.')[0]} is not installed here: pip install -r {requirements}"
-        ) from None
+        found = find_spec(library)
+    except ValueError:  # something of this name that is no library
+        found = None
+    if found is None:
+        raise UserError(f"{library} is not installed here: pip install -r {requirements}")

@@ -57,10 +57,14 @@ def read(source: str | Path) -> KerasWeights:
 
 
 def write(path: Path, values: Mapping[str, np.ndarray], mean: Any, std: Any) -> None:
-    """Writes a `.weights.h5` file of Keras 3, with a Normalization layer as the example has it.
+    """Writes what `normalizing` gives; raises as `eanet.files.write` does."""
+    files.write(path, normalizing(values, mean, std))
+
+
+def normalizing(values: Mapping[str, np.ndarray], mean: Any, std: Any) -> bytes:
+    """A `.weights.h5` file of Keras 3, with a Normalization layer as the example has it.
 
     Values are named inside `layers/`; mean and deviation are per channel, on the scale 0..255.
-    Raises as `eanet.files.write` does.
     """
     layer = "sequential/layers/normalization/vars"
     statistics = {
@@ -68,7 +72,7 @@ def write(path: Path, values: Mapping[str, np.ndarray], mean: Any, std: Any) -> 
         f"{layer}/1": np.square(np.asarray(std, np.float64)).astype(np.float32),
         f"{layer}/2": np.asarray(0, np.int32),
     }
-    files.write(path, weights_h5({**statistics, **values}))
+    return weights_h5({**statistics, **values})
 
 
 def weights_h5(values: Mapping[str, np.ndarray]) -> bytes:

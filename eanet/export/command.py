@@ -33,7 +33,7 @@ def main(arguments: list[str], prog: str) -> None:
     options = _parse(arguments, prog)
     format, form = FORMATS[options.format], Form(options.batch, options.bare)
     for library in format.libraries:
-        libraries.need(library, "requirements-export.txt")
+        libraries.require(library, "requirements-export.txt")
     run = files.local_path(options.run)
     folder = run if run.is_dir() else run.parent
     out = files.local_path(options.out or folder / "export" / f"model{format.ending}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.export import onnx_file, safetensors, stablehlo
+from eanet.export import keras, onnx_file, safetensors, stablehlo
 from eanet.export.form import Form
 from eanet.inference.model import Model
 
@@ -52,5 +52,14 @@ FORMATS = {
         runner="eanet.load",
         write=safetensors.write,
         answer=safetensors.answer,
+    ),
+    "keras": Format(
+        about="weights of the Keras example's model",
+        ending=".weights.h5",
+        program=False,
+        libraries=("keras",),
+        runner="Keras",
+        write=keras.write,
+        answer=keras.answer,
     ),
 }

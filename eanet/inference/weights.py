@@ -51,7 +51,9 @@ def to_bytes(model: Model) -> bytes:
     Raises:
       UserError: safetensors is not installed.
     """
-    safetensors = libraries.need("safetensors.numpy", "requirements-export.txt")
+    libraries.require("safetensors", "requirements-export.txt")
+    from safetensors import numpy as safetensors
+
     config = model.config.to_dict()
     config["dataset"] |= {"data_dir": "", "name": _without_place(config["dataset"]["name"])}
     config["init_from"] = Path(config["init_from"]).name
@@ -108,7 +110,9 @@ def _content(path: Path) -> bytes:
 
 
 def _tensors(path: Path, content: bytes) -> dict[str, np.ndarray]:
-    safetensors = libraries.need("safetensors", "requirements-export.txt")
+    libraries.require("safetensors", "requirements-export.txt")
+    import safetensors
+
     try:
         found = safetensors.deserialize(content)
     except safetensors.SafetensorError as error:
