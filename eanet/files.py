@@ -21,6 +21,7 @@ from eanet.errors import UserError
 
 _MAKE_ROOM = "make room or mend its directory"
 _DIGEST = "sha256"
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _LEFT_OVER_SECONDS = 3600.0  # no process takes as long to write a file
 
 
@@ -186,9 +187,9 @@ def cannot_write(path: str | Path, error: OSError, advice: str = _MAKE_ROOM) -> 
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether an error of `write` means that nothing may be written there, and not a full disk."""
+    """Whether an error of `write` means that nothing can be put there, and not a full disk."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return isinstance(cause, OSError) and cause.errno in _READ_ONLY
 
 
 def read_record(
