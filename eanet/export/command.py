@@ -40,8 +40,8 @@ def main(arguments: list[str], prog: str) -> None:
     _check_place(out, format)
     console = Console()
     model = load(run, options.checkpoint, log=console.warn)
-    images, which = check.images_for(model, options.dataset, options.data_dir, console)
     content = format.write(model, form)
+    images, which = check.images_for(model, options.dataset, options.data_dir, console)
     difference = _difference(model, out.name, content, format, form, images)
     measured = f"largest difference of a probability {difference:.1e}"
     on = f"on {len(images)} images, {which}"
