@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from eanet.workdir.results import MEASURES
+
 
 def human(number: float) -> str:
     """A number in units a person compares: 361380 is "361.4 k", 100700000 is "100.7 M"."""
@@ -44,19 +46,16 @@ def epochs(step: int, epoch: float) -> str:
     return f"{epoch:.4g}"
 
 
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "fraction": percent,
+    "loss": "{:.4f}".format,
+    "likelihood": "{:.4f}".format,
+    "temperature": "{:.3f}".format,
+    "count": "{:,}".format,
+    "work": human,
+    "seconds": duration,
+}
 # What is recorded of a split, in the order shown: what it is called, and how it is written.
 RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "accuracy": ("top-1 accuracy", percent),
-    "top5_accuracy": ("top-5 accuracy", percent),
-    "balanced_accuracy": ("balanced accuracy", percent),
-    "loss": ("loss", "{:.4f}".format),
-    "nll": ("negative log-likelihood", "{:.4f}".format),
-    "ece": ("calibration error (ECE)", percent),
-    "temperature": ("temperature of validation", "{:.3f}".format),
-    "ece_at_temperature": ("ECE at this temperature", percent),
-    "num_examples": ("images", "{:,}".format),
-    "step": ("checkpoint of step", "{:,}".format),
-    "parameters": ("parameters", "{:,}".format),
-    "multiply_adds_per_image": ("MACs per image", human),
-    "evaluation_seconds": ("evaluation took", duration),
+    name: (measure.label, _SHOWN[measure.kind]) for name, measure in MEASURES.items()
 }

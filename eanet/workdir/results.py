@@ -4,29 +4,51 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eanet import files
 from eanet.environment import environment
 from eanet.errors import UserError
-from eanet.rules import Number, OrNothing, Rule, Such
+from eanet.rules import Number, OrNothing, Rule, Such, Text
 
-_COUNT = OrNothing(Number(0, 2**63 - 1, whole=True))
-_FRACTION = OrNothing(Number(0, 1))
+
+class Measure(NamedTuple):
+    """A number in the results of a split."""
+
+    label: str  # what a person calls it
+    kind: str  # of `_KINDS`: how it is checked, and written (`eanet.display.numbers`)
+
+
+_KINDS: dict[str, Rule] = {
+    "fraction": Number(0, 1),
+    "loss": Number(-1e30, 1e30),
+    "likelihood": Number(0, 1e30),
+    "temperature": Number(0, 1e30, above=True),
+    "count": Number(0, 2**63 - 1, whole=True),
+    "work": Number(0, 2**63 - 1, whole=True),
+    "seconds": Number(0, 1e30),
+}
+
+# In the order in which they are shown.
+MEASURES = {
+    "accuracy": Measure("top-1 accuracy", "fraction"),
+    "top5_accuracy": Measure("top-5 accuracy", "fraction"),
+    "balanced_accuracy": Measure("balanced accuracy", "fraction"),
+    "loss": Measure("loss", "loss"),
+    "nll": Measure("negative log-likelihood", "likelihood"),
+    "ece": Measure("calibration error (ECE)", "fraction"),
+    "temperature": Measure("temperature of validation", "temperature"),
+    "ece_at_temperature": Measure("ECE at this temperature", "fraction"),
+    "num_examples": Measure("images", "count"),
+    "step": Measure("checkpoint of step", "count"),
+    "parameters": Measure("parameters", "count"),
+    "multiply_adds_per_image": Measure("MACs per image", "work"),
+    "evaluation_seconds": Measure("evaluation took", "seconds"),
+}
 RULES: dict[str, Rule] = {
-    "accuracy": _FRACTION,
-    "top5_accuracy": _FRACTION,
-    "balanced_accuracy": _FRACTION,
-    "loss": OrNothing(Number(-1e30, 1e30)),
-    "nll": OrNothing(Number(0, 1e30)),
-    "ece": _FRACTION,
-    "temperature": OrNothing(Number(0, 1e30, above=True)),
-    "ece_at_temperature": _FRACTION,
-    "num_examples": _COUNT,
-    "step": _COUNT,
-    "parameters": _COUNT,
-    "multiply_adds_per_image": _COUNT,
-    "evaluation_seconds": OrNothing(Number(0, 1e30)),
+    **{name: OrNothing(_KINDS[measure.kind]) for name, measure in MEASURES.items()},
+    "device": OrNothing(Text()),
+    "git_commit": OrNothing(Text()),
     "files": OrNothing(Such("digests by name", lambda value: isinstance(value, dict))),
 }
 
