@@ -4,6 +4,7 @@ python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=
 python main.py --workdir=DIR [--extend_to=EPOCHS]    # goes on with the run there
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
     [--dataset=NAME] [--data_dir=DIR]    # on other data, or where the data is now
+    [--figures=png,svg,pdf]    # kinds of files of pictures; also for training and sweeps
 python main.py --mode=predict --workdir=DIR --images=PATH [--images=...] [--top=5] [--out=FILE]
     [--resize=squash|crop|pad] [--strict] [--checkpoint=best|latest|STEP]
 python main.py --mode=replay --workdir=DIR    # the step that made a run fail, layer by layer
@@ -20,6 +21,7 @@ from absl import flags
 from eanet import config as config_lib
 from eanet import config_flags, host, signals
 from eanet.data import resize
+from eanet.display import plot_style
 from eanet.errors import UserError
 from eanet.files import local_path
 
@@ -38,6 +40,9 @@ CHECKPOINT = flags.DEFINE_string(
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val", "train"], "For eval: what to look at.")
 DATASET = flags.DEFINE_string("dataset", None, "For eval: other data than that of the run.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "For eval: where the data is.")
+FIGURES = flags.DEFINE_string(
+    "figures", "png", "Kinds of files of pictures, as in png,svg,pdf; PNG is always among them."
+)
 IMAGES = flags.DEFINE_multi_string(
     "images",
     None,
@@ -73,6 +78,7 @@ MODES = {
     "extend_to": ("train",),
     "checkpoint": ("eval", "predict"),
     **dict.fromkeys(("split", "dataset", "data_dir"), ("eval",)),
+    "figures": ("train", "eval", "sweep"),
     **dict.fromkeys(("images", "top", "out", "resize", "strict"), ("predict",)),
     # Of which --images=- takes the standard input.
     "stop_at_eof": ("train", "eval", "replay", "sweep"),
@@ -85,6 +91,7 @@ def main(arguments: Sequence[str]) -> None:
     del arguments
     config_flags.refuse_unread(MODE.value, MODES)
     workdir = local_path(WORKDIR.value) if WORKDIR.value else None
+    figures = plot_style.kinds(FIGURES.value)
     host.import_jax()
     import train  # after the flags, so that a mistyped one is answered at once
     from eanet.inference.predict import predict
@@ -113,9 +120,10 @@ def main(arguments: Sequence[str]) -> None:
                 split=SPLIT.value,
                 dataset=DATASET.value,
                 data_dir=DATA_DIR.value,
+                figures=figures,
             )
     elif MODE.value == "train" and CONFIG.value is None and workdir is not None:
-        train.train(None, workdir, extend_to=EXTEND_TO.value)
+        train.train(None, workdir, extend_to=EXTEND_TO.value, figures=figures)
     elif EXTEND_TO.value is not None:
         raise UserError(
             "--extend_to goes with --workdir=DIR alone; with --config say --config.num_epochs"
@@ -123,12 +131,13 @@ def main(arguments: Sequence[str]) -> None:
     elif CONFIG.value is None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
     elif MODE.value == "train":
-        train.train(CONFIG.value, workdir or Path(f"runs/{config_flags.config_file().stem}"))
+        workdir = workdir or Path(f"runs/{config_flags.config_file().stem}")
+        train.train(CONFIG.value, workdir, figures=figures)
     else:
-        sweep(workdir)
+        sweep(workdir, figures)
 
 
-def sweep(directory: Path | None) -> None:
+def sweep(directory: Path | None, figures: Sequence[str]) -> None:
     """Sweeps, or searches, as the flags say."""
     import train
     from eanet.sweeps import command
@@ -144,6 +153,7 @@ def sweep(directory: Path | None) -> None:
         storage=STORAGE.value,
         workers=WORKERS.value,
         dry_run=DRY_RUN.value,
+        figures=figures,
         command=lambda workdir: [*program, f"--workdir={workdir}"],
     )
     module = config_lib.load_module(config_flags.config_file())

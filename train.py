@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from eanet import config as config_lib
 from eanet import devices, host
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
+from eanet.display.plot_style import DEFAULT_KINDS
 from eanet.environment import device, versions
 from eanet.errors import TrainingDiverged, UserError
 from eanet.inference.evaluate import evaluate
@@ -30,7 +32,11 @@ from eanet.workdir.model_record import ModelRecord
 
 @devices.refusals()
 def train(
-    config: ConfigDict | None, workdir: Path, *, extend_to: float | None = None
+    config: ConfigDict | None,
+    workdir: Path,
+    *,
+    extend_to: float | None = None,
+    figures: Sequence[str] = DEFAULT_KINDS,
 ) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; gives test results of the best.
 
@@ -38,6 +44,7 @@ def train(
       config: as `configs/eanet_cifar100.py` describes it; None takes the workdir's own.
       workdir: directory of the run; made if missing.
       extend_to: epochs in all, more than the run was for.
+      figures: kinds of files of the pictures, see `eanet.display.plot_style.KINDS`.
 
     Raises:
       UserError: for what the user can mend.
@@ -82,7 +89,7 @@ def train(
                 ):
                     training = Training(run, workdir, lock, checkpoints, log, console, stop, save)
                     training.go_on(state, step, train_steps)
-        results = evaluate(workdir, run=run, console=console)
+        results = evaluate(workdir, figures=figures, run=run, console=console)
     console.next_steps(workdir)
     return results
 

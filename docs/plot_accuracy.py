@@ -155,7 +155,7 @@ def main() -> None:
         ("macs", draw_macs(runs, anchors)),
         ("time", draw_time(runs, float(anchors[0]["top1"]))),
     ):
-        (HERE / f"accuracy/{name}.png").write_bytes(plot_style.png(figure))
+        (HERE / f"accuracy/{name}.png").write_bytes(plot_style.saved(figure, "png"))
     print(table(runs, anchors))
 
 

@@ -90,13 +90,14 @@ def undrawn(monkeypatch):
     picture = io.BytesIO()
     Image.new("RGB", (1, 1)).save(picture, "png")
     for name in ("calibration", "confusion", "mistakes"):
-        monkeypatch.setattr(
-            f"eanet.display.evaluation_pictures.draw_{name}", lambda *_: picture.getvalue()
-        )
-    monkeypatch.setattr(
-        "eanet.inference.evaluate.plot_curves",
-        lambda workdir: files.write(workdir / "curves.png", picture.getvalue()),
-    )
+        monkeypatch.setattr(f"eanet.display.evaluation_pictures.draw_{name}", lambda *_: None)
+    monkeypatch.setattr("eanet.display.plot_style.saved", lambda *_: picture.getvalue())
+
+    def plot_curves(workdir, title, figures):
+        for kind in figures:
+            files.write(workdir / f"curves.{kind}", picture.getvalue())
+
+    monkeypatch.setattr("eanet.inference.evaluate.plot_curves", plot_curves)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ VALUES = {
     "dataset": "digits",
     "data_dir": "data",
     "checkpoint": "latest",
+    "figures": "png,pdf",
     "images": "images",
     "top": "3",
     "out": "table.csv",

@@ -1,4 +1,4 @@
-"""`curves.png`: loss and accuracy of a run over its epochs."""
+"""`curves.png`, and of other kinds: loss and accuracy of a run over its epochs."""
 
 import math
 from collections.abc import Sequence
@@ -16,8 +16,18 @@ _SPLITS = {"train": ("training", plots.PALETTE[0]), "val": ("validation", plots.
 Records = Sequence[log.Record]
 
 
-def plot_curves(workdir: str | Path) -> Path:
-    """Draws `curves.png` from `metrics.jsonl` and the best checkpoint's test result, if recorded.
+def plot_curves(
+    workdir: str | Path, title: str = "", figures: Sequence[str] = plots.DEFAULT_KINDS
+) -> Path:
+    """Draws `metrics.jsonl` and the best checkpoint's test result, if recorded.
+
+    Args:
+      workdir: of the run; there `curves.png` is written.
+      title: what was trained; by default the name of the workdir.
+      figures: kinds of files, see `eanet.display.plot_style.KINDS`.
+
+    Returns:
+      The first of the files.
 
     Raises:
       UserError: There is no `metrics.jsonl`, or the picture cannot be written.
@@ -31,7 +41,7 @@ def plot_curves(workdir: str | Path) -> Path:
     if records:
         last = max(records, key=lambda record: record["step"])
         state = f"epoch {epochs(last['step'], last['epoch'])}, step {last['step']:,}"
-    figure = plots.new_figure(10, 4.2, f"{workdir.resolve().name}: {state}")
+    figure = plots.new_figure(10, 4.2, f"{title or workdir.resolve().name}: {state}")
     loss, accuracy = figure.subplots(1, 2)
     end = max([record["epoch"] for record in records], default=1)
     for axes, title in ((loss, "Loss"), (accuracy, "Accuracy, %")):
@@ -46,7 +56,9 @@ def plot_curves(workdir: str | Path) -> Path:
     figure.draw_without_rendering()  # fixes the scales, which the spreading needs
     for axes, texts in labels.items():
         plots.spread(axes, texts)
-    return files.write(workdir / "curves.png", plots.png(figure))
+    drawn = plots.as_files("curves", figure, figures)
+    first, *_ = [files.write(workdir / name, data) for name, data in drawn.items()]
+    return first
 
 
 def _draw_accuracy(

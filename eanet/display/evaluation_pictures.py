@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from eanet.display.plot_style import FAINT, FONT_SIZE, INK, PALETTE, new_figure, png, style
+from eanet.display.plot_style import FAINT, FONT_SIZE, INK, PALETTE, new_figure, style
 from eanet.errors import printable
 
 _MOST_NAMES = 120  # beside a matrix; more cannot be read
@@ -19,7 +19,7 @@ _COLUMNS = 8
 
 def draw_confusion(
     title: str, confusion: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
-) -> bytes:
+) -> Any:
     """The matrix, a row for each label as shares of its images, beside the most confused pairs.
 
     Many classes are put in an order in which those that are confused are neighbours.
@@ -52,7 +52,7 @@ def draw_confusion(
     scale.tick_params(labelsize=FONT_SIZE - 1, color=FAINT, labelcolor=INK)
     bar.outline.set_visible(False)
     _draw_pairs(axes_at(margin + side + 1.1, 3.6), confusion, class_names, round(2.2 * side))
-    return png(figure)
+    return figure
 
 
 def _draw_pairs(
@@ -89,13 +89,13 @@ def _neighbours(confusion: Int[np.ndarray, "classes classes"]) -> Int[np.ndarray
     return leaves_list(linkage(condensed, "average", optimal_ordering=True))
 
 
-def draw_calibration(title: str, panels: Mapping[str, tuple[Any, Any, Any]]) -> bytes:
+def draw_calibration(title: str, panels: Mapping[str, tuple[Any, Any, Any]]) -> Any:
     """Reliability diagrams by their titles: images, mean confidence and accuracy of each bin."""
     figure = new_figure(4.6 * len(panels), 5.4, title)
     grid = figure.subplots(2, len(panels), squeeze=False, sharex=True, height_ratios=(3, 1))
     for (above, below), (name, bins) in zip(grid.T, panels.items(), strict=True):
         _draw_reliability(above, below, name, *bins)
-    return png(figure)
+    return figure
 
 
 def _draw_reliability(
@@ -129,7 +129,7 @@ def _draw_reliability(
 
 def draw_mistakes(
     title: str, images: UInt8[np.ndarray, "n h w c"], captions: Sequence[tuple[str, str]]
-) -> bytes:
+) -> Any:
     """Images with two lines below each: what was predicted and how surely, and what it is."""
     rows = max(1, -(-len(images) // _COLUMNS))
     figure = new_figure(1.5 * _COLUMNS, 1.85 * rows + 0.5, title)
@@ -142,7 +142,7 @@ def draw_mistakes(
         text: Any = {"transform": axes.transAxes, "size": FONT_SIZE - 1.5, "parse_math": False}
         axes.text(0, -0.10, predicted, color=PALETTE[1], **text)
         axes.text(0, -0.23, true, color=INK, **text)
-    return png(figure)
+    return figure
 
 
 def _bare(axes: Any, title: str, xlabel: str) -> None:

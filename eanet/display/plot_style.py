@@ -3,14 +3,19 @@
 import io
 import logging
 import math
+import textwrap
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from eanet.errors import printable
+from eanet.errors import UserError, printable
 
 INK = "#333333"
 FAINT = "#999999"
 FONT_SIZE = 9
+_LETTER = 0.088  # inches, on average, of a title
+KINDS = ("png", "svg", "pdf")  # of files
+DEFAULT_KINDS = ("png",)  # that pages and reports show
 
 # Okabe and Ito's colours: distinct for colour-blind readers.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#000000")
@@ -27,20 +32,44 @@ def new_figure(width: float, height: float, title: str) -> Any:
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.04)
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
-    figure.suptitle(printable(title), x=0.01, ha="left", size=12, color=INK, parse_math=False)
+    title = _wrapped(printable(title), int(width / _LETTER))
+    figure.suptitle(title, x=0.01, ha="left", size=12, color=INK, parse_math=False)
     return figure
 
 
-def png(figure: Any) -> bytes:
-    """The picture as a file."""
-    return saved(figure, "png")
+def _wrapped(title: str, most: int) -> str:
+    """The title in as few lines of so many letters as it takes, of about the same length."""
+    lines = textwrap.wrap(title, most)
+    even = [textwrap.wrap(title, least) for least in range(len(title) // len(lines), most + 1)]
+    return "\n".join(next((each for each in even if len(each) == len(lines)), lines))
+
+
+def kinds(text: str) -> tuple[str, ...]:
+    """The kinds of files that `--figures=png,pdf` asks for, with PNG, which reports show.
+
+    Raises:
+      UserError: for a kind that is not of `KINDS`.
+    """
+    asked = [part.strip() for part in text.split(",")]
+    for kind in asked:
+        if kind not in KINDS:
+            raise UserError(f"--figures={text}: {kind!r} is none of {', '.join(KINDS)}")
+    return tuple(dict.fromkeys([*DEFAULT_KINDS, *asked]))
+
+
+def as_files(name: str, figure: Any, kinds: Sequence[str]) -> dict[str, bytes]:
+    """The picture as a file of each kind: "NAME.png" and so on."""
+    return {f"{name}.{kind}": saved(figure, kind) for kind in kinds}
 
 
 def saved(figure: Any, kind: str) -> bytes:
-    """The picture as a file of this kind: "png", "svg" or "pdf"; it does not tell the time."""
+    """The picture as a file of a kind of `KINDS`; it does not tell the time."""
+    from matplotlib import rc_context
+
     picture = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    figure.savefig(picture, format=kind, metadata=undated.get(kind))
+    with rc_context({"pdf.fonttype": 42}):  # publishers refuse the default, Type 3
+        figure.savefig(picture, format=kind, metadata=undated.get(kind))
     return picture.getvalue()
 
 

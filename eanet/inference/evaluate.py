@@ -1,7 +1,7 @@
 """The evaluation of a checkpoint on one split, from a run's directory to its files there."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from ml_collections import ConfigDict
 from eanet import config as config_lib
 from eanet import devices, files, host
 from eanet.data.base import Split, content_fingerprint
+from eanet.display import titles
 from eanet.display.console import Console
 from eanet.display.curves import plot_curves
 from eanet.display.model_card import write_model_card
+from eanet.display.plot_style import DEFAULT_KINDS
 from eanet.environment import device
 from eanet.errors import Interrupted, UserError
 from eanet.inference import measures
@@ -40,6 +42,7 @@ def evaluate(
     split: str = "test",
     dataset: str | None = None,
     data_dir: str | None = None,
+    figures: Sequence[str] = DEFAULT_KINDS,
     run: Run | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -51,6 +54,7 @@ def evaluate(
       split: "test", "val" or "train".
       dataset: name of other data; None for that of the run.
       data_dir: where the data is now; None for where it was.
+      figures: kinds of files of the pictures, see `eanet.display.plot_style.KINDS`.
       run: what `set_up` made of the config, where that is at hand.
       console: where to say what happens.
 
@@ -108,10 +112,12 @@ def evaluate(
         "host_settings": host.settings(),
     }
     console.results_table({**results, "split": split})
-    where = f"on the {split} split of {examples.other or workdir.resolve().name}"
-    beside = report.files(where, examples.split, model.class_names) if report else {}
+    data = titles.of_data(examples.other or config.dataset.name)
+    model_name = titles.of_model(config.model.attention)
+    where = f"of {model_name} on the {titles.SPLITS[split]} split of {data}"
+    beside = report.files(where, examples.split, model.class_names, figures) if report else {}
     which = {"split": split, "checkpoint": checkpoint, "other": examples.other}
-    _record(workdir, config, results, beside, which, console, final=run is not None)
+    _record(workdir, config, results, beside, which, figures, console, final=run is not None)
     return results
 
 
@@ -121,6 +127,7 @@ def _record(
     results: dict[str, Any],
     beside: dict[str, bytes],
     which: dict[str, Any],
+    figures: Sequence[str],
     console: Console,
     *,
     final: bool,
@@ -134,7 +141,7 @@ def _record(
     try:
         written = write_results(workdir, results=results, beside=beside, final=final, **which)
         if written and name() == results_name(which["split"]):
-            _show_best(workdir, config)
+            _show_best(workdir, config, figures)
     except UserError as error:
         if final or not files.is_read_only(error):
             raise
@@ -181,8 +188,9 @@ def _validation(
     return None if examples.other else examples.split
 
 
-def _show_best(workdir: Path, config: ConfigDict) -> None:
+def _show_best(workdir: Path, config: ConfigDict, figures: Sequence[str]) -> None:
     """Draws and writes anew what shows the results of the best checkpoint."""
-    plot_curves(workdir)
+    values = dict(config_lib.flatten(config))
+    plot_curves(workdir, f"{titles.of_run(values)}, seed {config.seed}", figures)
     about = attention_class(config.model.attention, config.model.implementation).about
-    write_model_card(workdir, dict(config_lib.flatten(config)), about)
+    write_model_card(workdir, values, about)

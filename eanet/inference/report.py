@@ -10,6 +10,7 @@ from eanet.data.base import Split
 from eanet.display import evaluation_pictures as pictures
 from eanet.display import spreadsheet
 from eanet.display.numbers import percent
+from eanet.display.plot_style import as_files
 from eanet.inference import measures, predictions
 from eanet.inference.measures import Answers, ByClass
 
@@ -50,20 +51,29 @@ class Report(NamedTuple):
             found["ece_at_temperature"] = measures.reliability(self.tempered).error
         return found
 
-    def files(self, where: str, examples: Split, class_names: Sequence[str]) -> dict[str, bytes]:
-        """The files by their kind; `where` completes a title, as "on the test split of RUN"."""
+    def files(
+        self, where: str, examples: Split, class_names: Sequence[str], figures: Sequence[str]
+    ) -> dict[str, bytes]:
+        """The files by their kind, with pictures of the kinds `figures`.
+
+        `where` completes a title, as "of EANet on the test split of CIFAR-100".
+        """
         made = {
             "predictions.csv": predictions.table(self.answers, class_names),
             "classes.csv": self._classes(class_names),
-            "calibration.png": self._calibration(where),
-            "mistakes.png": self._mistakes(where, examples.images, class_names),
+        }
+        drawn = {
+            "calibration": self._calibration(where),
+            "mistakes": self._mistakes(where, examples.images, class_names),
         }
         if len(class_names) <= _MOST_CLASSES:
             confusion = self.by_class.confusion
             rows = ([name, *row] for name, row in zip(class_names, confusion, strict=True))
             made["confusion.csv"] = spreadsheet.table(["label", *class_names], rows)
-            title = f"What is taken for what {where}"
-            made["confusion.png"] = pictures.draw_confusion(title, confusion, class_names)
+            title = f"Confusions {where}"
+            drawn["confusion"] = pictures.draw_confusion(title, confusion, class_names)
+        for name, figure in drawn.items():
+            made |= as_files(name, figure, figures)
         return made
 
     def _classes(self, class_names: Sequence[str]) -> bytes:
@@ -72,7 +82,7 @@ class Report(NamedTuple):
             ["class", "images", "accuracy", "precision"], zip(class_names, *columns, strict=True)
         )
 
-    def _calibration(self, where: str) -> bytes:
+    def _calibration(self, where: str) -> Any:
         panels = {"as trained": self.answers}
         if self.tempered is not None:
             panels[f"at temperature {self.temperature:.3f}"] = self.tempered
@@ -82,7 +92,7 @@ class Report(NamedTuple):
             {f"{name}: ECE {percent(found.error)}": found for name, found in bins.items()},
         )
 
-    def _mistakes(self, where: str, images: np.ndarray, class_names: Sequence[str]) -> bytes:
+    def _mistakes(self, where: str, images: np.ndarray, class_names: Sequence[str]) -> Any:
         labels, predicted, confidences, *_ = self.answers
         wrong = np.flatnonzero(~self.answers.correct)
         surest = wrong[np.argsort(-confidences[wrong], kind="stable")][: pictures.MISTAKES]
@@ -93,4 +103,4 @@ class Report(NamedTuple):
             )
             for index in surest
         ]
-        return pictures.draw_mistakes(f"The surest mistakes {where}", images[surest], captions)
+        return pictures.draw_mistakes(f"Surest mistakes {where}", images[surest], captions)

@@ -1,5 +1,6 @@
 """`--mode=sweep`: plans the runs, works at them, and reports."""
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -120,7 +121,8 @@ def _work(
         display.show(queue.statuses(), {})
     except UNAVAILABLE as error:
         raise UserError(f"the queue cannot be reached: {error}; start the command again") from None
-    write_sweep(directory, task.keys, runs, follow)
+    command = _command(options.storage)
+    write_sweep(directory, task.keys, runs, follow, space=task.space, command=command)
     console.note(f"{directory}: {display.summary()}")
     workers = Workers(queue, task, directory, options, display)
     # A lost terminal is for the runs to save at; the sweep goes on as they do.
@@ -129,7 +131,7 @@ def _work(
     console.note(f"{directory}: {display.summary()}")
     if stop.signal is not None:
         raise Interrupted(stop.signal, "sweep interrupted: the same command goes on")
-    finish(console, directory)
+    finish(console, directory, options.figures)
     failed = [name for name, each in display.statuses.items() if each.state is TrialState.FAIL]
     if failed and not any(each.state is TrialState.COMPLETE for each in display.statuses.values()):
         name, reason = failed[0], display.statuses[failed[0]].reason
@@ -139,9 +141,18 @@ def _work(
         )
 
 
-def finish(console: Console, directory: Path) -> None:
+def _command(storage: str | None) -> str:
+    """The command line of this program, without what a database's URL may tell of its users."""
+    arguments = sys.orig_argv[1:]
+    if storage:
+        kind = storage.partition("://")[0]
+        arguments = [argument.replace(storage, f"{kind}://…") for argument in arguments]
+    return shlex.join(["python", *arguments])
+
+
+def finish(console: Console, directory: Path, figures: Sequence[str]) -> None:
     """Measures what single images take, and writes the report."""
     latency = [sys.executable, "-m", "eanet", "latency", str(directory)]
     subprocess.run(latency, stdin=subprocess.DEVNULL, check=False)
-    for path in write_report(directory):
+    for path in write_report(directory, figures):
         console.note(f"wrote {path}")

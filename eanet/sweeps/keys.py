@@ -6,8 +6,9 @@ from typing import Any
 SEED = "seed"
 # Runs that differ in these alone are of one setting.
 NO_SETTING = {SEED, "dataset.data_dir"}
-# What a person asks about first: symbol and meaning; other keys have their own names.
-KNOWN = {"model.memory_size": ("S", "memory units"), "model.embed_dim": ("d", "width of a token")}
+# What a person asks about first: its name and its symbol; other keys have their names in words.
+KNOWN = {"model.memory_size": ("memory units S", "S"), "model.embed_dim": ("token width d", "d")}
+_WORDS = {"num": "", "dim": "width", "mlp": "MLP", "ema": "EMA", "dataset": "data set"}
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -17,16 +18,27 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     return {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
 
 
+def headings(keys: Iterable[str]) -> dict[str, str]:
+    """For each key what stands above a column or at an axis: "learning rate"."""
+    return {key: KNOWN.get(key, [_in_words(name)])[0] for key, name in short_names(keys).items()}
+
+
 def symbols(keys: Iterable[str]) -> dict[str, str]:
-    """For each key its symbol, else its short name."""
-    return {key: KNOWN.get(key, [name])[0] for key, name in short_names(keys).items()}
-
-
-def label(key: str) -> str:
-    """What stands at the axis of a picture."""
-    return ", ".join(KNOWN.get(key, [key]))
+    """For each key its symbol, else its heading."""
+    return {key: KNOWN.get(key, [text])[-1] for key, text in headings(keys).items()}
 
 
 def shown_value(value: Any) -> str:
     """A value of a setting."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def shown_values(values: dict[str, Any]) -> str:
+    """The values of a setting by full key, in one line: "S = 4, learning rate = 0.001"."""
+    words = symbols(values)
+    return ", ".join(f"{words[key]} = {shown_value(value)}" for key, value in values.items())
+
+
+def _in_words(name: str) -> str:
+    parts = name.replace(".", "_").split("_")
+    return " ".join(filter(None, (_WORDS.get(part, part) for part in parts))) or name

@@ -1,7 +1,7 @@
 """The pictures of a sweep: accuracy by setting, and what it costs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,14 @@ from eanet.display.plot_style import (
     PALETTE,
     label,
     new_figure,
-    png,
     spread,
     style,
 )
-from eanet.sweeps.keys import label as key_label
-from eanet.sweeps.keys import short_names, shown_value, symbols
+from eanet.sweeps import search_pictures
+from eanet.sweeps.axes import ACCURACY, SINGLE_RUN, log_where_wide, note
+from eanet.sweeps.keys import headings, shown_value, shown_values, symbols
+from eanet.sweeps.records import SweepRecord
 from eanet.sweeps.statistics import Setting, numeric_keys, pareto_front
-
-ACCURACY = "Validation accuracy, %"
 
 _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 # Its axis: an attribute of a run, and what that is multiplied by.
@@ -30,29 +29,30 @@ _COSTS = {
     "parameters, thousands": ("parameters", 1e-3),
     "latency of one image, ms": ("latency", 1.0),
 }
-_SINGLE_RUN: Any = {"alpha": 0.35, "markersize": 4, "markeredgewidth": 0}
 _MAX_LABELS = 8
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
 
 
-def draw_all(title: str, settings: Sequence[Setting]) -> dict[str, bytes]:
-    """All pictures that these settings are enough for: the name of a file to its content."""
+def draw_all(title: str, settings: Sequence[Setting], sweep: SweepRecord) -> dict[str, Any]:
+    """All figures that these settings of a sweep are enough for, by name."""
     done = [setting for setting in settings if setting.validation.count]
-    pictures = {}
-    if done:
-        pictures["accuracy.png"] = _accuracy(title, done)
-        if pareto := _pareto(title, done):
-            pictures["pareto.png"] = pareto
+    figures: dict[str, Any] = {}
+    if sweep.space:
+        figures |= search_pictures.draw_all(title, sweep)
+    elif done:
+        figures["accuracy"] = _accuracy(title, done)
+    if done and (pareto := _pareto(title, done, sweep)):
+        figures["pareto"] = pareto
     keys = numeric_keys(done)
-    if _is_grid(done, keys):
-        pictures["heat_map.png"] = _heat_map(title, done, *keys)
+    if not sweep.space and _is_grid(done, keys):
+        figures["heat_map"] = _heat_map(title, done, *keys)
     if any(run.best for setting in settings for run in setting.runs):
-        pictures["curves.png"] = _curves(title, settings)
-    return pictures
+        figures["curves"] = _curves(title, settings)
+    return figures
 
 
-def _accuracy(title: str, settings: Sequence[Setting]) -> bytes:
+def _accuracy(title: str, settings: Sequence[Setting]) -> Any:
     """Lines over the first numeric key where there are lines, else a row for each setting."""
     keys = numeric_keys(settings)
     for key in keys:
@@ -64,32 +64,33 @@ def _accuracy(title: str, settings: Sequence[Setting]) -> bytes:
     return _rows(title, settings)
 
 
-def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> bytes:
+def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> Any:
     figure = new_figure(6.6, 4.2, title)
     axes = figure.subplots()
-    style(axes, ACCURACY, key_label(key))
-    ticks = sorted({setting.values[key] for line in lines.values() for setting in line})
+    settings = [setting for line in lines.values() for setting in line]
+    style(axes, ACCURACY, headings(settings[0].values)[key])
+    ticks = sorted({setting.values[key] for setting in settings})
     texts = []
     for (text, line), colour in zip(lines.items(), PALETTE, strict=False):
         line = sorted(line, key=lambda setting: setting.values[key])
         values = [setting.values[key] for setting in line]
         for value, setting in zip(values, line, strict=True):
             for run in setting.done:
-                axes.plot(value, 100 * run.val_accuracy, "o", color=colour, **_SINGLE_RUN)
+                axes.plot(value, 100 * run.val_accuracy, "o", color=colour, **SINGLE_RUN)
         means, errors = _means(line)
         look = {"markersize": 5, "linewidth": 1.6, "elinewidth": 1}
         axes.errorbar(values, means, errors, color=colour, marker="o", capsize=3, **look)
         texts += label(axes, means[-1], text, colour) if text else []
-    _log_where_wide(axes, ticks, factor=4)
+    log_where_wide(axes, ticks, factor=4)
     if len(ticks) <= 10:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     figure.draw_without_rendering()
     spread(axes, texts)
-    _footnote(figure, settings=[setting for line in lines.values() for setting in line])
-    return png(figure)
+    _footnote(figure, settings)
+    return figure
 
 
-def _rows(title: str, settings: Sequence[Setting]) -> bytes:
+def _rows(title: str, settings: Sequence[Setting]) -> Any:
     figure = new_figure(7.2, 1.4 + 0.28 * len(settings), title)
     axes = figure.subplots()
     style(axes, "", ACCURACY)
@@ -97,29 +98,28 @@ def _rows(title: str, settings: Sequence[Setting]) -> bytes:
     rows = range(len(settings))
     for row, setting in zip(rows, settings, strict=True):
         for run in setting.done:
-            axes.plot(100 * run.val_accuracy, row, "o", color=PALETTE[0], **_SINGLE_RUN)
+            axes.plot(100 * run.val_accuracy, row, "o", color=PALETTE[0], **SINGLE_RUN)
     means, errors = _means(settings)
     axes.errorbar(means, rows, xerr=errors, color=PALETTE[0], fmt="o", markersize=6, capsize=3)
     axes.set_yticks(rows, [setting.name for setting in settings])
     axes.set_ylim(len(settings) - 0.5, -0.5)
-    keys = short_names(settings[0].values)
-    axes.set_ylabel(", ".join(keys.values()), size=FONT_SIZE, color=INK)
     _footnote(figure, settings)
-    return png(figure)
+    return figure
 
 
-def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> bytes:
+def _scatter(title: str, keys: Sequence[str], settings: Sequence[Setting]) -> Any:
     figure = new_figure(4.2 * len(keys), 4.0, title)
+    words = headings(settings[0].values)
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
-        style(axes, ACCURACY, key_label(key))
+        style(axes, ACCURACY, words[key])
         values = [setting.values[key] for setting in settings]
         means, _ = _means(settings)
         axes.plot(values, means, "o", color=PALETTE[0], alpha=0.7, markeredgewidth=0)
-        _log_where_wide(axes, values)
-    return png(figure)
+        log_where_wide(axes, values)
+    return figure
 
 
-def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> bytes:
+def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> Any:
     columns = sorted({setting.values[across] for setting in settings})
     rows = sorted({setting.values[up] for setting in settings})
     means = np.full((len(rows), len(columns)), math.nan)
@@ -131,23 +131,25 @@ def _heat_map(title: str, settings: Sequence[Setting], across: str, up: str) -> 
     figure = new_figure(2.4 + 0.9 * len(columns), 1.8 + 0.62 * len(rows), title)
     axes = figure.subplots()
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
-    style(axes, ACCURACY, key_label(across))
+    words = headings(settings[0].values)
+    style(axes, ACCURACY, words[across])
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(bottom=False)
     axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
     axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
-    axes.set_ylabel(key_label(up), size=FONT_SIZE, color=INK)
+    axes.set_ylabel(words[up], size=FONT_SIZE, color=INK)
     for (row, column), text in texts.items():
         dark = image.norm(means[row, column]) <= 0.6
         look = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
         axes.text(column, row, text, size=FONT_SIZE, **look)
     _footnote(figure, settings)
-    return png(figure)
+    return figure
 
 
-def _pareto(title: str, settings: Sequence[Setting]) -> bytes | None:
+def _pareto(title: str, settings: Sequence[Setting], sweep: SweepRecord) -> Any:
     """Accuracy over each cost that is known; None where none is."""
+    numbers = {run.name: number for number, run in enumerate(sweep.runs)}
     panels = {}
     for name, (cost, unit) in _COSTS.items():
         known = [(setting, getattr(setting.done[0], cost)) for setting in settings]
@@ -157,27 +159,37 @@ def _pareto(title: str, settings: Sequence[Setting]) -> bytes | None:
     if not panels:
         return None
     figure = new_figure(max(6.0, 4.2 * len(panels)), 4.2, title)
-    keys = ", ".join(short_names(settings[0].values).values())
-    _note(figure, f"on the front: {keys}" if keys else "")
+    named = (
+        "number of the trial" if sweep.space else ", ".join(symbols(settings[0].values).values())
+    )
+    note(figure, f"beside the points: {named}" if named else "")
+
+    def name_of(setting: Setting) -> str:
+        if sweep.space:
+            return str(numbers[setting.runs[0].name])
+        return ", ".join(map(shown_value, setting.values.values()))
+
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (name, points) in zip(all_axes, panels.items(), strict=True):
         style(axes, ACCURACY, name)
-        _draw_front(axes, points)
-    return png(figure)
+        _draw_front(axes, points, name_of)
+    return figure
 
 
-def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
+def _draw_front(
+    axes: Any, points: Sequence[tuple[Setting, float]], name_of: Callable[[Setting], str]
+) -> None:
     xs = [cost for _, cost in points]
     ys, _ = _means([setting for setting, _ in points])
     front = pareto_front(list(zip(xs, ys, strict=True)))
     axes.plot(xs, ys, "o", color=FAINT, markersize=5, markeredgewidth=0)
     best = [(xs[index], ys[index]) for index in front]
     axes.plot(*zip(*best, strict=True), "o-", color=PALETTE[1], linewidth=1.4, markersize=6)
-    _log_where_wide(axes, xs)
+    log_where_wide(axes, xs)
     axes.margins(x=0.25, y=0.15)
     # Nothing lies above and left of the front.
     look = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right", "color": INK}
-    names = [points[index][0].name for index in front]
+    names = [name_of(points[index][0]) for index in front]
     texts = [
         axes.annotate(name, point, size=FONT_SIZE - 1, **look)
         for name, point in zip(names, best, strict=True)
@@ -192,7 +204,7 @@ def _draw_front(axes: Any, points: Sequence[tuple[Setting, float]]) -> None:
             taken.append(box)
 
 
-def _curves(title: str, settings: Sequence[Setting]) -> bytes:
+def _curves(title: str, settings: Sequence[Setting]) -> Any:
     """Validation accuracy of all runs; the colour is the first key, the kind of line the second."""
     from matplotlib import colormaps
 
@@ -219,17 +231,20 @@ def _curves(title: str, settings: Sequence[Setting]) -> bytes:
             look |= {"color": colours[colour], "markersize": 3.5, "linewidth": 1.2, "alpha": 0.85}
             axes.plot(epochs, accuracies, **look)
     axes.set_xlim(left=0)
-    _legend(axes, kinds, colours)
-    return png(figure)
+    axes.locator_params(axis="x", integer=axes.get_xlim()[1] >= 3)
+    _legend(axes, kinds, colours, headings(settings[0].values))
+    return figure
 
 
-def _legend(axes: Any, kinds: Mapping[str, Sequence[Any]], colours: Any) -> None:
+def _legend(
+    axes: Any, kinds: Mapping[str, Sequence[Any]], colours: Any, words: Mapping[str, str]
+) -> None:
     from matplotlib.lines import Line2D
 
     handles = []
     for place, (key, values) in enumerate(kinds.items()):
         few = len(values) <= _MAX_LABELS
-        handles.append(Line2D([], [], color="none", label=key_label(key)))
+        handles.append(Line2D([], [], color="none", label=words[key]))
         for index in range(len(values)) if few else (0, len(values) // 2, len(values) - 1):
             colour, line = (colours[index], 0) if place == 0 else (INK, index)
             text = shown_value(values[index])
@@ -250,38 +265,18 @@ def _is_grid(settings: Sequence[Setting], keys: Sequence[str]) -> bool:
 def _by_others(settings: Sequence[Setting], key: str) -> dict[str, list[Setting]]:
     """The settings that differ in one key alone, by the values of the others."""
     others = [other for other in settings[0].values if other != key]
-    short = symbols(others)
     lines: dict[str, list[Setting]] = {}
     for setting in settings:
-        text = [f"{short[other]} = {shown_value(setting.values[other])}" for other in others]
-        lines.setdefault(", ".join(text), []).append(setting)
+        text = shown_values({other: setting.values[other] for other in others})
+        lines.setdefault(text, []).append(setting)
     return lines
-
-
-def _log_where_wide(axes: Any, values: Sequence[float], factor: float = 8) -> None:
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    if min(values) > 0 and (width := max(values) / min(values)) >= factor:
-        axes.set_xscale("log")
-        marks = [1.0] if width > 300 else [1.0, 3.0] if width > 30 else [1.0, 2.0, 5.0]
-        axes.xaxis.set_major_locator(LogLocator(subs=marks))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter("{x:g}")
 
 
 def _footnote(figure: Any, settings: Sequence[Setting]) -> None:
     """Says how many runs a mean is of, which no picture of means should leave out."""
     counts = sorted({setting.validation.count for setting in settings})
     runs = " to ".join(str(count) for count in dict.fromkeys([counts[0], counts[-1]]))
-    _note(
-        figure, f"n = {runs} per setting{'; mean ± standard deviation' if counts[-1] > 1 else ''}"
-    )
-
-
-def _note(figure: Any, text: str) -> None:
-    height = 0.16 / figure.get_figheight()
-    figure.text(0.01, 0.2 * height, text, size=FONT_SIZE - 1, color=INK, parse_math=False)
-    figure.get_layout_engine().set(rect=(0, height, 1, 1 - height))
+    note(figure, f"n = {runs} per setting{'; mean ± standard deviation' if counts[-1] > 1 else ''}")
 
 
 def _means(settings: Sequence[Setting]) -> tuple[list[float], list[float]]:

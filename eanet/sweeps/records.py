@@ -1,5 +1,6 @@
 """The files of a sweep: `sweep.json`, and beside it a directory for each run, a normal workdir."""
 
+import datetime
 import json
 import math
 import os
@@ -14,7 +15,9 @@ from eanet import config as config_lib
 from eanet import files
 from eanet.errors import UserError
 from eanet.rules import Choice, Number, OrNothing, Rule, Such, Text
-from eanet.workdir import log
+from eanet.sweeps.spec import OneOf, Space, space_as_record, space_of_record
+from eanet.workdir import log, model_record
+from eanet.workdir.model_record import DataRecord
 from eanet.workdir.results import read_results
 
 # Made beside the run's own files where it ended without being complete.
@@ -41,6 +44,19 @@ def _is_planned_run(value: Any) -> bool:
     )
 
 
+def _is_space(value: Any) -> bool:
+    try:
+        space = space_of_record(value)
+    except (TypeError, AttributeError):
+        return False
+    return bool(space) and all(
+        all(map(_is_scalar, values.values))
+        if isinstance(values, OneOf)
+        else all(map(Number(-math.inf, math.inf).allows, values.values)) and values.log in (0, 1)
+        for values in space.values()
+    )
+
+
 def _list_of(text: str, test: Callable[[Any], bool]) -> Rule:
     return Such(text, lambda value: isinstance(value, list) and all(map(test, value)))
 
@@ -50,6 +66,9 @@ _SWEEP: dict[str, Rule] = {
     "keys": _KEYS,
     "follow": OrNothing(_KEYS),
     "runs": _list_of("a list of name, settings, parameters, multiply_adds", _is_planned_run),
+    "command": OrNothing(Text()),
+    "date": OrNothing(Text()),
+    "space": OrNothing(Such("the values of each key that is searched", _is_space)),
 }
 _END: dict[str, Rule] = {"state": Choice(*EARLY), "reason": Text()}
 _LATENCY: dict[str, Rule] = {
@@ -81,6 +100,7 @@ class RunRecord(NamedTuple):
     parameters: int | None  # of the model; None where unknown
     multiply_adds: int | None  # for one image, likewise
     latency: float | None  # milliseconds for one image, likewise
+    data: DataRecord | None  # that it is trained on; None where it has not begun
 
 
 class SweepRecord(NamedTuple):
@@ -91,13 +111,29 @@ class SweepRecord(NamedTuple):
     follow: tuple[str, ...]  # keys that change with them, as they refer to them
     runs: tuple[RunRecord, ...]  # those planned, then others that lie in the directory
     latency: Record  # see `eanet.sweeps.latency.measure`, empty where it was not measured
+    space: Space | None  # that is searched; None for a sweep
+    command: str  # that was started last; empty where it is not recorded
+    date: str  # of that start, as YYYY-MM-DD; likewise
 
 
 def write_sweep(
-    directory: Path, keys: Sequence[str], runs: Sequence[Record], follow: Sequence[str] = ()
+    directory: Path,
+    keys: Sequence[str],
+    runs: Sequence[Record],
+    follow: Sequence[str] = (),
+    *,
+    space: Space | None = None,
+    command: str = "",
 ) -> None:
     """Writes `sweep.json`: for each run its name, and settings and size as far as known."""
-    record = {"keys": list(keys), "follow": list(follow), "runs": list(runs)}
+    record = {
+        "keys": list(keys),
+        "follow": list(follow),
+        "runs": list(runs),
+        "space": space_as_record(space) if space else None,
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+    }
     files.write_record(directory / "sweep.json", record)
 
 
@@ -117,8 +153,17 @@ def read_sweep(directory: Path) -> SweepRecord:
     latency = files.read_record(directory / "latency.json", "remove it", _LATENCY) or {}
     models = latency.get("models", {})
     runs = tuple(read_run(directory / name, planned.get(name), models) for name in names)
-    keys, follow = tuple(record["keys"]), tuple(record.get("follow") or ())
-    return SweepRecord(directory.resolve().name, keys, follow, runs, latency)
+    space = record.get("space")
+    return SweepRecord(
+        name=directory.resolve().name,
+        keys=tuple(record["keys"]),
+        follow=tuple(record.get("follow") or ()),
+        runs=runs,
+        latency=latency,
+        space=space_of_record(space) if space else None,
+        command=record.get("command") or "",
+        date=record.get("date") or "",
+    )
 
 
 def read_run(
@@ -139,6 +184,7 @@ def read_run(
         wrong += [key for key, value in settings.items() if not _is_scalar(value)]
         if wrong:
             raise UserError(f"{path} is not the config of a run: see {wrong[0]} there")
+    described = model_record.read(workdir)
     results = read_results(workdir, "test") or {}
     lines = log.read(metrics) if metrics.exists() else []
     ended = files.read_record(workdir / _ENDED, "remove it", _END) or {}
@@ -167,6 +213,7 @@ def read_run(
         parameters=results.get("parameters", planned.get("parameters")),
         multiply_adds=results.get("multiply_adds_per_image", planned.get("multiply_adds")),
         latency=latencies.get(model_key(config)) if config and latencies else None,
+        data=described.data if described else None,
     )
 
 

@@ -1,107 +1,226 @@
 """Writes the report of a sweep, from the files of its runs alone.
 
-Into the sweep's directory go `sweep.csv` (one row a run), `sweep.md` (one row a setting),
-pictures, and `report.html` with all of it in one file. Works in the middle of a sweep.
+Into the sweep's directory go `sweep.csv` (one row a run), `sweep.md` and `sweep.tex` (one row a
+setting), pictures, and `report.html` with all of it in one file. Works in the middle of a sweep.
 """
 
-import base64
-import html
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from eanet import files
 from eanet.cli import Parser, say
-from eanet.display import markdown, spreadsheet
-from eanet.display.numbers import human
-from eanet.errors import printable
+from eanet.config import flatten
+from eanet.display import spreadsheet, titles
+from eanet.display.numbers import epochs, human
+from eanet.display.plot_style import DEFAULT_KINDS, as_files, kinds
 from eanet.sweeps import records
-from eanet.sweeps.keys import short_names, shown_value
+from eanet.sweeps.formats import Report, as_html, as_latex, as_markdown
+from eanet.sweeps.keys import headings, short_names, shown_value
 from eanet.sweeps.pictures import draw_all
-from eanet.sweeps.records import EARLY, SweepRecord
-from eanet.sweeps.statistics import Setting, best, paired_difference, settings, varied_keys
+from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
+from eanet.sweeps.statistics import (
+    Setting,
+    leaders,
+    paired_difference,
+    settings,
+    unsure_by_images,
+    unsure_by_seeds,
+    varied_keys,
+)
 
-_CAPTIONS = {
-    "accuracy.png": "Validation accuracy by setting; faint points are single runs",
-    "heat_map.png": "Mean validation accuracy",
-    "pareto.png": "Accuracy against cost; the settings that none beats in both are joined",
-    "curves.png": "Validation accuracy of all runs",
-}
+_NOTHING = {"", "–", "0"}  # cells of a column that is left out
+_FEW = 6  # settings in a sentence
 
 
-def write_report(directory: Path) -> list[Path]:
-    """Writes the report anew and returns its files.
+def write_report(directory: Path, figures: Sequence[str] = DEFAULT_KINDS) -> list[Path]:
+    """Writes the report anew, with pictures of these kinds, and returns its files.
 
     Raises:
       UserError: the directory is no sweep's, a file of it is damaged, or it cannot be written.
     """
     sweep = records.read_sweep(directory)
     found = settings(sweep)
-    chosen = best(found)
-    pictures = draw_all(sweep.name, found)
-    states = sorted(Counter(run.state for run in sweep.runs).items())
-    text = _Text(
-        sweep.name,
-        f"{len(sweep.runs)} runs: " + ", ".join(f"{count} {state}" for state, count in states),
-        _settings_table(found, chosen),
-        next((row for row, setting in enumerate(found, 1) if setting is chosen), 0),
-        _notes(sweep, chosen),
-        [f"{run.name}: {run.state}: {run.reason}" for run in sweep.runs if run.state in EARLY],
-    )
+    report = _report(sweep, found)
+    drawn = draw_all(report.title, found, sweep)
+    pictures: dict[str, bytes] = {}
+    for name, figure in drawn.items():
+        pictures |= as_files(name, figure, figures)
+    shown = {name: pictures[f"{name}.png"] for name in drawn}
     content = {
         "sweep.csv": _csv(sweep),
-        "sweep.md": _markdown(text, pictures).encode(),
+        "sweep.md": as_markdown(report, shown).encode(),
+        "sweep.tex": as_latex(report).encode(),
         **pictures,
-        "report.html": _html(text, pictures).encode(),
+        "report.html": as_html(report, shown).encode(),
     }
     return [files.write(directory / name, data) for name, data in content.items()]
 
 
-class _Text(NamedTuple):
-    """What the report says, whatever it is written in."""
+def _report(sweep: SweepRecord, found: Sequence[Setting]) -> Report:
+    first = leaders(found)
+    return Report(
+        title=_title(sweep, found),
+        facts=[(name, text) for name, text in _facts(sweep) if text],
+        table=_settings_table(sweep, found, first),
+        best=found.index(first[0]) + 1 if len(first) == 1 else 0,
+        warnings=_warnings(sweep, found, first),
+        notes=_notes(sweep, first),
+        runs=_runs_table(sweep),
+    )
 
-    title: str
-    intro: str  # how many runs there are
-    table: list[list[str]]  # a row for each setting, below a heading
-    best: int  # row of the table; 0 for none
-    notes: list[str]  # a sentence each
-    failures: list[str]  # a line each
+
+def _title(sweep: SweepRecord, found: Sequence[Setting]) -> str:
+    """What was trained on what, for how long, and what was varied."""
+    configs = [dict(flatten(run.config)) for run in sweep.runs if run.config]
+    subjects = {titles.of_run(config) for config in configs}
+    if len(subjects) != 1:
+        return sweep.name
+    lengths = {config["num_epochs"] for config in configs}
+    subject = subjects.pop() + (f", {lengths.pop():g} epochs" if len(lengths) == 1 else "")
+    varied = ", ".join(headings(found[0].values).values()) if found else ""
+    return f"{subject}: {varied}" if varied else subject
 
 
-def _settings_table(found: Sequence[Setting], chosen: Setting | None) -> list[list[str]]:
-    keys = short_names(found[0].values) if found else {}
-    heading = [*keys.values(), "validation accuracy, %", "n", "difference to the best, paired"]
-    rows = [[*heading, "parameters", "MACs", "latency, ms", *EARLY]]
+def _facts(sweep: SweepRecord) -> list[tuple[str, str]]:
+    """What it is about, by name; empty where it is not known."""
+    begun = [run for run in sweep.runs if run.config]
+    states = Counter(run.state for run in sweep.runs)
+    results = [run.results for run in sweep.runs]
+    commits = [
+        f"{each['git_commit']}{', with local changes' if each.get('git_dirty') else ''}"
+        for each in results
+        if each.get("git_commit")
+    ]
+    return [
+        ("sweep", sweep.name),
+        (
+            "runs",
+            f"{len(sweep.runs)}: {', '.join(f'{n} {name}' for name, n in sorted(states.items()))}",
+        ),
+        ("data", _alternatives(map(_data, begun))),
+        ("epochs", _alternatives(f"{run.num_epochs:g}" for run in begun)),
+        ("command", sweep.command),
+        ("last started", sweep.date),
+        ("commit", _alternatives(commits)),
+        ("device", _alternatives(each["device"] for each in results if each.get("device"))),
+    ]
+
+
+def _data(run: RunRecord) -> str:
+    assert run.config is not None
+    text = titles.of_data(run.config.dataset.name)
+    if run.data is None:
+        return text
+    counts = [
+        f"{run.data.splits[split].examples:,} {name}" for split, name in titles.SPLITS.items()
+    ]
+    return f"{text}, {', '.join(counts)} images"
+
+
+def _alternatives(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _settings_table(
+    sweep: SweepRecord, found: Sequence[Setting], first: Sequence[Setting]
+) -> list[list[str]]:
+    keys = headings(found[0].values) if found else {}
+    numbers = {run.name: number for number, run in enumerate(sweep.runs)}
+    measured = ["validation accuracy, %", "n", "difference to the best, paired"]
+    heading = [*keys.values(), *measured, "parameters", "MACs", "latency, ms", *EARLY]
+    rows = [["trial", *heading] if sweep.space else heading]
     for setting in found:
         run = setting.runs[0]
-        difference = "best" if setting is chosen else "–"
-        if chosen and setting is not chosen:
-            paired = paired_difference(setting, chosen)
+        difference = "best" if len(first) == 1 else "equally best"
+        if first and not any(setting is each for each in first):
+            paired = paired_difference(setting, first[0])
             difference = paired.percent(sign="+") + (f" ({paired.count})" if paired.count else "")
         latencies = [each.latency for each in setting.runs if each.latency is not None]
         row = [
             *map(shown_value, setting.values.values()),
             setting.validation.percent(),
             str(setting.validation.count),
-            difference,
+            difference if first else "–",
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
             f"{latencies[0]:.2f}" if latencies else "–",
             *(str(sum(run.state == state for run in setting.runs)) for state in EARLY),
         ]
-        rows.append(row)
-    return rows
+        rows.append([str(numbers[run.name]), *row] if sweep.space else row)
+    return _without_empty(rows, keep=len(keys) + bool(sweep.space))
 
 
-def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:
-    if chosen is None:
+def _runs_table(sweep: SweepRecord) -> list[list[str]]:
+    """A row for each run that has begun, below a heading; first is the name of its directory."""
+    rows = [["run", "state", "epoch", "validation accuracy, %", "of epoch", "reason"]]
+    for run in sweep.runs:
+        if run.state != "waiting":
+            best = run.best
+            row = [
+                run.name,
+                run.state,
+                epochs(run.step, run.epoch) if run.step else "–",
+                f"{100 * best['accuracy']:.2f}" if best else "–",
+                epochs(best["step"], best["epoch"]) if best else "–",
+                run.reason,
+            ]
+            rows.append(row)
+    return _without_empty(rows, keep=1)
+
+
+def _without_empty(rows: list[list[str]], keep: int) -> list[list[str]]:
+    """The table without columns that say nothing throughout, but for the first to keep."""
+    columns = [
+        column
+        for number, column in enumerate(zip(*rows, strict=True))
+        if number < keep or not set(column[1:]) <= _NOTHING
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _warnings(sweep: SweepRecord, found: Sequence[Setting], first: Sequence[Setting]) -> list[str]:
+    """Why differences in the table may mean nothing."""
+    if not first or len(found) < 2:
+        return []
+    leader, warnings = first[0], []
+    if leader.validation.count == 1:
+        warnings.append(
+            "Every setting has one finished run (n = 1): what another seed would change is not "
+            "known, so that no difference here tells settings apart. Several seeds do, as with "
+            "seed=0..2."
+        )
+    elif unsure := unsure_by_seeds(found, leader):
+        warnings.append(
+            "By their seeds not told apart from the best, as 0 lies in the 95 % interval of the "
+            f"paired difference (Student's t): {_named(unsure)}."
+        )
+    images = min(
+        (run.data.splits["val"].examples for run in sweep.runs if run.data is not None), default=0
+    )
+    if images and (unsure := unsure_by_images(found, leader, images)):
+        warnings.append(
+            f"Validation has {images:,} images. Other images might order these and the best "
+            f"differently (95 % interval of a difference of binomial shares): {_named(unsure)}."
+        )
+    return warnings
+
+
+def _notes(sweep: SweepRecord, first: Sequence[Setting]) -> list[str]:
+    if not first:
         return ["No run has finished yet."]
-    unfinished = any(run.state in ("waiting", "unfinished") for run in sweep.runs)
-    test = f"{chosen.test.percent()} % (n = {chosen.test.count})"
+    so_far = any(run.state in ("waiting", "unfinished") for run in sweep.runs)
+    best = f"Best on validation{' so far' if so_far else ''}, of the settings with most finished"
+    if len(first) > 1:
+        chosen = (
+            f"{best} runs, are equally: {_named(first)}. None is chosen, and no test accuracy is "
+            "reported. Differences are to the first of them."
+        )
+    else:
+        test = f"{first[0].test.percent()} % (n = {first[0].test.count})"
+        chosen = f"{best} runs: {first[0].name}. Only of it the test accuracy is reported: {test}."
     notes = [
-        f"Best on validation{' so far' if unfinished else ''}, of the settings with most finished "
-        f"runs: {chosen.name}. Only of it the test accuracy is reported: {test}.",
+        chosen,
         "Validation accuracy is that of each run's best checkpoint, averaged over the n finished "
         "runs; ± is the standard deviation over seeds. The best of many is a little lucky.",
         "A paired difference is over the seeds that finished in both settings, as many as stand in "
@@ -117,6 +236,11 @@ def _notes(sweep: SweepRecord, chosen: Setting | None) -> list[str]:
         device = sweep.latency["device"]
         notes.append(f"Latency: median time of one image at a time on {device}.")
     return notes
+
+
+def _named(found: Sequence[Setting]) -> str:
+    names = [setting.name for setting in found[:_FEW]]
+    return "; ".join(names) + (f"; and {len(found) - _FEW} more" if len(found) > _FEW else "")
 
 
 def _csv(sweep: SweepRecord) -> bytes:
@@ -144,60 +268,17 @@ def _csv(sweep: SweepRecord) -> bytes:
     return spreadsheet.table(list(rows[0]) if rows else [], (row.values() for row in rows))
 
 
-def _markdown(text: _Text, pictures: Mapping[str, bytes]) -> str:
-    escape = markdown.escape
-    table = [list(map(escape, row)) for row in text.table]
-    if text.best:
-        table[text.best] = [f"**{cell}**" for cell in table[text.best]]
-    early = ["Runs that ended early:", "", *(f"- {escape(line)}" for line in text.failures)]
-    sections = [
-        f"# {escape(text.title)}",
-        text.intro,
-        markdown.table(table[0], table[1:]).rstrip(),
-        *map(escape, text.notes),
-        "\n".join(early) if text.failures else "",
-        *(f"![{_CAPTIONS[name]}]({name})" for name in pictures),
-    ]
-    return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def _html(text: _Text, pictures: Mapping[str, bytes]) -> str:
-    def each(tag: str, texts: Sequence[str]) -> str:
-        return "".join(f"<{tag}>{html.escape(printable(text))}</{tag}>" for text in texts)
-
-    body = "".join(
-        f"<tr{' class=best' if number == text.best else ''}>{each('td', row)}</tr>\n"
-        for number, row in enumerate(text.table[1:], 1)
-    )
-    images = "".join(
-        f'<figure><img alt="{_CAPTIONS[name]}" '
-        f'src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"{each('figcaption', [_CAPTIONS[name]])}</figure>\n"
-        for name, data in pictures.items()
-    )
-    early = f"<h2>Runs that ended early</h2><ul>{each('li', text.failures)}</ul>\n"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{each("title", [text.title])}<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #333; max-width: 70rem; margin: 2rem auto;
-  padding: 0 1rem }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto }}
-th, td {{ padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e8e8e8 }}
-.best {{ font-weight: bold }}
-figure {{ margin: 2rem 0 }}
-img {{ max-width: 100% }}
-figcaption {{ color: #666 }}
-</style></head><body>
-{each("h1", [text.title])}{each("p", [text.intro])}
-<table><thead><tr>{each("th", text.table[0])}</tr></thead><tbody>
-{body}</tbody></table>
-{each("p", text.notes)}
-{early if text.failures else ""}{images}</body></html>
-"""
-
-
 def main(arguments: list[str], prog: str) -> None:
     """The command `report`."""
     parser = Parser(prog, __doc__)
     parser.add_argument("directory", type=Path, help="of the sweep")
-    for path in write_report(parser.parse_args(arguments).directory):
+    parser.add_argument(
+        "--figures",
+        type=kinds,
+        default=DEFAULT_KINDS,
+        metavar="KINDS",
+        help="of files of pictures, as in png,svg,pdf; default: png",
+    )
+    options = parser.parse_args(arguments)
+    for path in write_report(options.directory, options.figures):
         say(path)

@@ -31,7 +31,7 @@ class Search(Task):
     """
 
     def __init__(self, space: Space, base: ConfigDict, method: str):
-        super().__init__(tuple(space), {})
+        super().__init__(tuple(space), {}, space)
         self._space = space
         self._base = base
         self._method = method

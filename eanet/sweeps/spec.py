@@ -19,8 +19,8 @@ a key, and no end:
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 Overrides = dict[str, Any]
@@ -79,6 +79,19 @@ class OneOf:
 
 
 Space = dict[str, Between | OneOf]
+
+
+def space_as_record(space: Space) -> dict[str, dict[str, Any]]:
+    """A space as a JSON object."""
+    return {key: asdict(values) for key, values in space.items()}
+
+
+def space_of_record(record: Mapping[str, Mapping[str, Any]]) -> Space:
+    """The space of `space_as_record`; what cannot be one is a `TypeError`."""
+    return {
+        key: OneOf(*each["values"]) if "values" in each else Between(**each)
+        for key, each in record.items()
+    }
 
 
 def _merged(parts: Iterable[Overrides]) -> Overrides:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from eanet.sweeps.keys import KNOWN, NO_SETTING, SEED, shown_value
+from eanet.sweeps.keys import KNOWN, NO_SETTING, SEED, shown_values
 from eanet.sweeps.records import RunRecord, SweepRecord
 
 
@@ -25,6 +25,15 @@ class Summary:
         mean = f"{100 * self.mean:{sign}.{digits}f}".replace("-", "−")
         return f"{mean}{gap}± {100 * self.std:.{digits}f}" if self.count > 1 else mean
 
+    @property
+    def margin(self) -> float:
+        """Half of the 95 % interval of the mean by Student's t; NaN below two values."""
+        from scipy.stats import t
+
+        if self.count < 2:
+            return math.nan
+        return float(t.ppf(0.975, self.count - 1)) * self.std / math.sqrt(self.count)
+
 
 class Setting(NamedTuple):
     """The runs of one config but for the seed."""
@@ -38,7 +47,7 @@ class Setting(NamedTuple):
     @property
     def name(self) -> str:
         """The values in one line."""
-        return ", ".join(map(shown_value, self.values.values())) or "all runs"
+        return shown_values(self.values) or "all runs"
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -98,14 +107,55 @@ def settings(sweep: SweepRecord) -> list[Setting]:
     return found
 
 
-def best(found: Sequence[Setting]) -> Setting | None:
-    """The setting of highest mean validation accuracy among those with most finished runs.
+def leaders(found: Sequence[Setting]) -> list[Setting]:
+    """The settings of highest mean validation accuracy among those with most finished runs.
 
-    None while no run has finished. A mean over fewer seeds is more often high by luck.
+    Several where they are equal, none while no run has finished. A mean over fewer seeds is more
+    often high by luck.
     """
     most = max((setting.validation.count for setting in found), default=0)
     finished = [setting for setting in found if most and setting.validation.count == most]
-    return max(finished, key=lambda setting: setting.validation.mean, default=None)
+    highest = max((setting.validation.mean for setting in finished), default=math.nan)
+    return [each for each in finished if math.isclose(each.validation.mean, highest)]
+
+
+def best(found: Sequence[Setting]) -> Setting | None:
+    """The one setting that leads; None where several do, or none does."""
+    first = leaders(found)
+    return first[0] if len(first) == 1 else None
+
+
+def unsure_by_seeds(found: Sequence[Setting], leader: Setting) -> list[Setting]:
+    """The settings whose paired difference to the leader may be 0, by its 95 % interval.
+
+    One that shares fewer than two seeds with it is among them.
+    """
+    differences = [(each, paired_difference(each, leader)) for each in found if each is not leader]
+    return [
+        each
+        for each, difference in differences
+        if each.validation.count and not abs(difference.mean) > difference.margin
+    ]
+
+
+def unsure_by_images(found: Sequence[Setting], leader: Setting, images: int) -> list[Setting]:
+    """The settings that other images than so many of validation might put before the leader.
+
+    Each accuracy p over n images has the variance p (1 − p) / n of a binomial share; the difference
+    of two is looked at with its 95 % interval, as if they were independent.
+    """
+
+    def variance(setting: Setting) -> float:
+        return setting.validation.mean * (1 - setting.validation.mean) / images
+
+    return [
+        each
+        for each in found
+        if each is not leader
+        and each.validation.count
+        and leader.validation.mean - each.validation.mean
+        <= 1.96 * math.sqrt(variance(each) + variance(leader))
+    ]
 
 
 def paired_difference(one: Setting, other: Setting) -> Summary:

@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 from eanet import host
 from eanet.config import flatten
 from eanet.display.numbers import epochs, percent
+from eanet.display.plot_style import DEFAULT_KINDS
 from eanet.errors import UserError
 from eanet.signals import Request
 from eanet.sweeps import records
 from eanet.sweeps.console import SweepDisplay
 from eanet.sweeps.process import Exit, RunProcess
 from eanet.sweeps.queue import Claim, Lost, Queue
+from eanet.sweeps.spec import Space
 from eanet.sweeps.storage import UNAVAILABLE
 from eanet.workdir.claim import claimed
 from eanet.workdir.tensorboard import write_hparams
@@ -31,6 +33,7 @@ class Task:
 
     keys: Sequence[str]  # that the runs override
     configs: Mapping[str, ConfigDict]  # by name of the run
+    space: Space | None = None  # that is searched
 
     def config(self, claim: Claim) -> ConfigDict:
         """The config of a run that was taken."""
@@ -50,6 +53,7 @@ class Options:
     workers: int  # runs at once
     dry_run: bool  # whether only to say what would be done
     command: Callable[[Path], list[str]]  # what trains in a workdir, as `RunProcess` asks for it
+    figures: Sequence[str] = DEFAULT_KINDS  # of files of the report's pictures
     # Seconds after which to look at the queue and the runs' files, to tell other hosts that a run's
     # worker is alive, and to think a worker elsewhere dead that tells nothing.
     look: float = 2.0

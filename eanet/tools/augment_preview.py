@@ -15,7 +15,7 @@ from eanet.cli import say
 from eanet.config_flags import ConfigParser
 from eanet.data.base import Split
 from eanet.data.load import Dataset, load_dataset
-from eanet.display.plot_style import png
+from eanet.display.plot_style import INK, KINDS, new_figure, saved
 from eanet.errors import UserError, printable
 from eanet.training import config_schema
 from eanet.training.batches import normalizer
@@ -34,8 +34,11 @@ def main(arguments: list[str], prog: str) -> None:
         "--out", type=Path, metavar="FILE", default="augment.png", help="default: %(default)s"
     )
     options, config, _ = parser.parse(arguments)
-    if options.out.suffix != ".png":
-        raise UserError(f"--out={options.out}: the picture is written as a .png file")
+    kind = options.out.suffix.removeprefix(".")
+    if kind not in KINDS:
+        raise UserError(
+            f"--out={options.out}: the picture is written as a file .{', .'.join(KINDS)}"
+        )
     config_schema.check(config)
     dataset = load_dataset(seed=config.seed, log=say, **config.dataset)
     pipeline.check(dataset.image_shape, **config.augment)
@@ -43,14 +46,12 @@ def main(arguments: list[str], prog: str) -> None:
     # Spread over the split, because folders come sorted by class.
     chosen = np.linspace(0, len(train) - 1, min(IMAGES, len(train))).astype(int)
     figure = draw(train[chosen], dataset, config.augment.to_dict(), config.seed)
-    files.write(options.out, png(figure), "choose another --out")
+    files.write(options.out, saved(figure, kind), "choose another --out")
     say(f"{len(chosen)} images of {dataset.name} before and after: {options.out}")
 
 
 def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], seed: int) -> "Figure":
     """Some examples of a data set in the top row, and `DRAWS` rows of them augmented."""
-    from matplotlib.figure import Figure
-
     images = jnp.asarray(examples.images)
     targets = jax.nn.one_hot(examples.labels, dataset.num_classes)
     normalize = normalizer(dataset.mean, dataset.std)
@@ -63,7 +64,17 @@ def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], see
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     mixed = any(augmentation.get(n) for n, a in pipeline.AUGMENTATIONS.items() if a.mixes)
     row_height = 1.15 if mixed else 0.95
-    figure = Figure(figsize=(0.95 * len(examples), row_height * (DRAWS + 1) + 0.6), dpi=120)
+    on = [
+        n.replace("_", " ") if value is True else f"{n.replace('_', ' ')} {value:g}"
+        for n, value in augmentation.items()
+        if value and (mixed or n != pipeline.MIX_PROBABILITY)
+    ]
+    figure = new_figure(
+        0.95 * len(examples),
+        row_height * (DRAWS + 1) + 0.6,
+        f"Top row: as they are; below: {', '.join(on) or 'nothing is on'}",
+    )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(DRAWS + 1, len(examples), squeeze=False)
     for row, batch in enumerate([(normalize(images), targets), *map(augment, keys)]):
         # Clipped here only: a screen shows nothing beyond black and white.
@@ -74,15 +85,8 @@ def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], see
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if row == 0 or mixed:
-                caption = printable(_caption(target, dataset.class_names))
-                axis.set_title(caption, fontsize=6, pad=2, parse_math=False)
-    on = [
-        name if value is True else f"{name} {value:g}"
-        for name, value in augmentation.items()
-        if value and (mixed or name != pipeline.MIX_PROBABILITY)
-    ]
-    figure.suptitle(f"top: original; below: {', '.join(on) or 'nothing is on'}", fontsize=9)
-    figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.3, rect=(0, 0, 1, 0.985))
+                caption = _caption(target, dataset.class_names)
+                axis.set_title(caption, size=6, color=INK, pad=2, parse_math=False)
     return figure
 
 
@@ -90,5 +94,5 @@ def _caption(target: Float[np.ndarray, "classes"], class_names: tuple[str, ...])
     """The name of the class, or both names and weights of a mixed example."""
     parts = [index for index in np.argsort(-target)[:2] if target[index] >= 0.005]
     if len(parts) == 1:
-        return class_names[parts[0]]
-    return "\n".join(f"{class_names[index]} {target[index]:.0%}" for index in parts)
+        return printable(class_names[parts[0]])
+    return "\n".join(f"{printable(class_names[index])} {target[index]:.0%}" for index in parts)

@@ -32,7 +32,7 @@ def main(directory, storage, workers, sweep):
         heartbeat=0.2,
         heartbeat_timeout=2.0,
     )
-    command.finish = lambda console, directory: None
+    command.finish = lambda console, directory, figures: None
     command.run_grid(sweep, config.lock(), module, options, lambda config: RunSize(1, 1, 1))
 
 

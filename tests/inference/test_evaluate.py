@@ -63,7 +63,9 @@ def test_evaluating_again_gives_the_same_and_validation_no_error_after_its_own_f
     copy, undrawn, capsys
 ):
     before = read_results(copy, "test")
-    after = train.evaluate(copy)
+    after = train.evaluate(copy, figures=("png", "pdf"))
+    drawn = ("curves", "confusion_test", "calibration_test", "mistakes_test")
+    assert all((copy / f"{name}.pdf").is_file() for name in drawn)
     for key in ("accuracy", "loss", "nll", "ece", "temperature", "ece_at_temperature"):
         assert after[key] == before[key]
     assert "beside it: predictions_test.csv" in capsys.readouterr().out
@@ -109,7 +111,7 @@ def test_hostile_names_stay_text():
     labels = np.array([0, 1, 2, 2])
     examples = black(labels)
     report = Report.of(logits, labels, None, fitted_here=False)
-    made = report.files("on the test split of \x1b", examples, names)
+    made = report.files("on the test split of \x1b", examples, names, ("png",))
     for kind in ("predictions.csv", "classes.csv", "confusion.csv"):
         assert b"'=1+1" in made[kind] and b"\x1b" not in made[kind]
     assert "temperature" not in report.numbers
@@ -118,7 +120,7 @@ def test_hostile_names_stay_text():
 def test_nothing_is_wrong_and_a_class_is_missing():
     labels = np.zeros(2, int)
     report = Report.of(np.eye(2, dtype=np.float32)[labels], labels, 0.5, fitted_here=False)
-    made = report.files("on the test split", black(labels), ("a", "b"))
+    made = report.files("on the test split", black(labels), ("a", "b"), ("png",))
     assert made["classes.csv"].decode().splitlines() == [
         "class,images,accuracy,precision", "a,2,1.0,1.0", "b,0,,"
     ]  # fmt: skip

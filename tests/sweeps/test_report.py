@@ -1,7 +1,9 @@
 import csv
+import datetime
 import io
 import json
 import math
+import random
 import re
 
 import hypothesis
@@ -12,11 +14,15 @@ from PIL import Image
 
 from eanet import config as config_lib
 from eanet.errors import UserError
-from eanet.sweeps import records, report
+from eanet.sweeps import records, report, spec
 from eanet.sweeps.estimate import RunSize, measured_rate
+from eanet.sweeps.importance import importances
 from eanet.sweeps.records import model_key
 from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
+from eanet.workdir import model_record
+from eanet.workdir.model_record import DataRecord, ModelRecord, SplitRecord
 
+TEXTS = {"sweep.csv", "sweep.md", "sweep.tex", "report.html"}
 PICTURES = ("accuracy.png", "heat_map.png", "pareto.png", "curves.png")
 KEYS = ("model.memory_size", "model.embed_dim", "seed")
 
@@ -66,6 +72,21 @@ def grid(memory=(4, 8, 16), width=(32, 64), seeds=(0, 1)):
     ]
 
 
+def settings_rows(directory):
+    """The cells of the first table of `sweep.md`, its heading first."""
+    table = (directory / "sweep.md").read_text().split("\n\n| ")[1].split("\n\n")[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines()]
+
+
+def describe(directory, val):
+    """Records of each run that has begun that validation has so many images."""
+    splits = {name: SplitRecord(n, "f") for name, n in (("train", 900), ("val", val), ("test", 50))}
+    data = DataRecord("digits", None, splits)
+    record = ModelRecord(("a", "b"), (8, 8, 1), (0.0,), (1.0,), data)
+    for path in directory.glob("*/config.json"):
+        model_record.write(path.parent, record)
+
+
 def rows(directory):
     return list(csv.DictReader(io.StringIO((directory / "sweep.csv").read_text())))
 
@@ -77,7 +98,7 @@ def half_way(tmp_path_factory):
     accuracies = [0.5, 0.52, 0.55, "out of | memory", 0.6, 0.62, 0.7, 0.72, 0.61, 0.6, None, None]
     make(directory, grid(), accuracies)
     written = report.write_report(directory)
-    assert {path.name for path in written} == {"sweep.csv", "sweep.md", "report.html", *PICTURES}
+    assert {path.name for path in written} == TEXTS | set(PICTURES)
     return directory
 
 
@@ -97,25 +118,157 @@ def test_the_table_of_runs_has_a_row_for_each(half_way):
 
 def test_the_table_of_settings_has_means_and_the_best(half_way):
     text = (half_way / "sweep.md").read_text()
-    assert "12 runs: 9 done, 1 failed, 2 waiting" in text
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line[:1] == "|"]
+    assert "- runs: 12: 9 done, 1 failed, 2 waiting\n" in text
+    lines = settings_rows(half_way)
     assert len({len(line) for line in lines}) == 1 and len(lines) == 2 + 6
+    assert lines[0][:2] == ["memory units S", "token width d"] and lines[0][-1] == "failed"
     assert lines[2][:5] == ["4", "32", "51.00 ± 1.41", "2", "−20.00 ± 0.00 (2)"]
-    assert lines[3][:5] == ["4", "64", "55.00", "1", "−15.00 (1)"] and lines[3][-2:] == ["1", "0"]
+    assert lines[3][:5] == ["4", "64", "55.00", "1", "−15.00 (1)"] and lines[3][-1] == "1"
     assert lines[5][:5] == ["**8**", "**64**", "**71.00 ± 1.41**", "**2**", "**best**"]
     assert lines[7][2:5] == ["–", "0", "–"]
-    assert "Best on validation so far, of the settings with most finished runs: 8, 64." in text
+    assert (
+        "Best on validation so far, of the settings with most finished runs: S = 8, d = 64." in text
+    )
     assert "61.00 ± 1.41 % (n = 2)" in text
     assert "51.00 % (n" not in text  # no other test accuracy
-    assert r"run3: failed: out of \| memory" in text
+    assert r"| [run3](./run3/) | failed | – | – | – | out of \| memory |" in text
+    assert "run10" not in text  # it has not begun
     assert all(f"]({name})" in text for name in PICTURES)
 
 
 def test_the_page_is_complete_in_itself(half_way):
     page = (half_way / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
-    assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page
-    assert page.count("<tr") == 7 and page.count("<tr class=best>") == 1
+    assert not re.search(r"(src|href)=\"(?!data:|\./run\d/\")", page) and "<script" not in page
+    assert page.count('<a href="./run') == 10 and page.count("<tr class=best>") == 1
+    assert '<meta name="viewport" content="width=device-width' in page
+
+
+def test_it_says_what_was_done(tmp_path):
+    make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.7, None])
+    describe(tmp_path, val=144)
+    for name, commit in (("run0", "abc"), ("run1", "def")):
+        path = tmp_path / name / "results_test.json"
+        more = {"git_commit": commit, "git_dirty": name == "run1", "device": "1 × abacus"}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    planned = json.loads((tmp_path / "sweep.json").read_text())["runs"]
+    records.write_sweep(tmp_path, KEYS, planned, command="python main.py --mode=sweep")
+    report.write_report(tmp_path)
+    text = (tmp_path / "sweep.md").read_text()
+    assert text.startswith("# EANet on scikit-learn's digits, 3 epochs: memory units S\n")
+    for line in (
+        "data: scikit-learn's digits, 900 training, 144 validation, 50 test images",
+        "epochs: 3",
+        "command: python main.py --mode=sweep",
+        f"last started: {datetime.date.today()}",
+        "commit: abc; def, with local changes",
+        "device: 1 × abacus",
+    ):
+        assert f"- {line}\n" in text
+
+
+def test_of_equals_none_is_chosen(tmp_path):
+    make(tmp_path, grid(memory=(4, 8, 16), width=(32,)), [0.5, 0.7, 0.4, 0.3, 0.7, 0.5])
+    report.write_report(tmp_path)
+    lines, text = settings_rows(tmp_path), (tmp_path / "sweep.md").read_text()
+    assert [line[3] for line in lines[2:]] == [
+        "equally best", "−25.00 ± 21.21 (2)", "equally best"
+    ]  # fmt: skip
+    assert "**S" not in text and "equally: S = 4; S = 16. None is chosen" in text
+    assert "50.00" not in text.split("## Runs")[0]  # no test accuracy
+    assert "class=best" not in (tmp_path / "report.html").read_text()
+
+
+def test_columns_that_say_nothing_are_left_out(tmp_path):
+    make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.4, 0.3])
+    report.write_report(tmp_path)
+    assert settings_rows(tmp_path)[0] == [
+        "memory units S", "validation accuracy, %", "n", "difference to the best, paired",
+        "parameters", "MACs",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "accuracies, val, warned",
+    [
+        # S = 4 leads; the differences are 5 ± 0.1, and one of 1 and 19 points.
+        ([0.600, 0.602, 0.550, 0.551, 0.590, 0.412], 10**9, [r"seeds.*: S = 16\.$"]),
+        # The 95 % interval of 60 against 55 of 100 is ± 13.7 points, of 10,000 it is ± 1.4.
+        ([0.600, 0.602, 0.550, 0.551, 0.400, 0.402], 100, [r"100 images.*: S = 8\.$"]),
+        ([0.600, 0.602, 0.550, 0.551, 0.400, 0.402], 10_000, []),
+        ([0.600, None, 0.550, None, 0.400, None], 10_000, [r"n = 1"]),
+    ],
+)
+def test_it_warns_of_what_cannot_be_told_apart(tmp_path, accuracies, val, warned):
+    make(tmp_path, grid(memory=(4, 8, 16), width=(32,)), accuracies)
+    describe(tmp_path, val)
+    report.write_report(tmp_path)
+    text = (tmp_path / "sweep.md").read_text()
+    found = re.findall(r"^> \*\*Warning\.\*\* (.*)$", text, re.M)
+    assert len(found) == len(warned)
+    assert all(re.search(wanted, line) for wanted, line in zip(warned, found, strict=True))
+    assert (tmp_path / "report.html").read_text().count('<p class="warning">') == len(found)
+
+
+def test_the_margin_is_that_of_tables():
+    assert summary([1.0, 2.0, 3.0]).margin == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)
+    assert math.isnan(summary([1.0]).margin)
+
+
+def test_pictures_for_papers_are_written_when_asked_for(tmp_path, capsys):
+    make(tmp_path, grid(memory=(4, 8), width=(32,), seeds=(0,)), [0.5, 0.6])
+    report.main([str(tmp_path), "--figures=pdf,svg"], "eanet report")
+    assert str(tmp_path / "curves.pdf") in capsys.readouterr().out.split()
+    for name in ("accuracy", "pareto", "curves"):
+        pdf = (tmp_path / f"{name}.pdf").read_bytes()
+        assert pdf.startswith(b"%PDF") and b"/Type3" not in pdf and b"CreationDate" not in pdf
+        assert "</svg>" in (tmp_path / f"{name}.svg").read_text()
+        assert (tmp_path / f"{name}.png").is_file()
+    with pytest.raises(UserError, match="'tiff' is none of png, svg, pdf"):
+        report.main([str(tmp_path), "--figures=tiff"], "eanet report")
+
+
+SPACE = {
+    "model.memory_size": spec.OneOf(4, 16, 64),
+    "optimizer.learning_rate": spec.Between(1e-4, 1e-2, log=True),
+    "model.depth": spec.Between(1, 4),
+}
+
+
+def make_search(directory, trials=16):
+    """A search in which the learning rate alone counts; trial 3 was stopped early."""
+    draw = random.Random(0)
+    overrides = [
+        {"model.memory_size": draw.choice((4, 16, 64)), "model.depth": draw.randint(1, 4),
+         "optimizer.learning_rate": 10 ** draw.uniform(-4, -2)}
+        for _ in range(trials)
+    ]  # fmt: skip
+    accuracies = [1 + 0.2 * math.log10(each["optimizer.learning_rate"]) for each in overrides]
+    make(directory, overrides, accuracies, tuple(SPACE))
+    (directory / "run3/results_test.json").unlink()
+    records.write_ended(directory / "run3", "pruned", "stopped at epoch 2")
+    planned = json.loads((directory / "sweep.json").read_text())["runs"]
+    records.write_sweep(directory, tuple(SPACE), planned, space=SPACE)
+
+
+def test_a_search_shows_its_trials_and_what_mattered(tmp_path):
+    make_search(tmp_path)
+    names = {path.name for path in report.write_report(tmp_path)}
+    drawn = {"searched.png", "trials.png", "importance.png", "pareto.png", "curves.png"}
+    assert names == TEXTS | drawn
+    sweep = records.read_sweep(tmp_path)
+    assert sweep.space == SPACE
+    shares = importances(sweep)
+    assert set(shares) == set(SPACE) and math.isclose(sum(shares.values()), 1)
+    assert shares["optimizer.learning_rate"] > 0.8
+    lines = settings_rows(tmp_path)
+    assert lines[0][:4] == ["trial", "memory units S", "learning rate", "depth"]
+    assert [line[0].strip("*") for line in lines[2:]] == [str(n) for n in range(16)]
+
+
+def test_of_few_trials_no_importance_is_drawn(tmp_path):
+    make_search(tmp_path, trials=4)
+    assert "importance.png" not in {path.name for path in report.write_report(tmp_path)}
 
 
 def test_the_pictures_are_drawn(half_way):
@@ -128,14 +281,12 @@ def test_the_pictures_are_drawn(half_way):
 def test_a_report_is_written_anew_when_there_is_more(tmp_path):
     overrides = grid(memory=(4, 8), width=(32,))
     make(tmp_path, overrides, [None] * 4)
-    assert {path.name for path in report.write_report(tmp_path)} == {
-        "sweep.csv", "sweep.md", "report.html"
-    }  # fmt: skip
+    assert {path.name for path in report.write_report(tmp_path)} == TEXTS
     assert "No run has finished yet." in (tmp_path / "sweep.md").read_text()
     make(tmp_path, overrides, [0.5, 0.6, 0.4, 0.3])
     report.write_report(tmp_path)
     text = (tmp_path / "sweep.md").read_text()
-    assert "Best on validation, of the settings with most finished runs: 4." in text
+    assert "Best on validation, of the settings with most finished runs: S = 4." in text
     # What went wrong and then right is right.
     records.write_ended(tmp_path / "run0", "failed", "x")
     report.write_report(tmp_path)
@@ -286,6 +437,9 @@ def test_what_comes_from_outside_stands_as_text(tmp_path):
     for name in ("sweep.md", "report.html"):
         text = (tmp_path / name).read_text()
         assert "<script" not in text and "\x1b" not in text
+    *comments, begin, _, _, _, _, _, _, end = (tmp_path / "sweep.tex").read_text().splitlines()
+    assert begin.startswith(r"\begin{tabular}") and end == r"\end{tabular}"
+    assert HOSTILE[:20] in comments[1] and all(line.startswith("% ") for line in comments)
     assert "[x](" not in (tmp_path / "sweep.md").read_text()
 
 
@@ -297,6 +451,10 @@ WRONG = [
       for name in ("../..", "..", ".", "", "a/b", "/etc", "a\0b", 4, None)],
     ("sweep.json", {"keys": [], "runs": [{"name": "a", "parameters": "many"}]}),
     ("sweep.json", {"keys": [], "runs": [{"name": "a", "settings": {"seed": [1]}}]}),
+    *[("sweep.json", {"keys": [], "runs": [], "space": space})
+      for space in (4, {}, {"k": 4}, {"k": {"values": [[1]]}}, {"k": {"low": "a", "high": 2}},
+                    {"k": {"low": 1}}, {"k": {"low": 1, "high": 2, "log": "yes"}})],
+    ("sweep.json", {"keys": [], "runs": [], "command": 4}),
     ("latency.json", {"device": 4, "models": {}}),
     ("latency.json", {"device": "cpu", "models": [1]}),
     ("latency.json", {"device": "cpu", "models": {"m": "fast"}}),

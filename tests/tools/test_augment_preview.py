@@ -28,7 +28,7 @@ def test_originals_above_what_becomes_of_them(channels, augmentation, title):
     assert len(figure.axes) == 2 * (augment_preview.DRAWS + 1)
     drawn = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(np.squeeze(images[0]), drawn, atol=1.01)
-    assert figure.get_suptitle() == f"top: original; below: {title}"
+    assert " ".join(figure.get_suptitle().split()) == f"Top row: as they are; below: {title}"
     assert [axis.get_title() for axis in figure.axes[:2]] == ["apple", "bear"]
 
 
