@@ -6,6 +6,7 @@ obey is written as an escape, wherever the text comes from.
 """
 
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,7 +148,11 @@ class Console:
         self._line()
         self._line(("Next", "bold"))
         self.note(f"  python main.py --mode=eval --workdir={shlex.quote(str(workdir))}")
-        self.note(f"  tensorboard --logdir={shlex.quote(str(workdir / 'tensorboard'))}")
+        if shutil.which("tensorboard") is None:
+            self.note("  pip install -r requirements-tensorboard.txt")
+        # Absolute, as TensorBoard may be started elsewhere, and shows nothing where nothing is.
+        events = (workdir / "tensorboard").absolute()
+        self.note(f"  tensorboard --logdir={shlex.quote(str(events))}")
 
     @contextmanager
     def progress(

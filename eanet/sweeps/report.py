@@ -21,6 +21,7 @@ from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
 from eanet.sweeps.statistics import (
     Setting,
+    best,
     leaders,
     paired_difference,
     settings,
@@ -28,6 +29,7 @@ from eanet.sweeps.statistics import (
     unsure_by_seeds,
     varied_keys,
 )
+from eanet.workdir.tensorboard import write_reported
 
 _NOTHING = {"", "–", "0"}  # cells of a column that is left out
 _FEW = 6  # settings in a sentence
@@ -54,7 +56,25 @@ def write_report(directory: Path, figures: Sequence[str] = DEFAULT_KINDS) -> lis
         **pictures,
         "report.html": as_html(report, shown).encode(),
     }
-    return [files.write(directory / name, data) for name, data in content.items()]
+    written = [files.write(directory / name, data) for name, data in content.items()]
+    _show_in_tensorboard(directory, found)
+    return written
+
+
+def _show_in_tensorboard(directory: Path, found: Sequence[Setting]) -> None:
+    """Writes for the tab HParams what the report says of each run."""
+    chosen = best(found)
+    for setting in found:
+        for run in setting.done:
+            if run.best is None:
+                continue
+            scalars = {"val_accuracy": run.val_accuracy}
+            if setting is chosen and run.test.get("accuracy") is not None:
+                scalars["test_accuracy"] = run.test["accuracy"]
+            try:
+                write_reported(directory / run.name, run.best["step"], scalars)
+            except OSError as error:
+                raise files.cannot_write(directory / run.name, error) from error
 
 
 def _report(sweep: SweepRecord, found: Sequence[Setting]) -> Report:
@@ -156,13 +176,13 @@ def _runs_table(sweep: SweepRecord) -> list[list[str]]:
     rows = [["run", "state", "epoch", "validation accuracy, %", "of epoch", "reason"]]
     for run in sweep.runs:
         if run.state != "waiting":
-            best = run.best
+            highest = run.best
             row = [
                 run.name,
                 run.state,
                 epochs(run.step, run.epoch) if run.step else "–",
-                f"{100 * best['accuracy']:.2f}" if best else "–",
-                epochs(best["step"], best["epoch"]) if best else "–",
+                f"{100 * highest['accuracy']:.2f}" if highest else "–",
+                epochs(highest["step"], highest["epoch"]) if highest else "–",
                 run.reason,
             ]
             rows.append(row)
@@ -210,15 +230,15 @@ def _notes(sweep: SweepRecord, first: Sequence[Setting]) -> list[str]:
     if not first:
         return ["No run has finished yet."]
     so_far = any(run.state in ("waiting", "unfinished") for run in sweep.runs)
-    best = f"Best on validation{' so far' if so_far else ''}, of the settings with most finished"
+    lead = f"Best on validation{' so far' if so_far else ''}, of the settings with most finished"
     if len(first) > 1:
         chosen = (
-            f"{best} runs, are equally: {_named(first)}. None is chosen, and no test accuracy is "
+            f"{lead} runs, are equally: {_named(first)}. None is chosen, and no test accuracy is "
             "reported. Differences are to the first of them."
         )
     else:
         test = f"{first[0].test.percent()} % (n = {first[0].test.count})"
-        chosen = f"{best} runs: {first[0].name}. Only of it the test accuracy is reported: {test}."
+        chosen = f"{lead} runs: {first[0].name}. Only of it the test accuracy is reported: {test}."
     notes = [
         chosen,
         "Validation accuracy is that of each run's best checkpoint, averaged over the n finished "

@@ -102,6 +102,17 @@ def test_each_line_leaves_at_once_when_piped():
             child.stdin.flush()
 
 
+def test_what_is_next_works_from_any_directory(capsys, tmp_path, monkeypatch):
+    (tmp_path / "a run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for there in (None, "/bin/tensorboard"):
+        monkeypatch.setattr("shutil.which", {"tensorboard": there}.get)
+        Console(interactive=False).next_steps("a run")
+        said = capsys.readouterr().out
+        assert f"tensorboard --logdir='{tmp_path / 'a run' / 'tensorboard'}'" in said
+        assert ("pip install -r requirements-tensorboard.txt" in said) == (there is None)
+
+
 def test_names_are_written_as_they_are(capsys, tmp_path):
     say_everything(Console(interactive=False), tmp_path)
     written = capsys.readouterr().out

@@ -21,6 +21,8 @@ from eanet.sweeps.records import model_key
 from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
 from eanet.workdir import model_record
 from eanet.workdir.model_record import DataRecord, ModelRecord, SplitRecord
+from eanet.workdir.tensorboard import write_hparams
+from tests.helpers import event_files
 
 TEXTS = {"sweep.csv", "sweep.md", "sweep.tex", "report.html"}
 PICTURES = ("accuracy.png", "heat_map.png", "pareto.png", "curves.png")
@@ -165,6 +167,20 @@ def test_it_says_what_was_done(tmp_path):
         "device: 1 × abacus",
     ):
         assert f"- {line}\n" in text
+
+
+def test_tensorboard_shows_the_numbers_of_the_report(tmp_path):
+    make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.7, 0.9])
+    for path in tmp_path.glob("*/config.json"):
+        write_hparams(path.parent, {"seed": 0})
+    report.write_report(tmp_path)
+    for run in rows(tmp_path):
+        (events,) = (tmp_path / run["run"] / "tensorboard/report").iterdir()
+        shown = {"val_accuracy": float(run["val_accuracy"])}
+        if run["memory_size"] == "8":  # the chosen one
+            shown["test_accuracy"] = float(run["test_accuracy"])
+        found = {value.tag: value.simple_value for value in event_files.values(events)}
+        assert found == pytest.approx(shown)
 
 
 def test_of_equals_none_is_chosen(tmp_path):
