@@ -123,7 +123,13 @@ def main(arguments: Sequence[str]) -> None:
                 figures=figures,
             )
     elif MODE.value == "train" and CONFIG.value is None and workdir is not None:
-        train.train(None, workdir, extend_to=EXTEND_TO.value, figures=figures)
+        train.train(
+            None,
+            workdir,
+            extend_to=EXTEND_TO.value,
+            figures=figures,
+            begun=host.process_start(),
+        )
     elif EXTEND_TO.value is not None:
         raise UserError(
             "--extend_to goes with --workdir=DIR alone; with --config say --config.num_epochs"
@@ -132,7 +138,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
     elif MODE.value == "train":
         workdir = workdir or Path(f"runs/{config_flags.config_file().stem}")
-        train.train(CONFIG.value, workdir, figures=figures)
+        train.train(CONFIG.value, workdir, figures=figures, begun=host.process_start())
     else:
         sweep(workdir, figures)
 

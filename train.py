@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ def train(
     *,
     extend_to: float | None = None,
     figures: Sequence[str] = DEFAULT_KINDS,
+    begun: float | None = None,
 ) -> dict[str, Any]:
     """Trains, or goes on where the newest good checkpoint stands; gives test results of the best.
 
@@ -45,6 +47,7 @@ def train(
       workdir: directory of the run; made if missing.
       extend_to: epochs in all, more than the run was for.
       figures: kinds of files of the pictures, see `eanet.display.plot_style.KINDS`.
+      begun: when the program began, as of `time.time`; None for now.
 
     Raises:
       UserError: for what the user can mend.
@@ -52,6 +55,7 @@ def train(
       Interrupted: if SIGTERM or SIGINT came; the state is saved.
     """
     console = Console()
+    begun = time.time() if begun is None else begun
     config = config or config_schema.read(workdir / "config.json")
     if extend_to is not None:
         extend(config, extend_to)
@@ -89,7 +93,8 @@ def train(
                 ):
                     training = Training(run, workdir, lock, checkpoints, log, console, stop, save)
                     training.go_on(state, step, train_steps)
-        results = evaluate(workdir, figures=figures, run=run, console=console)
+        begun = None if step else begun  # of a run that goes on, a part is not known
+        results = evaluate(workdir, figures=figures, run=run, begun=begun, console=console)
     console.next_steps(workdir)
     return results
 
@@ -132,7 +137,10 @@ def size(config: ConfigDict) -> RunSize:
     if not len(run.dataset.val):
         raise UserError("a sweep compares on validation, but dataset.val_fraction leaves none")
     parameters, multiply_adds = costs.totals(costs.summarize(run.model.abstract))
-    return RunSize(parameters, multiply_adds, run.plan.total_steps * config.batch_size)
+    plan = run.plan
+    # At the end the temperature is fitted on validation, and the test split evaluated.
+    evaluated = (plan.validations + 1) * len(run.dataset.val) + len(run.dataset.test)
+    return RunSize(parameters, multiply_adds, plan.total_steps * config.batch_size, evaluated)
 
 
 def extend(config: ConfigDict, num_epochs: float) -> None:

@@ -64,6 +64,13 @@ def set_up(cpu_devices: bool = True) -> None:
         _chosen_here.add("JAX_NUM_CPU_DEVICES")
 
 
+def process_start() -> float:
+    """When this process began, in seconds as of `time.time`."""
+    import psutil
+
+    return psutil.Process().create_time()
+
+
 def import_jax() -> None:
     """Imports JAX; raises `UserError` for a setting of the environment that it does not take."""
     try:
@@ -99,6 +106,11 @@ def share(index: int, count: int) -> Share:
     cores = sorted(os.sched_getaffinity(0))
     own = cores[len(cores) * index // count : len(cores) * (index + 1) // count]
     return Share(frozenset(own or [cores[index % len(cores)]]), environment)
+
+
+def devices_of_share(count: int) -> float:
+    """How many devices each of `count` processes has, see `share`; less than 1 of a shared core."""
+    return 1.0 if _has_accelerator() else min(_cores() / count, _MAX_CPU_DEVICES)
 
 
 def settings() -> dict[str, str]:
@@ -191,9 +203,13 @@ def _processor() -> str:
 
 def _cpu_devices(processes: int) -> int:
     """How many devices each of several processes makes of the cores that this one may use."""
+    return min(max(1, _cores() // processes), _MAX_CPU_DEVICES)
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
     has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return min(max(1, cores // processes), _MAX_CPU_DEVICES)
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def _nvidia_devices() -> list[str]:

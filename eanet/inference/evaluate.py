@@ -44,6 +44,7 @@ def evaluate(
     data_dir: str | None = None,
     figures: Sequence[str] = DEFAULT_KINDS,
     run: Run | None = None,
+    begun: float | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on one split; writes and returns `results_SPLIT.json`.
@@ -56,6 +57,7 @@ def evaluate(
       data_dir: where the data is now; None for where it was.
       figures: kinds of files of the pictures, see `eanet.display.plot_style.KINDS`.
       run: what `set_up` made of the config, where that is at hand.
+      begun: when the run began, as of `time.time`; None where that is not how long it took.
       console: where to say what happens.
 
     Raises:
@@ -111,6 +113,8 @@ def evaluate(
         "device": device(mesh.devices.flat),
         "host_settings": host.settings(),
     }
+    if begun is not None:
+        results["run_seconds"] = round(time.time() - begun, 3)
     console.results_table({**results, "split": split})
     data = titles.of_data(examples.other or config.dataset.name)
     model_name = titles.of_model(config.model.attention)

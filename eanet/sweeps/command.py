@@ -50,7 +50,8 @@ def run_grid(
         check(directory / run.name, run.config)
     sizes = _sizes(plan.runs, size)
     if options.dry_run:
-        show_plan(console, directory, sizes, options.workers)
+        configs = {run.name: run.config for run in plan.runs}
+        show_plan(console, directory, sizes, configs, options.workers)
         return
     runs = [
         {"name": run.name, "settings": run.settings, **sizes[run.name]._asdict()}

@@ -5,14 +5,16 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from ml_collections import ConfigDict
 from optuna.trial import TrialState as State
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderResult
 from rich.text import Text
 
+from eanet import host
 from eanet.display.console import Console, Rows
 from eanet.display.numbers import duration, epochs, human, percent
-from eanet.sweeps.estimate import RunSize, measured_rate
+from eanet.sweeps.estimate import RunSize, estimates, together
 from eanet.sweeps.queue import Status
 from eanet.sweeps.records import RunRecord, glance
 
@@ -29,24 +31,38 @@ _ORDER = (State.RUNNING, State.FAIL, State.COMPLETE, State.PRUNED, State.WAITING
 
 
 def show_plan(
-    console: Console, directory: Path, sizes: Mapping[str, RunSize], workers: int
+    console: Console,
+    directory: Path,
+    sizes: Mapping[str, RunSize],
+    configs: Mapping[str, ConfigDict],
+    workers: int,
 ) -> None:
-    """Lists the runs of a sweep with what they cost, as if a MAC always took the same time."""
-    rate, source = measured_rate(directory, sizes) or (math.nan, "")
-    seconds = [size.images * size.multiply_adds / rate for size in sizes.values()]
+    """Lists the runs of a sweep with what they hold, compute and will take."""
+    found = estimates(directory, sizes, configs, host.devices_of_share(workers))
+    seconds = {name: found[name][0] if name in found else math.nan for name in sizes}
     rows = [
-        (name, f"{size.parameters:,}", human(size.multiply_adds), duration(each))
-        for (name, size), each in zip(sizes.items(), seconds, strict=True)
+        (name, f"{size.parameters:,}", human(size.multiply_adds), duration(seconds[name]))
+        for name, size in sizes.items()
     ]
     console.table(f"{len(sizes)} runs", ("run", "parameters", "MACs", "estimated time"), rows)
     console.note("")
-    if source:
+    unknown = len(sizes) - len(found)
+    if unknown:
         console.note(
-            f"About {duration(sum(seconds) / workers)} in all with {workers} at once: training "
-            f"alone, at the speed of {source}, in proportion to the MACs"
+            f"No time is known of {unknown} runs: none in or beside this sweep has finished on "
+            "such a device, with a config that differs in numbers alone, and with as many MACs or "
+            "up to four times more or fewer"
         )
-    else:
-        console.note("No time can be estimated before a run in or beside this sweep has trained")
+    if found:
+        paces = [pace for _, pace in found.values()]
+        sources = list(dict.fromkeys(str(pace.source) for pace in paces))
+        measured = "" if all(pace.rest >= 0 for pace in paces) else " without start and compilation"
+        more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
+        console.note(
+            f"About {duration(together((each for each, _ in found.values()), workers))} in all"
+            f"{' for the others' if unknown else ''} with {workers} at once{measured}, as measured "
+            f"in {sources[0]}{more}, training and evaluation in proportion to the MACs"
+        )
 
 
 class SweepDisplay:

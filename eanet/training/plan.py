@@ -95,6 +95,15 @@ class Plan:
         """Whether to validate after this step."""
         return self._is_multiple(step, self.eval_every_epochs) or step == self.total_steps
 
+    @property
+    def validations(self) -> int:
+        """How often the whole training validates."""
+        step = count = 0
+        while step < self.total_steps:
+            step = min(self._next(step, self.eval_every_epochs), self.total_steps)
+            count += 1
+        return count
+
     def reports_at(self, step: int) -> bool:
         """Whether to report the training metrics after this step."""
         return self._is_multiple(step, 1.0) or self.validates_at(step)

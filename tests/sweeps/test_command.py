@@ -14,6 +14,7 @@ from eanet.errors import UserError
 from eanet.sweeps import command, spec
 from eanet.sweeps import plan as plan_lib
 from eanet.sweeps.estimate import RunSize
+from tests.helpers.sweep_records import finished_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMED = {
@@ -216,21 +217,20 @@ def test_a_directory_of_another_config_is_refused_before_anything_runs(tmp_path)
 
 
 def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path, capsys):
-    measured = tmp_path / "other"
-    measured.mkdir()
-    (measured / "metrics.jsonl").write_text(
-        '{"step": 1, "epoch": 1, "split": "train", "images_per_second": 50.0}\n'
-    )
-    (measured / "results_test.json").write_text('{"multiply_adds_per_image": 4000}')
-    size = lambda config: RunSize(1000, 1000 * config.model.memory_size, 300)  # noqa: E731
-    run_grid(tmp_path / "sweep", "model.memory_size=4,16;seed=0..1", size, dry_run=True, workers=2)
+    finished_run(tmp_path / "other", macs=4000)
+    size = lambda config: RunSize(1000, 1000 * config.model.memory_size, 16, 8)  # noqa: E731
+    arguments = tmp_path / "sweep", "model.memory_size=4,16,64;seed=0..1", size
+    run_grid(*arguments, dry_run=True, workers=2)
     said = capsys.readouterr().out
-    assert "4 runs" in said and not (tmp_path / "sweep").exists()
+    assert "6 runs" in said and not (tmp_path / "sweep").exists()
     rows = [line.split() for line in said.splitlines() if line.startswith("memory_size=")]
-    # 300 images at 50 a second of 4000 multiply-adds each.
-    assert rows[0] == ["memory_size=4,seed=0", "1,000", "4.0", "k", "6.0", "s"]
-    assert rows[3] == ["memory_size=16,seed=1", "1,000", "16.0", "k", "24.0", "s"]
-    assert "About 30.0 s in all with 2 at once" in said and str(measured) in said
+    assert rows[0][:4] == ["memory_size=4,seed=0", "1,000", "4.0", "k"] and rows[0][5:] == ["s"]
+    assert rows[3][:4] == ["memory_size=16,seed=1", "1,000", "16.0", "k"]
+    # What is not proportional to the MACs is 7 s in each.
+    one, four = (float(row[4]) - 7 for row in (rows[0], rows[3]))
+    assert four == pytest.approx(4 * one, abs=0.3) and one > 1
+    assert rows[5][-1] == "?" and "No time is known of 2 runs" in said
+    assert f"in all for the others with 2 at once, as measured in {tmp_path / 'other'}" in said
 
 
 @pytest.mark.parametrize("name", NAMED)

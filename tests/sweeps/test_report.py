@@ -15,7 +15,6 @@ from PIL import Image
 from eanet import config as config_lib
 from eanet.errors import UserError
 from eanet.sweeps import records, report, spec
-from eanet.sweeps.estimate import RunSize, measured_rate
 from eanet.sweeps.importance import importances
 from eanet.sweeps.records import model_key
 from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
@@ -353,16 +352,6 @@ def test_costs_that_nobody_knows_are_not_drawn(tmp_path):
     records.write_sweep(tmp_path, KEYS, planned)
     names = {path.name for path in report.write_report(tmp_path)}
     assert "accuracy.png" in names and "pareto.png" not in names
-
-
-@pytest.mark.parametrize("speed", [0, -1, None])
-def test_a_speed_that_cannot_be_estimates_nothing(tmp_path, speed):
-    make(tmp_path / "sweep", grid(seeds=(0,), width=(32,)), [0.5] * 3)
-    for log in tmp_path.glob("sweep/*/metrics.jsonl"):
-        line = {"step": 3, "epoch": 3.0, "split": "train", "images_per_second": speed}
-        log.write_text(log.read_text() + json.dumps(line) + "\n")
-    sizes = {f"run{n}": RunSize(10, 1000, 100) for n in range(3)}
-    assert measured_rate(tmp_path / "sweep", sizes) is None
 
 
 def test_no_directory_of_a_sweep_is_one_clear_line(tmp_path):

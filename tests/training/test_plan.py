@@ -34,6 +34,13 @@ def events(plan):
 
 
 @given(plans())
+@settings(max_examples=100, deadline=None)
+def test_validations_are_counted_as_they_come(plan):
+    steps = range(1, plan.total_steps + 1)
+    assert plan.validations == sum(map(plan.validates_at, steps))
+
+
+@given(plans())
 @settings(max_examples=150, deadline=None)
 def test_the_batches_cover_the_stream_of_all_epochs_exactly(plan):
     """Batches are cut from each epoch's order, which a bit of the next one's follows."""
