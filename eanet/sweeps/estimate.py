@@ -15,6 +15,7 @@ from eanet.environment import device
 from eanet.errors import UserError
 from eanet.sweeps.records import RunRecord, read_run
 
+_MOST = 50  # runs beside a sweep
 _FARTHEST = 4.0  # times the multiply-adds, in a comparable run
 
 
@@ -47,12 +48,16 @@ def kind_of(config: ConfigDict) -> str:
 
 
 def paces(directory: Path, names: Iterable[str]) -> list[Pace]:
-    """How fast the finished runs of a sweep were on devices such as here, then those beside it."""
+    """How fast the finished runs of a sweep were on devices such as here, then those beside it.
+
+    Those of other sweeps beside it are among them; of all of these the newest are looked at.
+    """
     own = [directory / name for name in names]
-    beside = directory.parent.glob("*/results_test.json")
+    places = (directory.parent.glob(f"{depth}/results_test.json") for depth in ("*", "*/*"))
+    beside = [path for place in places for path in place if path.parent not in own]
     newest = sorted(beside, key=lambda path: path.stat().st_mtime, reverse=True)
     found = []
-    for workdir in [*own, *(path.parent for path in newest)]:
+    for workdir in [*own, *(path.parent for path in newest[:_MOST])]:
         with suppress(UserError):  # no run of ours, or a damaged one: another will do
             pace = _pace(workdir, read_run(workdir))
             found += [pace] if pace else []

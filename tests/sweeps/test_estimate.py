@@ -25,6 +25,16 @@ def test_a_run_takes_as_long_as_it_took(tmp_path):
     assert half == pytest.approx(2 * 6.5 + 7) == twice
 
 
+def test_runs_of_a_sweep_beside_it_count(tmp_path):
+    (tmp_path / "other").mkdir()
+    finished_run(tmp_path / "other/seed=0", macs=1000)
+    assert len(paces(tmp_path / "sweep", [])) == 1
+    (tmp_path / "sweep").mkdir()
+    finished_run(tmp_path / "sweep/seed=0", macs=1000)
+    found = paces(tmp_path / "sweep", ["seed=0", "seed=1"])
+    assert [pace.source.parent.name for pace in found] == ["sweep", "other"]
+
+
 def test_of_several_the_nearest_counts(tmp_path):
     for macs in (300, 900, 3000, 5000):
         config = finished_run(tmp_path / f"run{macs}", macs=macs)
