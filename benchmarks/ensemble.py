@@ -71,7 +71,7 @@ def main(arguments: Sequence[str]) -> None:
         "seed": options.seed,
         "programs": results,
     }
-    path = record.write(options.out, "ensemble", values, picture(results))
+    path = record.write(options.out, "ensemble", values)
     console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
@@ -125,20 +125,6 @@ def rows(results: Mapping[str, Mapping[str, Any]]) -> Iterable[Sequence[str]]:
     """A row for each program."""
     for name, result in results.items():
         yield name, f"{result['median']:,.0f}", f"{result['ratio']:.2f} ×"
-
-
-def picture(results: Mapping[str, Mapping[str, Any]]) -> Any:
-    """A bar for each program."""
-    figure, grid = record.new_figure(6, 0.6 + 0.35 * len(results))
-    axes = grid[0, 0]
-    for row, (name, result) in enumerate(results.items()):
-        axes.barh(row, result["median"], color=record.COLOURS[bool(row)], height=0.6)
-        axes.plot(result["rounds"], [row] * len(result["rounds"]), ".", color="#333333", ms=3)
-        axes.text(0, row, f"  {name}, {result['ratio']:.2f} ×", va="center", size=8, color="white")
-    axes.set_yticks([])
-    axes.invert_yaxis()
-    axes.set_xlabel("images/s, all seeds together", size=8)
-    return figure
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     show(step, options.top, console)
     values = {"config": CONFIG.value.to_dict(), "steps": options.steps, **step}
-    path = record.write(options.out, "profile", values, picture(step))
+    path = record.write(options.out, "profile", values)
     console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
@@ -141,20 +141,6 @@ def show(step: dict[str, Any], top: int, console: Console) -> None:
             for name, each in slowest
         ),
     )
-
-
-def picture(step: dict[str, Any]) -> Any:
-    """A bar for each part."""
-    parts = {name: value for name, value in step["seconds_of_parts"].items() if value > 0}
-    figure, grid = record.new_figure(7, 0.8 + 0.26 * len(parts))
-    axes = grid[0, 0]
-    for row, (name, value) in enumerate(parts.items()):
-        axes.barh(name, 1e3 * value, color=record.COLOURS[0], height=0.7)
-        axes.text(1e3 * value, row, f"  {value / step['seconds']:.0%}", va="center", size=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.1)
-    axes.set_title("A training step, by part: ms", loc="left", size=9)
-    return figure
 
 
 if __name__ == "__main__":

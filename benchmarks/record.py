@@ -1,28 +1,36 @@
 """What a measurement leaves behind: a JSON file, and a picture of the same name beside it."""
 
 import datetime
-import logging
 import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from absl import flags
+
+from benchmarks.pictures import PICTURES
 from eanet.data.base import physical_memory
+from eanet.display.plot_style import as_files, kinds
 from eanet.environment import environment
 from eanet.errors import UserError
 from eanet.files import strict_json, write_atomically
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's, distinct for colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#999999")
+FIGURES = flags.DEFINE_string("figures", "png", "Kinds of files of pictures, as in png,svg,pdf.")
 
 
-def write(directory: str, name: str, values: Mapping[str, Any], figure: "Figure") -> Path:
-    """Writes `NAME.json` with the machine and the command, and `NAME.png`.
+@flags.validator("figures")
+def _known(text: str) -> bool:
+    """Refuses a kind that there is not before anything is measured."""
+    try:
+        return bool(kinds(text))
+    except UserError as error:
+        raise flags.ValidationError(str(error).partition(": ")[2]) from None
+
+
+def write(directory: str, name: str, values: Mapping[str, Any]) -> Path:
+    """Writes `NAME.json` with the machine and the command, and its picture, `NAME.png`.
 
     Raises:
       UserError: the directory cannot be written.
@@ -39,22 +47,8 @@ def write(directory: str, name: str, values: Mapping[str, Any], figure: "Figure"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, strict_json(record, indent=1))
-        figure.savefig(path.with_suffix(".png"), dpi=150)
+        for kind, data in as_files(name, PICTURES[name](record), kinds(FIGURES.value)).items():
+            write_atomically(path.with_name(kind), data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
-
-
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> Any:
-    """A figure and its grid of axes, without the frame that says nothing."""
-    # On a busy machine matplotlib says that its first start takes long, as if something were wrong.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8)
-    return figure, grid

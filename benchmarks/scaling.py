@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
         title = f"{mode.capitalize()}: tokens from which external attention takes less"
         console.table(title, ("", *MEASURES), crossings(curves))
     values = {"rounds": options.rounds, "seed": options.seed, "points": list(points.values())}
-    path = record.write(options.out, "scaling", values, picture(modes))
+    path = record.write(options.out, "scaling", values)
     console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
@@ -176,25 +176,6 @@ def crossing(external: list[Point], own: list[Point], measure: str) -> str:
         return f"at most {own[0]['tokens']:,}"
     around = slice(after - 1, after + 1)
     return f"{math.exp(np.interp(0.0, lead[around], tokens[around])):,.0f}"
-
-
-def picture(modes: dict[str, Curves]) -> Any:
-    """Time, memory and work by number of tokens, both axes logarithmic."""
-    figure, grid = record.new_figure(11, 6.5, rows=len(modes), columns=len(MEASURES))
-    for row, (mode, curves) in zip(grid, modes.items(), strict=True):
-        for axes, measure in zip(row, MEASURES, strict=True):
-            for colour, (name, points) in zip(record.COLOURS, reversed(curves.items())):  # noqa: B905
-                tokens = [point["tokens"] for point in points]
-                heights = [point[measure] for point in points]
-                label = "self-attention" if name == "self" else f"external, {name}"
-                axes.loglog(tokens, heights, ".-", color=colour, label=label, base=2)
-            axes.set_yscale("log")
-            axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if x > 512 else f"{x:g}")
-            axes.grid(color="#e8e8e8")
-            axes.set_title(f"{mode}: {measure.replace('_', '-')} an image", loc="left", size=9)
-            axes.set_xlabel("tokens N", size=8)
-    grid[0, 0].legend(fontsize=7, frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
     columns = ("seconds", *(f"{cache}{more}" for cache in CACHES for more in ("", ", quartiles")))
     console.table("From the command to the first finished step", columns, rows(results))
     values = {"config": CONFIG.value.to_dict(), "rounds": options.rounds, "seconds": results}
-    path = record.write(options.out, "startup", values, picture(results))
+    path = record.write(options.out, "startup", values)
     console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
@@ -115,27 +115,6 @@ def rows(results: Mapping[str, Mapping[str, Any]]) -> Iterable[Sequence[str]]:
             value = results[cache][part]
             cells += [f"{value['median']:.2f}", f"{value['lower']:.2f} – {value['upper']:.2f}"]
         yield cells
-
-
-def picture(results: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The parts in a row, for a cold and a warm start; a line where `main.py` is that far."""
-    figure, grid = record.new_figure(9, 2.6)
-    axes = grid[0, 0]
-    for row, cache in enumerate(CACHES):
-        parts = dict(results[cache])
-        whole = parts.pop(PROGRAM)["median"]
-        del parts["parts, in all"]
-        left = 0.0
-        for colour, (part, value) in zip(record.COLOURS, parts.items(), strict=False):
-            label = part if row == 0 else None
-            axes.barh(cache, value["median"], left=left, color=colour, label=label, height=0.6)
-            left += value["median"]
-        label = PROGRAM if row == 0 else None
-        axes.vlines(whole, row - 0.4, row + 0.4, color="#333333", label=label)
-    axes.invert_yaxis()
-    axes.set_xlabel("seconds", size=8)
-    figure.legend(loc="outside right", fontsize=7, frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
         "seed": options.seed,
         "cases": results,
     }
-    path = record.write(options.out, "throughput", values, picture(results))
+    path = record.write(options.out, "throughput", values)
     console.note(f"recorded in {path} and {path.with_suffix('.png').name}")
 
 
@@ -166,23 +166,6 @@ def rows(contestants: Mapping[str, Any]) -> Iterable[Sequence[str]]:
             f"{faster['median_over_rounds']:.2f} ×",
             f"{memory / 1e9:.2f} GB" if memory else "unknown",
         )
-
-
-def picture(cases: Mapping[str, Any]) -> Any:
-    """A panel of bars for each case: medians, with the quartiles as whiskers."""
-    sizes = [len(case["contestants"]) for case in cases.values()]
-    figure, grid = record.new_figure(7, sum(0.7 + 0.26 * size for size in sizes), rows=len(cases))
-    grid[0, 0].get_gridspec().set_height_ratios([2.5 + size for size in sizes])
-    for axes, case in zip(grid.flat, cases.values(), strict=True):
-        for row, (name, values) in enumerate(case["contestants"].items()):
-            median, colour = values["median"], record.COLOURS[0 if row == 0 else -1]
-            whiskers = [[median - values["lower"]], [values["upper"] - median]]
-            axes.barh(name, median, xerr=whiskers, color=colour, height=0.7, ecolor="#333333")
-            axes.text(values["upper"], row, f"  {median:.0f}", va="center", size=8)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set_title(f"{case['title']}: images/s", loc="left", size=9)
-    return figure
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws the runs in this directory over the log that Keras published, and prints the table.
 
-python docs/plot_parity.py
+python -m docs.plot_parity
 """
 
 import csv
@@ -8,25 +8,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from eanet.display import titles
+from eanet.display.plot_style import FONT_SIZE, INK, PALETTE, new_figure, saved, style
+from eanet.files import write
 
-matplotlib.use("agg")
-from matplotlib import pyplot
+Row = dict[str, float]
 
 HERE = Path(__file__).parent
 RUNS = {"here": "cifar100_50epochs", "here, with the clip of Keras 3": "cifar100_clip"}
-COLOURS = ("tab:blue", "tab:red")
 
 
-def keras_log() -> list[dict[str, float]]:
+def keras_log() -> list[Row]:
     """Rows of the published log."""
     with (HERE / "keras_example_log.csv").open() as file:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def our_log(name: str) -> list[dict[str, float]]:
+def our_log(name: str) -> list[Row]:
     """The log of a run in the same form."""
-    rows: dict[float, dict[str, float]] = {}
+    rows: dict[float, Row] = {}
     for line in (HERE / name / "metrics.jsonl").read_text().splitlines():
         record: dict[str, Any] = json.loads(line)
         row = rows.setdefault(record["epoch"], {"epoch": record["epoch"]})
@@ -35,35 +35,29 @@ def our_log(name: str) -> list[dict[str, float]]:
     return list(rows.values())
 
 
-def draw(logs: dict[str, list[dict[str, float]]], keras: list[dict[str, float]]) -> None:
-    """Loss and accuracy over epochs, Keras dashed."""
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for axes, metric, scale, label in (
-        (panels[0], "loss", 1, "loss (nats, label smoothing 0.1)"),
-        (panels[1], "accuracy", 100, "top-1 accuracy (%)"),
+def draw(logs: dict[str, list[Row]], keras: list[Row]) -> Any:
+    """Loss and accuracy over epochs, Keras dashed; training is thin."""
+    figure = new_figure(11, 4.4, "The Keras example on CIFAR-100, seed 0, n = 1, and as published")
+    loss, accuracy = figure.subplots(1, 2)
+    runs = {"Keras, published": keras, **logs}
+    for axes, metric, scale, title in (
+        (loss, "loss", 1, "Loss in nats, with label smoothing of 0.1"),
+        (accuracy, "accuracy", 100, "Top-1 accuracy, %"),
     ):
-        for rows, name, colour, style in (
-            (keras, "Keras' published log", "0.35", "--"),
-            *((logs[n], n, c, "-") for n, c in zip(logs, COLOURS, strict=False)),
-        ):
+        style(axes, title, "epoch")
+        for (name, rows), colour in zip(runs.items(), (INK, *PALETTE), strict=False):
             epochs = [row["epoch"] for row in rows]
-            for split, width, alpha in (("val", 2.0, 1.0), ("train", 1.0, 0.6)):
+            for split, width in (("val", 2.0), ("train", 0.9)):
                 values = [scale * row[f"{split}_{metric}"] for row in rows]
-                shown = {"val": "validation", "train": "training"}[split]
-                axes.plot(
-                    epochs, values, style, color=colour, lw=width, alpha=alpha,
-                    label=f"{name}, {shown}",
-                )  # fmt: skip
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(label)
-        axes.set_xlim(0.5, max(row["epoch"] for rows in logs.values() for row in rows) + 0.5)
-        axes.grid(alpha=0.3)
-    panels[1].legend(fontsize=8)
-    figure.suptitle("EANet of the Keras example on CIFAR-100, seed 0, n = 1")
-    figure.savefig(HERE / "parity.png", dpi=110)
+                line = "--" if rows is keras else "-"
+                label = f"{name}, {titles.SPLITS[split]}"
+                axes.plot(epochs, values, line, color=colour, linewidth=width, label=label)
+        axes.set_xlim(left=0)
+    accuracy.legend(fontsize=FONT_SIZE - 1, frameon=False, labelcolor=INK)
+    return figure
 
 
-def table(rows: list[dict[str, float]], keras: list[dict[str, float]]) -> str:
+def table(rows: list[Row], keras: list[Row]) -> str:
     """Both logs as Markdown: the first epochs, then every fifth."""
     lines = [
         "| epoch | | loss, train | top-1, train | loss, validation | top-1, validation | top-5 |",
@@ -85,7 +79,7 @@ def main() -> None:
     """Writes parity.png and prints a table for every run."""
     logs = {name: our_log(directory) for name, directory in RUNS.items()}
     keras = keras_log()[: max(len(rows) for rows in logs.values())]
-    draw(logs, keras)
+    write(HERE / "parity.png", saved(draw(logs, keras), "png"))
     for name, rows in logs.items():
         print(f"{name}\n\n{table(rows, keras)}\n")
 

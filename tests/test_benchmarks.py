@@ -1,6 +1,7 @@
 """The benchmarks' parts, and each once from end to end, small; nothing here depends on speed."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -8,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import contest
+from benchmarks import contest, pictures
 from benchmarks.cases import CASES, OURS, PEERS
 from benchmarks.contest import ROOT, Failed, Worker
 from benchmarks.hlo import DEVICES, OTHER, PARTS, Program
+from benchmarks.pictures import PICTURES
 from benchmarks.scaling import crossing
 from configs import eanet_cifar100
+from eanet.errors import UserError
 from eanet.models.layers import LayerNorm, dropout
 from eanet.prng import random_key
 
@@ -99,6 +102,18 @@ def test_instructions_belong_to_the_function_they_come_from():
     program = Program(jax.jit(function).lower(x, kernel, keys).compile().as_text())
     parts = {program.part(name) for name in program.instructions}
     assert {"dropout", "layer norms", OTHER} <= parts <= {*PARTS, OTHER}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_drawn_anew_from_their_records(tmp_path, name):
+    recorded = next((ROOT / "docs/performance").rglob(f"{name}.json"))
+    shutil.copy(recorded, tmp_path)
+    pictures.main([str(tmp_path / recorded.name), "--figures=png,pdf"], "pictures")
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    (tmp_path / recorded.name).write_text("[]")
+    with pytest.raises(UserError, match=f"{name}.json is no record of throughput, "):
+        pictures.main([str(tmp_path / recorded.name)], "pictures")
 
 
 # Of a small program, nothing that takes long to compile.

@@ -14,7 +14,9 @@ from typing import Any
 from eanet import files
 from eanet.atlas import measure, page, photos, pictures, record, without
 from eanet.cli import Parser
+from eanet.config import flatten
 from eanet.data.base import Split
+from eanet.display import titles
 from eanet.display.console import Console
 from eanet.display.plot_style import saved
 from eanet.display.progress import Share
@@ -83,6 +85,11 @@ class _Atlas:
     console: Console
 
     @property
+    def title(self) -> str:
+        """What was trained on what."""
+        return titles.of_run(dict(flatten(self.model.config)))
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
         height, width, _ = self.model.image_shape
@@ -102,7 +109,7 @@ class _Atlas:
         if against and against["run"] == self.name:
             against["run"] += " (other)"
         figures = pictures.of_units(
-            self.name, blocks, self.examples, self.grid, self.model.class_names
+            self.title, blocks, self.examples, self.grid, self.model.class_names
         )
         if against:
             runs = {self.name: [*map(record.summary, blocks)], against["run"]: against["summary"]}
@@ -113,7 +120,7 @@ class _Atlas:
         """Of self-attention."""
         with self._progress("attention", len(self.examples)) as share:
             blocks = measure.tokens(self.model, self.examples, share)
-        return self._files("rollout", blocks, pictures.of_tokens(self.name, blocks, self.grid))
+        return self._files("rollout", blocks, pictures.of_tokens(self.title, blocks, self.grid))
 
     @contextmanager
     def _progress(self, what: str, count: int) -> Iterator[Share]:
