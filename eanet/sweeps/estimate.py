@@ -3,6 +3,7 @@
 import heapq
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -84,14 +85,20 @@ def _pace(workdir: Path, run: RunRecord) -> Pace | None:
 
 
 def comparable(kind: str, size: RunSize, known: Sequence[Pace]) -> Pace | None:
-    """The run of the same kind whose model costs most nearly as much; None without any."""
+    """The run of the same kind whose model costs most nearly as much; None without any.
+
+    Its seconds of all else are the median over such runs, as the first of them alone compiles.
+    """
 
     def distance(pace: Pace) -> float:
         return abs(math.log(pace.multiply_adds / size.multiply_adds))
 
     alike = [pace for pace in known if pace.kind == kind and size.multiply_adds]
     nearest = min(alike, key=distance, default=None)
-    return nearest if nearest and distance(nearest) <= math.log(_FARTHEST) else None
+    if nearest is None or distance(nearest) > math.log(_FARTHEST):
+        return None
+    rests = [pace.rest for pace in alike if math.isfinite(pace.rest)]
+    return nearest._replace(rest=statistics.median(rests) if rests else math.nan)
 
 
 def seconds_of(size: RunSize, pace: Pace, devices: float) -> float:

@@ -17,7 +17,7 @@ def test_a_run_takes_as_long_as_it_took(tmp_path):
     config = finished_run(tmp_path / "run", macs=1000)
     [pace] = paces(tmp_path / "sweep", [])
     assert pace.source == tmp_path / "run" and pace.rest == pytest.approx(7)
-    assert comparable(kind_of(config), SIZE, [pace]) is pace
+    assert comparable(kind_of(config), SIZE, [pace]) == pace
     assert seconds_of(SIZE, pace, own_devices()) == pytest.approx(4 + 2.5 + 7)
     # With half of the devices all but the rest takes twice as long, as with twice the MACs.
     half = seconds_of(SIZE, pace, own_devices() / 2)
@@ -36,10 +36,11 @@ def test_runs_of_a_sweep_beside_it_count(tmp_path):
 
 
 def test_of_several_the_nearest_counts(tmp_path):
-    for macs in (300, 900, 3000, 5000):
-        config = finished_run(tmp_path / f"run{macs}", macs=macs)
+    for macs, seconds in ((300, 8.5), (900, 80.0), (3000, 9.5), (5000, None)):
+        config = finished_run(tmp_path / f"run{macs}", macs=macs, run_seconds=seconds)
     found = comparable(kind_of(config), SIZE, paces(tmp_path / "sweep", []))
     assert found.multiply_adds == 900
+    assert found.rest == pytest.approx(9.5 - 6.5)  # the median of what is known
     far = SIZE._replace(multiply_adds=100 * SIZE.multiply_adds)
     assert comparable(kind_of(config), far, paces(tmp_path / "sweep", [])) is None
 
