@@ -27,7 +27,7 @@ def importances(sweep: SweepRecord) -> dict[str, float]:
             value=run.val_accuracy,
         )
         for run in sweep.runs
-        if _counts(run, space)
+        if run.state == "done" and is_of(space, run)
     ]
     if len(trials) < _LEAST or len({trial.value for trial in trials}) < 2:
         return {}
@@ -37,12 +37,10 @@ def importances(sweep: SweepRecord) -> dict[str, float]:
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 
 
-def _counts(run: RunRecord, space: Space) -> bool:
-    """Whether a run is finished, and one of the search."""
-    return (
-        run.state == "done"
-        and math.isfinite(run.val_accuracy)
-        and all(_holds(values, run.settings.get(key)) for key, values in space.items())
+def is_of(space: Space, run: RunRecord) -> bool:
+    """Whether a run is one of a search in this space, and has an accuracy."""
+    return math.isfinite(run.val_accuracy) and all(
+        _holds(values, run.settings.get(key)) for key, values in space.items()
     )
 
 

@@ -15,7 +15,7 @@ from eanet import config as config_lib
 from eanet import files
 from eanet.errors import UserError
 from eanet.rules import Choice, Number, OrNothing, Rule, Such, Text
-from eanet.sweeps.spec import OneOf, Space, space_as_record, space_of_record
+from eanet.sweeps.spec import Between, OneOf, Space, space_as_record, space_of_record
 from eanet.workdir import log, model_record
 from eanet.workdir.model_record import DataRecord
 from eanet.workdir.results import read_results
@@ -49,11 +49,17 @@ def _is_space(value: Any) -> bool:
         space = space_of_record(value)
     except (TypeError, AttributeError):
         return False
-    return bool(space) and all(
-        all(map(_is_scalar, values.values))
-        if isinstance(values, OneOf)
-        else all(map(Number(-math.inf, math.inf).allows, values.values)) and values.log in (0, 1)
-        for values in space.values()
+    return bool(space) and all(map(_can_be_searched, space.values()))
+
+
+def _can_be_searched(values: Between | OneOf) -> bool:
+    if isinstance(values, OneOf):
+        return bool(values.values) and all(map(_is_scalar, values.values))
+    return (
+        all(map(Number(-1e300, 1e300).allows, values.values))
+        and values.low <= values.high
+        and isinstance(values.log, bool)
+        and not (values.log and values.low <= 0)
     )
 
 

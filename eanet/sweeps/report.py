@@ -10,7 +10,6 @@ from pathlib import Path
 
 from eanet import files
 from eanet.cli import Parser, say
-from eanet.config import flatten
 from eanet.display import spreadsheet, titles
 from eanet.display.numbers import epochs, human
 from eanet.display.plot_style import DEFAULT_KINDS, as_files, kinds
@@ -92,12 +91,15 @@ def _report(sweep: SweepRecord, found: Sequence[Setting]) -> Report:
 
 def _title(sweep: SweepRecord, found: Sequence[Setting]) -> str:
     """What was trained on what, for how long, and what was varied."""
-    configs = [dict(flatten(run.config)) for run in sweep.runs if run.config]
-    subjects = {titles.of_run(config) for config in configs}
-    if len(subjects) != 1:
+    configs = [run.config for run in sweep.runs if run.config]
+    if not configs:
         return sweep.name
-    lengths = {config["num_epochs"] for config in configs}
-    subject = subjects.pop() + (f", {lengths.pop():g} epochs" if len(lengths) == 1 else "")
+    models = {titles.of_model(config.model.attention) for config in configs}
+    data = {titles.of_data(config.dataset.name) for config in configs}
+    lengths = {config.num_epochs for config in configs}
+    subject = models.pop() if len(models) == 1 else "Models"
+    subject += f" on {data.pop()}" if len(data) == 1 else ""
+    subject += f", {lengths.pop():g} epochs" if len(lengths) == 1 else ""
     varied = ", ".join(headings(found[0].values).values()) if found else ""
     return f"{subject}: {varied}" if varied else subject
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from eanet.display.plot_style import FAINT, FONT_SIZE, INK, PALETTE, new_figure, style
 from eanet.sweeps.axes import ACCURACY, log_where_wide, note
-from eanet.sweeps.importance import importances
+from eanet.sweeps.importance import importances, is_of
 from eanet.sweeps.keys import headings, shown_value
 from eanet.sweeps.records import RunRecord, SweepRecord
 from eanet.sweeps.spec import Between, OneOf
@@ -21,12 +21,11 @@ _STATES: dict[str, tuple[str, Any]] = {
 
 def draw_all(title: str, sweep: SweepRecord) -> dict[str, Any]:
     """All figures that the trials of a search are enough for, by name."""
+    space = sweep.space or {}
     trials = [
         (number, run)
         for number, run in enumerate(sweep.runs)
-        if run.state in _STATES
-        and run.best
-        and all(key in run.settings for key in sweep.space or {})
+        if run.state in _STATES and is_of(space, run)
     ]
     if not any(run.state == "done" for _, run in trials):
         return {}
@@ -55,11 +54,7 @@ def _searched(title: str, sweep: SweepRecord, trials: Sequence[tuple[int, RunRec
         else:
             _scale(axes, values)
             places = {}
-        points = [
-            (places.get(run.settings[key], run.settings[key]), run)
-            for _, run in trials
-            if not places or run.settings[key] in places
-        ]
+        points = [(places.get(run.settings[key], run.settings[key]), run) for _, run in trials]
         _draw(axes, points)
     _state_legend(figure, trials)
     return figure

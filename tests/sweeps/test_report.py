@@ -260,6 +260,9 @@ def make_search(directory, trials=16):
     ]  # fmt: skip
     accuracies = [1 + 0.2 * math.log10(each["optimizer.learning_rate"]) for each in overrides]
     make(directory, overrides, accuracies, tuple(SPACE))
+    overrides[2]["model.depth"] = 7  # outside of the space
+    path = directory / "run2/config.json"
+    path.write_bytes(config_lib.to_json(config_lib.override(base(), overrides[2])))
     (directory / "run3/results_test.json").unlink()
     records.write_ended(directory / "run3", "pruned", "stopped at epoch 2")
     planned = json.loads((directory / "sweep.json").read_text())["runs"]
@@ -279,6 +282,14 @@ def test_a_search_shows_its_trials_and_what_mattered(tmp_path):
     lines = settings_rows(tmp_path)
     assert lines[0][:4] == ["trial", "memory units S", "learning rate", "depth"]
     assert [line[0].strip("*") for line in lines[2:]] == [str(n) for n in range(16)]
+
+
+def test_models_and_data_that_differ_are_not_in_the_title(tmp_path):
+    overrides = [{"model.attention": name} for name in ("external", "self")]
+    make(tmp_path, overrides, [0.5, 0.6], ("model.attention",))
+    report.write_report(tmp_path)
+    text = (tmp_path / "sweep.md").read_text()
+    assert text.startswith("# Models on scikit-learn's digits, 3 epochs: attention\n")
 
 
 def test_of_few_trials_no_importance_is_drawn(tmp_path):
@@ -458,7 +469,10 @@ WRONG = [
     ("sweep.json", {"keys": [], "runs": [{"name": "a", "settings": {"seed": [1]}}]}),
     *[("sweep.json", {"keys": [], "runs": [], "space": space})
       for space in (4, {}, {"k": 4}, {"k": {"values": [[1]]}}, {"k": {"low": "a", "high": 2}},
-                    {"k": {"low": 1}}, {"k": {"low": 1, "high": 2, "log": "yes"}})],
+                    {"k": {"low": 1}}, {"k": {"low": 1, "high": 2, "log": "yes"}},
+                    {"k": {"values": []}}, {"k": {"low": 2, "high": 1}},
+                    {"k": {"low": 0, "high": 1, "log": True}},
+                    {"k": {"low": math.nan, "high": 1}})],
     ("sweep.json", {"keys": [], "runs": [], "command": 4}),
     ("latency.json", {"device": 4, "models": {}}),
     ("latency.json", {"device": "cpu", "models": [1]}),
