@@ -92,6 +92,12 @@ def rows(directory):
     return list(csv.DictReader(io.StringIO((directory / "sweep.csv").read_text())))
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures take the most time of a report."""
+    monkeypatch.setattr(report, "draw_all", lambda *_: {})
+
+
 @pytest.fixture(scope="module")
 def half_way(tmp_path_factory):
     """A sweep in the middle: one setting failed once, one waits; S 8 with d 64 leads."""
@@ -145,7 +151,7 @@ def test_the_page_is_complete_in_itself(half_way):
     assert '<meta name="viewport" content="width=device-width' in page
 
 
-def test_it_says_what_was_done(tmp_path):
+def test_it_says_what_was_done(tmp_path, no_pictures):
     make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.7, None])
     describe(tmp_path, val=144)
     for name, commit in (("run0", "abc"), ("run1", "def")):
@@ -168,7 +174,7 @@ def test_it_says_what_was_done(tmp_path):
         assert f"- {line}\n" in text
 
 
-def test_tensorboard_shows_the_numbers_of_the_report(tmp_path):
+def test_tensorboard_shows_the_numbers_of_the_report(tmp_path, no_pictures):
     make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.7, 0.9])
     for path in tmp_path.glob("*/config.json"):
         write_hparams(path.parent, {"seed": 0})
@@ -182,7 +188,7 @@ def test_tensorboard_shows_the_numbers_of_the_report(tmp_path):
         assert found == pytest.approx(shown)
 
 
-def test_of_equals_none_is_chosen(tmp_path):
+def test_of_equals_none_is_chosen(tmp_path, no_pictures):
     make(tmp_path, grid(memory=(4, 8, 16), width=(32,)), [0.5, 0.7, 0.4, 0.3, 0.7, 0.5])
     report.write_report(tmp_path)
     lines, text = settings_rows(tmp_path), (tmp_path / "sweep.md").read_text()
@@ -194,7 +200,7 @@ def test_of_equals_none_is_chosen(tmp_path):
     assert "class=best" not in (tmp_path / "report.html").read_text()
 
 
-def test_columns_that_say_nothing_are_left_out(tmp_path):
+def test_columns_that_say_nothing_are_left_out(tmp_path, no_pictures):
     make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.4, 0.3])
     report.write_report(tmp_path)
     assert settings_rows(tmp_path)[0] == [
@@ -214,7 +220,7 @@ def test_columns_that_say_nothing_are_left_out(tmp_path):
         ([0.600, None, 0.550, None, 0.400, None], 10_000, [r"n = 1"]),
     ],
 )
-def test_it_warns_of_what_cannot_be_told_apart(tmp_path, accuracies, val, warned):
+def test_it_warns_of_what_cannot_be_told_apart(tmp_path, no_pictures, accuracies, val, warned):
     make(tmp_path, grid(memory=(4, 8, 16), width=(32,)), accuracies)
     describe(tmp_path, val)
     report.write_report(tmp_path)
@@ -284,7 +290,7 @@ def test_a_search_shows_its_trials_and_what_mattered(tmp_path):
     assert [line[0].strip("*") for line in lines[2:]] == [str(n) for n in range(16)]
 
 
-def test_models_and_data_that_differ_are_not_in_the_title(tmp_path):
+def test_models_and_data_that_differ_are_not_in_the_title(tmp_path, no_pictures):
     overrides = [{"model.attention": name} for name in ("external", "self")]
     make(tmp_path, overrides, [0.5, 0.6], ("model.attention",))
     report.write_report(tmp_path)
@@ -304,7 +310,7 @@ def test_the_pictures_are_drawn(half_way):
             assert len(image.convert("RGB").getcolors(1_000_000)) > 20
 
 
-def test_a_report_is_written_anew_when_there_is_more(tmp_path):
+def test_a_report_is_written_anew_when_there_is_more(tmp_path, no_pictures):
     overrides = grid(memory=(4, 8), width=(32,))
     make(tmp_path, overrides, [None] * 4)
     assert {path.name for path in report.write_report(tmp_path)} == TEXTS
@@ -319,7 +325,7 @@ def test_a_report_is_written_anew_when_there_is_more(tmp_path):
     assert {row["state"] for row in rows(tmp_path)} == {"done"}
 
 
-def test_latencies_are_taken_up(tmp_path):
+def test_latencies_are_taken_up(tmp_path, no_pictures):
     overrides = grid(memory=(4, 8), width=(32,), seeds=(0,))
     make(tmp_path, overrides, [0.5, 0.6])
     keys = [model_key(config_lib.override(base(), each)) for each in overrides]
@@ -431,7 +437,7 @@ def test_a_key_that_follows_by_reference_is_no_column(tmp_path):
     ]  # fmt: skip
 
 
-def test_only_results_of_the_best_checkpoint_count(tmp_path):
+def test_only_results_of_the_best_checkpoint_count(tmp_path, no_pictures):
     make(tmp_path, grid(memory=(4,), width=(32,)), [0.5, 0.6])
     results = {"accuracy": 0.99, "step": 3}  # the best is step 2
     (tmp_path / "run1" / "results_test.json").write_text(json.dumps(results))
