@@ -16,6 +16,7 @@ from eanet.environment import device
 from eanet.errors import UserError
 from eanet.sweeps.records import RunRecord, read_run
 
+_NO_KIND = ("dataset.data_dir", "init_from")  # where something lies
 _MOST = 50  # runs beside a sweep
 _FARTHEST = 4.0  # times the multiply-adds, in a comparable run
 
@@ -43,8 +44,11 @@ class Pace(NamedTuple):
 def kind_of(config: ConfigDict) -> str:
     """All values of a config that are no numbers: runs that agree in them compute alike."""
     values = dict(config_lib.flatten(config_lib.filled(config)))
-    values.pop("dataset.data_dir", None)
-    chosen = {key: value for key, value in values.items() if type(value) not in (int, float)}
+    chosen = {
+        key: value
+        for key, value in values.items()
+        if type(value) not in (int, float) and key not in _NO_KIND
+    }
     return json.dumps(chosen, sort_keys=True)
 
 
