@@ -14,6 +14,7 @@ VALUES = {
     "dataset": "digits",
     "data_dir": "data",
     "checkpoint": "latest",
+    "extend_to": "9",
     "figures": "png,pdf",
     "images": "images",
     "top": "3",
