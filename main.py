@@ -10,6 +10,7 @@ python main.py --mode=predict --workdir=DIR --images=PATH [--images=...] [--top=
 python main.py --mode=replay --workdir=DIR    # the step that made a run fail, layer by layer
 python main.py --mode=sweep --config=FILE --sweep=NAME|RUNS [--dry_run] [--workers=N]
     [--storage=URL] [--search=tpe|random --trials=N] [--workdir=DIR] [--config.KEY=VALUE ...]
+python main.py --config=FILE --seeds=N [--workers=N] [...]    # a sweep over N seeds of a config
 """
 
 import sys
@@ -64,6 +65,9 @@ SWEEP = flags.DEFINE_string(
     None,
     "A sweep or search of the config file, or runs: 'model.memory_size=4,16;seed=0..2'.",
 )
+SEEDS = flags.DEFINE_integer(
+    "seeds", None, "So many seeds, from the config's on: a sweep of its own.", lower_bound=1
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "For sweep: only list the runs.")
 WORKERS = flags.DEFINE_integer("workers", 1, "For sweep: runs at once on this machine.")
 STORAGE = flags.DEFINE_string("storage", None, "For sweep: URL of a database for many machines.")
@@ -82,14 +86,17 @@ MODES = {
     **dict.fromkeys(("images", "top", "out", "resize", "strict"), ("predict",)),
     # Of which --images=- takes the standard input.
     "stop_at_eof": ("train", "eval", "replay", "sweep"),
-    **dict.fromkeys(("sweep", "dry_run", "workers", "storage", "search", "trials"), ("sweep",)),
+    **dict.fromkeys(
+        ("sweep", "seeds", "dry_run", "workers", "storage", "search", "trials"), ("sweep",)
+    ),
 }
 
 
 def main(arguments: Sequence[str]) -> None:
     """Picks the mode and calls it."""
     del arguments
-    config_flags.refuse_unread(MODE.value, MODES)
+    mode = "sweep" if SEEDS.present and not MODE.present else MODE.value
+    config_flags.refuse_unread(mode, MODES)
     workdir = local_path(WORKDIR.value) if WORKDIR.value else None
     figures = plot_style.kinds(FIGURES.value)
     host.import_jax()
@@ -98,12 +105,12 @@ def main(arguments: Sequence[str]) -> None:
 
     if STOP_AT_EOF.value:
         signals.stop_at_eof()
-    if MODE.value in ("eval", "predict", "replay"):
+    if mode in ("eval", "predict", "replay"):
         if workdir is None:
-            raise UserError(f"--mode={MODE.value} needs --workdir=DIR, the directory of a run")
-        if MODE.value == "replay":
+            raise UserError(f"--mode={mode} needs --workdir=DIR, the directory of a run")
+        if mode == "replay":
             train.replay(workdir)
-        elif MODE.value == "predict":
+        elif mode == "predict":
             predict(
                 workdir,
                 IMAGES.value or (),
@@ -122,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
                 data_dir=DATA_DIR.value,
                 figures=figures,
             )
-    elif MODE.value == "train" and CONFIG.value is None and workdir is not None:
+    elif mode == "train" and CONFIG.value is None and workdir is not None:
         train.train(
             None,
             workdir,
@@ -136,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
         )
     elif CONFIG.value is None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
-    elif MODE.value == "train":
+    elif mode == "train":
         workdir = workdir or Path(f"runs/{config_flags.config_file().stem}")
         train.train(CONFIG.value, workdir, figures=figures, begun=host.process_start())
     else:
@@ -148,7 +155,15 @@ def sweep(directory: Path | None, figures: Sequence[str]) -> None:
     import train
     from eanet.sweeps import command
 
-    if not SWEEP.value:
+    if SEEDS.present and (SWEEP.present or SEARCH.present):
+        raise UserError(
+            "--seeds is a sweep of its own; in another one they are a key of it, as in "
+            "--sweep='model.memory_size=4,16;seed=0..2'"
+        )
+    definition = SWEEP.value
+    if SEEDS.present:
+        definition = f"seed={CONFIG.value.seed}..{CONFIG.value.seed + SEEDS.value - 1}"
+    if not definition:
         raise UserError("--mode=sweep needs --sweep=NAME, or runs as in 'model.memory_size=4,16'")
     if FLAGS["trials"].present and not SEARCH.value:
         raise UserError("--trials counts the runs of a search: add --search=tpe or --search=random")
@@ -165,10 +180,10 @@ def sweep(directory: Path | None, figures: Sequence[str]) -> None:
     module = config_lib.load_module(config_flags.config_file())
     if SEARCH.value:
         command.run_search(
-            SWEEP.value, CONFIG.value, module, options, method=SEARCH.value, trials=TRIALS.value
+            definition, CONFIG.value, module, options, method=SEARCH.value, trials=TRIALS.value
         )
     else:
-        command.run_grid(SWEEP.value, CONFIG.value, module, options, train.size)
+        command.run_grid(definition, CONFIG.value, module, options, train.size)
 
 
 if __name__ == "__main__":

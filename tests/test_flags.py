@@ -24,6 +24,7 @@ VALUES = {
     "stop_at_eof": "true",
     "split": "val",
     "sweep": "seed=0..2",
+    "seeds": "3",
     "dry_run": "true",
     "workers": "2",
     "storage": "sqlite:///x.db",

@@ -406,6 +406,10 @@ def test_bad_input_gets_one_clear_line(tmp_path, arguments, parts):
         (["--mode=eval"], ["--workdir"]),
         (["--mode=eval", "--workdir=/nonexistent"], ["/nonexistent"]),
         ([TESTING, "--mode=sweep"], ["--sweep=NAME"]),
+        ([TESTING, "--seeds=0"], ["--seeds=0", "positive"]),
+        ([TESTING, "--seeds=2", "--mode=train"], ["--seeds has no effect in --mode=train"]),
+        ([TESTING, "--seeds=2", "--sweep=memory_size"], ["seed=0..2"]),
+        (["--seeds=2", "--workdir=x"], ["--config=FILE is missing"]),
         (
             [TESTING, "--mode=sweep", "--sweep=model.memory_size=4,0"],
             ["run memory_size=0: ", "must be"],

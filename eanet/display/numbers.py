@@ -1,7 +1,9 @@
 """Numbers as a person writes them, and what the numbers of an evaluation are called."""
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from eanet.workdir.results import MEASURES
@@ -55,6 +57,43 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     "work": human,
     "seconds": duration,
 }
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean."""
+
+    mean: float  # of the values; NaN without any
+    std: float  # their standard deviation, of a sample; NaN below two
+    count: int  # of the values
+
+    def percent(self, digits: int = 2, sign: str = "", gap: str = " ") -> str:
+        """The mean and, of several values, ± their standard deviation; "–" without any."""
+        if not self.count:
+            return "–"
+        mean = f"{100 * self.mean:{sign}.{digits}f}".replace("-", "−")
+        return f"{mean}{gap}± {100 * self.std:.{digits}f}" if self.count > 1 else mean
+
+    @property
+    def margin(self) -> float:
+        """Half of the 95 % interval of the mean by Student's t; NaN below two values."""
+        from scipy.stats import t
+
+        if self.count < 2:
+            return math.nan
+        return float(t.ppf(0.975, self.count - 1)) * self.std / math.sqrt(self.count)
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """The mean of some values."""
+    finite = [value for value in values if math.isfinite(value)]
+    return Summary(
+        statistics.fmean(finite) if finite else math.nan,
+        statistics.stdev(finite) if len(finite) > 1 else math.nan,
+        len(finite),
+    )
+
+
 # What is recorded of a split, in the order shown: what it is called, and how it is written.
 RESULTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     name: (measure.label, _SHOWN[measure.kind]) for name, measure in MEASURES.items()

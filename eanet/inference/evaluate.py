@@ -196,5 +196,10 @@ def _show_best(workdir: Path, config: ConfigDict, figures: Sequence[str]) -> Non
     """Draws and writes anew what shows the results of the best checkpoint."""
     values = dict(config_lib.flatten(config))
     plot_curves(workdir, f"{titles.of_run(values)}, seed {config.seed}", figures)
+    write_card(workdir, config)
+
+
+def write_card(workdir: Path, config: ConfigDict) -> None:
+    """Writes the model card of a run anew; raises as `write_model_card` does."""
     about = attention_class(config.model.attention, config.model.implementation).about
-    write_model_card(workdir, values, about)
+    write_model_card(workdir, dict(config_lib.flatten(config)), about)

@@ -22,8 +22,8 @@ from eanet.sweeps.estimate import RunSize
 from eanet.sweeps.plan import PlannedRun
 from eanet.sweeps.process import LOG
 from eanet.sweeps.queue import Queue
-from eanet.sweeps.records import Record, write_sweep
-from eanet.sweeps.report import write_report
+from eanet.sweeps.records import Record, read_sweep, write_sweep
+from eanet.sweeps.report import conclusion, write_report
 from eanet.sweeps.storage import UNAVAILABLE, open_storage
 from eanet.sweeps.workers import Options, Task, Workers
 from eanet.workdir.claim import check
@@ -152,8 +152,9 @@ def _command(storage: str | None) -> str:
 
 
 def finish(console: Console, directory: Path, figures: Sequence[str]) -> None:
-    """Measures what single images take, and writes the report."""
+    """Measures what single images take, writes the report and says what came out."""
     latency = [sys.executable, "-m", "eanet", "latency", str(directory)]
     subprocess.run(latency, stdin=subprocess.DEVNULL, check=False)
     for path in write_report(directory, figures):
         console.note(f"wrote {path}")
+    console.note(conclusion(read_sweep(directory)))

@@ -18,6 +18,7 @@ from eanet.sweeps.formats import Report, as_html, as_latex, as_markdown
 from eanet.sweeps.keys import headings, short_names, shown_value
 from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import EARLY, RunRecord, SweepRecord
+from eanet.sweeps.seeds import write_cards
 from eanet.sweeps.statistics import (
     Setting,
     best,
@@ -36,6 +37,8 @@ _FEW = 6  # settings in a sentence
 
 def write_report(directory: Path, figures: Sequence[str] = DEFAULT_KINDS) -> list[Path]:
     """Writes the report anew, with pictures of these kinds, and returns its files.
+
+    Runs with more seeds than one are told of it in their model cards.
 
     Raises:
       UserError: the directory is no sweep's, a file of it is damaged, or it cannot be written.
@@ -57,6 +60,8 @@ def write_report(directory: Path, figures: Sequence[str] = DEFAULT_KINDS) -> lis
     }
     written = [files.write(directory / name, data) for name, data in content.items()]
     _show_in_tensorboard(directory, found)
+    for setting in found:
+        write_cards(directory, setting)
     return written
 
 
@@ -84,7 +89,7 @@ def _report(sweep: SweepRecord, found: Sequence[Setting]) -> Report:
         table=_settings_table(sweep, found, first),
         best=found.index(first[0]) + 1 if len(first) == 1 else 0,
         warnings=_warnings(sweep, found, first),
-        notes=_notes(sweep, first),
+        notes=_notes(sweep, found, first),
         runs=_runs_table(sweep),
     )
 
@@ -149,7 +154,8 @@ def _settings_table(
 ) -> list[list[str]]:
     keys = headings(found[0].values) if found else {}
     numbers = {run.name: number for number, run in enumerate(sweep.runs)}
-    measured = ["validation accuracy, %", "n", "difference to the best, paired"]
+    compared = ["difference to the best, paired"] if len(found) > 1 else []
+    measured = ["validation accuracy, %", "n", *compared]
     heading = [*keys.values(), *measured, "parameters", "MACs", "latency, ms", *EARLY]
     rows = [["trial", *heading] if sweep.space else heading]
     for setting in found:
@@ -163,7 +169,7 @@ def _settings_table(
             *map(shown_value, setting.values.values()),
             setting.validation.percent(),
             str(setting.validation.count),
-            difference if first else "–",
+            *([difference if first else "–"] if compared else []),
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
             f"{latencies[0]:.2f}" if latencies else "–",
@@ -228,26 +234,39 @@ def _warnings(sweep: SweepRecord, found: Sequence[Setting], first: Sequence[Sett
     return warnings
 
 
-def _notes(sweep: SweepRecord, first: Sequence[Setting]) -> list[str]:
+def conclusion(sweep: SweepRecord) -> str:
+    """What a sweep says in one sentence or two."""
+    found = settings(sweep)
+    first = leaders(found)
     if not first:
-        return ["No run has finished yet."]
-    so_far = any(run.state in ("waiting", "unfinished") for run in sweep.runs)
-    lead = f"Best on validation{' so far' if so_far else ''}, of the settings with most finished"
+        return "No run has finished yet."
+    so_far = " so far" if any(run.state in ("waiting", "unfinished") for run in sweep.runs) else ""
+    lead = f"Best on validation{so_far}, of the settings with most finished runs"
     if len(first) > 1:
-        chosen = (
-            f"{lead} runs, are equally: {_named(first)}. None is chosen, and no test accuracy is "
+        return (
+            f"{lead}, are equally: {_named(first)}. None is chosen, and no test accuracy is "
             "reported. Differences are to the first of them."
         )
-    else:
-        test = f"{first[0].test.percent()} % (n = {first[0].test.count})"
-        chosen = f"{lead} runs: {first[0].name}. Only of it the test accuracy is reported: {test}."
-    notes = [
-        chosen,
+    test = f"{first[0].test.percent()} % (n = {first[0].test.count})"
+    if len(found) == 1:
+        return f"Test accuracy of the checkpoints that were best on validation{so_far}: {test}."
+    return f"{lead}: {first[0].name}. Only of it the test accuracy is reported: {test}."
+
+
+def _notes(sweep: SweepRecord, found: Sequence[Setting], first: Sequence[Setting]) -> list[str]:
+    notes = [conclusion(sweep)]
+    if not first:
+        return notes
+    notes.append(
         "Validation accuracy is that of each run's best checkpoint, averaged over the n finished "
-        "runs; ± is the standard deviation over seeds. The best of many is a little lucky.",
-        "A paired difference is over the seeds that finished in both settings, as many as stand in "
-        "brackets.",
-    ]
+        "runs; ± is the standard deviation over seeds."
+    )
+    if len(found) > 1:
+        notes[-1] += " The best of many is a little lucky."
+        notes.append(
+            "A paired difference is over the seeds that finished in both settings, as many as "
+            "stand in brackets."
+        )
     other = [run.name for run in sweep.runs if run.results and not run.test]
     if other:
         notes.append(

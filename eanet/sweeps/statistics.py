@@ -1,38 +1,11 @@
 """What a sweep's runs say together: means over seeds, the best setting, paired differences."""
 
-import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from eanet.display.numbers import Summary, summary
 from eanet.sweeps.keys import KNOWN, NO_SETTING, SEED, shown_values
 from eanet.sweeps.records import RunRecord, SweepRecord
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A mean."""
-
-    mean: float  # of the values; NaN without any
-    std: float  # their standard deviation, of a sample; NaN below two
-    count: int  # of the values
-
-    def percent(self, digits: int = 2, sign: str = "", gap: str = " ") -> str:
-        """The mean and, of several values, ± their standard deviation; "–" without any."""
-        if not self.count:
-            return "–"
-        mean = f"{100 * self.mean:{sign}.{digits}f}".replace("-", "−")
-        return f"{mean}{gap}± {100 * self.std:.{digits}f}" if self.count > 1 else mean
-
-    @property
-    def margin(self) -> float:
-        """Half of the 95 % interval of the mean by Student's t; NaN below two values."""
-        from scipy.stats import t
-
-        if self.count < 2:
-            return math.nan
-        return float(t.ppf(0.975, self.count - 1)) * self.std / math.sqrt(self.count)
 
 
 class Setting(NamedTuple):
@@ -48,16 +21,6 @@ class Setting(NamedTuple):
     def name(self) -> str:
         """The values in one line."""
         return shown_values(self.values) or "all runs"
-
-
-def summary(values: Sequence[float]) -> Summary:
-    """The mean of some values."""
-    finite = [value for value in values if math.isfinite(value)]
-    return Summary(
-        statistics.fmean(finite) if finite else math.nan,
-        statistics.stdev(finite) if len(finite) > 1 else math.nan,
-        len(finite),
-    )
 
 
 def varied_keys(sweep: SweepRecord) -> list[str]:

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eanet import config as config_lib
+from eanet.display.numbers import summary
 from eanet.errors import UserError
 from eanet.sweeps import records, report, spec
 from eanet.sweeps.importance import importances
 from eanet.sweeps.records import model_key
-from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings, summary
+from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings
 from eanet.workdir import model_record
 from eanet.workdir.model_record import DataRecord, ModelRecord, SplitRecord
 from eanet.workdir.tensorboard import write_hparams
@@ -141,6 +142,15 @@ def test_the_table_of_settings_has_means_and_the_best(half_way):
     assert r"| [run3](./run3/) | failed | – | – | – | out of \| memory |" in text
     assert "run10" not in text  # it has not begun
     assert all(f"]({name})" in text for name in PICTURES)
+
+
+def test_a_sweep_over_seeds_alone_has_nothing_to_compare(tmp_path):
+    make(tmp_path, [{"seed": seed} for seed in (3, 4, 5)], [0.5, 0.6, 0.7], ("seed",))
+    report.write_report(tmp_path)
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| **60.00 ± 10.00** | **3** |" in text and "paired" not in text
+    assert "that were best on validation: 50.00 ± 10.00 % (n = 3)." in text
+    assert report.conclusion(records.read_sweep(tmp_path)) in text
 
 
 def test_the_page_is_complete_in_itself(half_way):
