@@ -67,9 +67,9 @@ def get_config() -> ConfigDict:
     model.head_dim = 16  # width of a head
     model.memory_size = 16  # S, number of memory units (external attention)
     model.mlp_dim = 64  # hidden width of the MLP
-    model.attention = "external"  # or "self"
+    model.attention = "external"  # or "self", or "none" at all
     model.implementation = "fast"  # or "plain", as in eanet/models/attention.py; the same function
-    model.norm = "double"  # or "softmax_tokens", "softmax_memory" (external attention)
+    model.norm = "double"  # or "softmax_tokens", "softmax_memory", "none" (external attention)
     model.local_mixing = False  # a depthwise 3×3 convolution over the tokens in each block
     model.final_norm = False  # a layer norm before the pooling
     model.pooling = "mean"  # over the tokens, or "attention", a mean with learned weights
@@ -133,9 +133,10 @@ def sweep_attention() -> Iterator[sweep.Overrides]:
 
 
 def sweep_norm() -> Iterator[sweep.Overrides]:
-    """The double normalisation against either of its halves alone."""
+    """The double normalisation against either of its halves alone, and against none."""
     return sweep.product(
-        sweep.axis("model.norm", "double", "softmax_tokens", "softmax_memory"), sweep.seeds(3)
+        sweep.axis("model.norm", "double", "softmax_tokens", "softmax_memory", "none"),
+        sweep.seeds(3),
     )
 
 

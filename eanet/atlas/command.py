@@ -178,6 +178,8 @@ class _Atlas:
 def _has_units(model: Model) -> bool:
     attention = model.network.abstract.blocks.attention
     if isinstance(attention, ExternalAttention):
+        if attention.norm == "none":
+            raise UserError("with model.norm='none' no unit has a share of the attention to show")
         return True
     if isinstance(attention, SelfAttention):
         return False

@@ -55,9 +55,10 @@ def mismatch(there: Texts, here: Texts, config_there: Texts, config_here: Texts)
 
 def _told_by(tensors: Texts) -> dict[str, str]:
     external = "params/blocks/attention/key_memory" in tensors
+    attends = any(name.startswith("params/blocks/attention/") for name in tensors)
     averaged = any(name.startswith("ema/") for name in tensors)
     values = {
-        "model.attention": "external" if external else "self",
+        "model.attention": "external" if external else "self" if attends else "none",
         "model.final_norm": str("params/final_norm/scale" in tensors),
         "model.param_dtype": tensors.get("params/head/bias", "").partition("[")[0],
         "a moving average (optimizer.ema_decay)": "there" if averaged else "missing",

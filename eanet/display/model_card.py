@@ -67,12 +67,16 @@ def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> s
     import yaml
 
     kind, dataset = _dataset(config)
-    attention = f"{_attention(config)}-attention"
+    attention = _attention(config)
     header: dict[str, Any] = {
         "license": "apache-2.0",
         "library_name": "flax",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "vision-transformer", attention, "jax"],
+        "tags": [
+            *("image-classification", "vision-transformer"),
+            *([f"{attention}-attention"] if attention != "none" else []),
+            "jax",
+        ],
         "metrics": ["accuracy"],
     }
     if kind in _HUB_NAMES.values():

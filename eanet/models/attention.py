@@ -48,11 +48,17 @@ def double(logits: Float[Array, "b n h s"]) -> Float[Array, "b n h s"]:
     return weights / (EPSILON + jnp.sum(weights, axis=3, keepdims=True))
 
 
+def linear(logits: Float[Array, "b n h s"]) -> Float[Array, "b n h s"]:
+    """None: the logits are the attention, so that the two memories are two linear layers."""
+    return logits
+
+
 # From logits to attention, by the name that `model.norm` has for it.
 NORMS: dict[str, Callable[[Float[Array, "b n h s"]], Float[Array, "b n h s"]]] = {
     "double": double,
     "softmax_tokens": lambda logits: jax.nn.softmax(logits, axis=1),
     "softmax_memory": lambda logits: jax.nn.softmax(logits, axis=3),
+    "none": linear,
 }
 
 
@@ -66,7 +72,8 @@ class ExternalAttention(Attention):
       num_heads: H.
       head_dim: h, the width of a head.
       memory_size: S, the number of units in the memory.
-      norm: one of `NORMS`; "double" is the paper's, the others leave one axis out.
+      norm: one of `NORMS`; "double" is the paper's, the others leave one axis or both out. With
+        "none", `A = L`, no token sees another.
       dropout_rate: of the normalised attention and of the output.
       dtype: of the products; normalisations and sums are always float32.
       param_dtype: of the parameters.

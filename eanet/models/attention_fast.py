@@ -32,6 +32,8 @@ def normalize(logits: Float[Array, "s h b n"], norm: str, *, save: bool) -> Floa
         return double_normalization(logits, EPSILON, save)
     if norm in ("softmax_tokens", "softmax_memory"):
         return softmax(logits, 3 if norm == "softmax_tokens" else 0, save)
+    if norm == "none":
+        return residual(logits) if save else logits
     return NORMS[norm](logits.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
 
 

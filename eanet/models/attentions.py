@@ -3,6 +3,7 @@
 from eanet.models.attention import ExternalAttention
 from eanet.models.attention_fast import FastExternalAttention
 from eanet.models.base import Attention
+from eanet.models.no_attention import NoAttention
 from eanet.models.self_attention import SelfAttention
 from eanet.rules import Rule
 
@@ -11,6 +12,7 @@ from eanet.rules import Rule
 ATTENTIONS: dict[str, dict[str, type[Attention]]] = {
     "external": {"fast": FastExternalAttention, "plain": ExternalAttention},
     "self": {"fast": SelfAttention},
+    "none": {"plain": NoAttention},
 }
 
 

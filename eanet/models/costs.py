@@ -54,7 +54,11 @@ def summarize(model: EANet) -> list[Row]:
             if blocks.local_mixing
             else []
         ),
-        row(attention, attention_macs, blocks.attention, blocks.attention_norm),
+        *(
+            [row(attention, attention_macs, blocks.attention, blocks.attention_norm)]
+            if blocks.attention_norm
+            else []
+        ),
         row(f"MLP, {depth} ×", mlp_macs, blocks.mlp, blocks.mlp_norm),
     ]
     if model.final_norm is not None:

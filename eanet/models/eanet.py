@@ -18,6 +18,7 @@ from eanet.models.base import Attention, folding
 from eanet.models.dropout import rngs_for, split_rngs
 from eanet.models.layers import LayerNorm, Linear, Mlp
 from eanet.models.local_mixing import LocalMixing
+from eanet.models.no_attention import NoAttention
 from eanet.models.ops import saving_residuals
 from eanet.models.pooling import POOLINGS
 from eanet.models.stems import STEMS
@@ -70,7 +71,8 @@ class Block(nnx.Module):
     ):
         options = options | {"rngs": rngs}
         self.local_mixing = LocalMixing(embed_dim, grid, rngs=rngs, **dtypes) if grid else None
-        self.attention_norm = LayerNorm(embed_dim, **dtypes)
+        attends = attention is not NoAttention
+        self.attention_norm = LayerNorm(embed_dim, **dtypes) if attends else None
         self.attention = attention(embed_dim, **dtypes, **options, **attention_options)
         self.mlp_norm = LayerNorm(embed_dim, **dtypes)
         self.mlp = Mlp(embed_dim, mlp_dim, **dtypes, **options)
@@ -85,7 +87,8 @@ class Block(nnx.Module):
         # Not before the loop over blocks: XLA would look up a key in the stack for every value.
         rngs = None if rngs is None else split_rngs(rngs, 4)
         x = self._mix(x)
-        x = x + self._attend(self.attention_norm(x), rngs_for(rngs, slice(0, 2)), folded)
+        if self.attention_norm is not None:
+            x = x + self._attend(self.attention_norm(x), rngs_for(rngs, slice(0, 2)), folded)
         return x + self.mlp(self.mlp_norm(x), rngs=rngs_for(rngs, slice(2, 4)))
 
     def _mix(self, x: Float[Array, "d b n"]) -> Float[Array, "d b n"]:
@@ -100,7 +103,8 @@ class Block(nnx.Module):
 
     def attention_map(self, x: Float[Array, "d b n"]) -> Float[Array, "b heads n units"]:
         """The normalised attention for the block's input."""
-        x = self.attention_norm(self._mix(x))
+        x = self._mix(x)
+        x = x if self.attention_norm is None else self.attention_norm(x)
         return self.attention.weights(x if self.attention.columns else _rows(x))
 
 
@@ -117,8 +121,8 @@ class EANet(nnx.Module):
       num_heads: H. Independent of `embed_dim` and `head_dim`.
       head_dim: h, the width of a head.
       mlp_dim: width of the hidden layer of the MLP.
-      attention: a name in `eanet.models.attentions.ATTENTIONS`: "external", or "self" for the
-        baseline with multi-head self-attention.
+      attention: a name in `eanet.models.attentions.ATTENTIONS`: "external", or for the baselines
+        "self", with multi-head self-attention, and "none", with an MLP alone in each block.
       implementation: "fast", or "plain" for the formulas as they are written in
         `eanet.models.attention`; the same function.
       local_mixing: a depthwise 3×3 convolution over the grid of tokens at the start of each block.

@@ -127,6 +127,16 @@ def test_self_attention_has_heads_and_rollout(trained, tmp_path):
             call(["atlas", str(run), option])
 
 
+def test_without_a_norm_there_are_no_shares_to_show(trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / "linear")
+    config = config_lib.from_json(run / "config.json")
+    config.model.norm = "none"
+    (run / "config.json").write_bytes(config_lib.to_json(config))
+    (run / "run.json").unlink()
+    with pytest.raises(UserError, match="no unit has a share"):
+        call(["atlas", str(run)])
+
+
 def test_what_cannot_be_is_refused_before_anything_is_measured(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("eanet.atlas.measure.units", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").write_text("")

@@ -25,6 +25,8 @@ def external_weights(params, x, norm="double"):
     """A [B, N, H, S] of tokens x [B, N, d]."""
     queries = np.tensordot(x, params["query_kernel"], 1) + params["query_bias"]
     logits = queries @ params["key_memory"] + params["key_memory_bias"]
+    if norm == "none":
+        return logits
     if norm == "softmax_memory":
         return softmax(logits, 3)
     weights = softmax(logits, 1)
@@ -121,7 +123,7 @@ def blocks(params):
 
 
 def model(params, images, patch_size, attention):
-    """Logits; `attention(params, x)` is one of the above."""
+    """Logits; `attention(params, x)` is one of the above, or None."""
     embed = params["patch_embed"]
     if "projection" in embed:
         x = linear(embed["projection"], patches(images, patch_size))
@@ -132,7 +134,8 @@ def model(params, images, patch_size, attention):
         if block.get("local_mixing"):
             grid = images.shape[1] // patch_size, images.shape[2] // patch_size
             x = local_mixing(block["local_mixing"], x, grid)
-        x = x + attention(block["attention"], layer_norm(block["attention_norm"], x))
+        if attention is not None:
+            x = x + attention(block["attention"], layer_norm(block["attention_norm"], x))
         hidden = gelu(linear(block["mlp"]["hidden"], layer_norm(block["mlp_norm"], x)))
         x = x + linear(block["mlp"]["out"], hidden)
     if params.get("final_norm"):

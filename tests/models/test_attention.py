@@ -21,8 +21,10 @@ CASES = {
     "folded": (FOLDED, "double"),
     "folded, over tokens": (FOLDED, "softmax_tokens"),
     "folded, over units": (FOLDED, "softmax_memory"),
+    "folded, over neither": (FOLDED, "none"),
     "unfolded": (UNFOLDED, "double"),
     "unfolded, over units": (UNFOLDED, "softmax_memory"),
+    "unfolded, over neither": (UNFOLDED, "none"),
     "one head": ((4, 5, 1, 3, 2), "double"),
     "one token": ((1, 4, 2, 3, 3), "double"),
     "one unit": ((4, 5, 2, 3, 1), "double"),
@@ -208,7 +210,8 @@ def test_a_softmax_over_tokens_cancels_what_is_constant_per_unit(norm):
     module, x = make(norm=norm)
     params_gradient, _ = gradients(module, x, random(x.shape, seed=2))
     for name in ("query_bias", "key_memory_bias"):
-        assert bool(np.any(np.asarray(params_gradient[name]))) == (norm == "softmax_memory")
+        felt = bool(np.any(np.asarray(params_gradient[name])))
+        assert felt == (norm in ("softmax_memory", "none"))
 
 
 def test_tokens_see_each_other_through_sums_per_unit_only():
@@ -223,8 +226,9 @@ def test_tokens_see_each_other_through_sums_per_unit_only():
     assert singular[heads * (units - 1) - 1] > 1e-3 > 1e-5 > singular[heads * (units - 1)]
 
 
-def test_without_a_softmax_over_tokens_no_token_sees_another():
-    module, x = make(norm="softmax_memory")
+@pytest.mark.parametrize("norm", ["softmax_memory", "none"])
+def test_without_a_softmax_over_tokens_no_token_sees_another(norm):
+    module, x = make(norm=norm)
     other = x.at[:, 1:].add(1)
     np.testing.assert_array_equal(call(module, x)[:, 0], call(module, other)[:, 0])
 

@@ -18,6 +18,7 @@ MODELS = {
     "unfolded": {"num_heads": 4, "head_dim": 8, "memory_size": 64},
     "self": {"attention": "self", "num_heads": 2, "head_dim": 24},
     "convolutions": {"stem": "convolutions", "patch_size": 4},
+    "none": {"attention": "none"},
 }
 SHAPE = (4, 6, 1)
 SIZES = {

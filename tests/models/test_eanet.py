@@ -36,6 +36,7 @@ ATTENTIONS = {
     "external": {},
     "external, one norm": {"norm": "softmax_memory", "final_norm": True},
     "self": {"attention": "self", "final_norm": True},
+    "none": {"attention": "none"},
     "external, with neighbours": {
         "stem": "convolutions",
         "local_mixing": True,
@@ -76,6 +77,8 @@ def call(model, images, keys=None):
 def plain(name):
     if name == "self":
         return partial(reference.self_attention, num_heads=SMALL["num_heads"])
+    if name == "none":
+        return None
     norm = ATTENTIONS[name].get("norm", "double")
     return partial(reference.external_attention, norm=norm)
 
@@ -188,8 +191,8 @@ def test_images_of_another_shape_are_refused():
         ({"depth": 0}, r"model\.depth=0 must be a whole number from 1 to 1,000"),
         ({"memory_size": -1}, r"model\.memory_size=-1 must be a whole number from 1"),
         ({"dropout_rate": 1.0}, r"model\.dropout_rate=1.0 must be a number from 0 to 0.999"),
-        ({"attention": "both"}, r"model\.attention='both' must be one of external, self"),
-        ({"norm": "none"}, r"model\.norm='none' must be one of double, "),
+        ({"attention": "both"}, r"model\.attention='both' must be one of external, self, none"),
+        ({"norm": "triple"}, r"model\.norm='triple' must be one of double, "),
         ({"dtype": "float23"}, r"model\.dtype='float23' must be one of float32, "),
         ({"param_dtype": "int32"}, r"model\.param_dtype='int32' must be one of float32, "),
     ],

@@ -19,7 +19,7 @@ from tests.helpers.sweep_records import finished_run
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMED = {
     "eanet_cifar100": {
-        "memory_size": 21, "embed_dim": 15, "memory_and_width": 36, "attention": 12, "norm": 9,
+        "memory_size": 21, "embed_dim": 15, "memory_and_width": 36, "attention": 12, "norm": 12,
         "seeds": 10,
     },
     "eanet_digits": {"memory_size": 6},
