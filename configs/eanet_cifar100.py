@@ -74,6 +74,7 @@ def get_config() -> ConfigDict:
     model.final_norm = False  # a layer norm before the pooling
     model.pooling = "mean"  # over the tokens, or "attention", a mean with learned weights
     model.dropout_rate = 0.2  # after attention weights, attention output, GELU and MLP output
+    model.stochastic_depth = 0.0  # odds that an image skips a branch of the last block; rises to it
     model.dtype = "float32"  # of the computation, or "bfloat16"
     model.param_dtype = "float32"  # of the parameters
 

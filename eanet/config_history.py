@@ -35,6 +35,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "model.implementation": "fast",
         "model.local_mixing": False,
         "model.pooling": "mean",
+        "model.stochastic_depth": 0.0,
         "optimizer.freeze": "",
         "optimizer.head_multiplier": 1.0,
         "optimizer.layer_decay": 1.0,

@@ -16,7 +16,7 @@ from eanet.models.functional import SplitModel, split_model
 # The keys of `config.model` that the example's model has: those of its sizes, those that change no
 # prediction, and those of which it has certain values only.
 _SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "head_dim", "mlp_dim", "memory_size")
-_INDIFFERENT = ("implementation", "dropout_rate", "dtype", "param_dtype")
+_INDIFFERENT = ("implementation", "dropout_rate", "stochastic_depth", "dtype", "param_dtype")
 _ONLY = {"attention": ("external", "self"), "norm": ("double",), "final_norm": (False,)}
 
 

@@ -22,6 +22,7 @@ from eanet.models.no_attention import NoAttention
 from eanet.models.ops import saving_residuals
 from eanet.models.pooling import POOLINGS
 from eanet.models.stems import STEMS
+from eanet.models.stochastic_depth import rates_of_blocks, skip_at_random
 from eanet.rules import Choice, NameIn, Number, Rule, Switch
 
 _DTYPE = Choice("float32", "bfloat16", "float16")
@@ -40,6 +41,7 @@ RULES: dict[str, Rule] = {
     "final_norm": Switch(),
     "pooling": NameIn(POOLINGS),
     "dropout_rate": Number(0, 0.999),
+    "stochastic_depth": Number(0, 0.999),
     "dtype": _DTYPE,
     "param_dtype": _DTYPE,
 }
@@ -78,18 +80,31 @@ class Block(nnx.Module):
         self.mlp = Mlp(embed_dim, mlp_dim, **dtypes, **options)
 
     def __call__(
-        self, x: Float[Array, "d b n"], *, rngs: Key[Array, "b"] | None = None, folded: Any = None
+        self,
+        x: Float[Array, "d b n"],
+        *,
+        rngs: Key[Array, "b"] | None = None,
+        folded: Any = None,
+        skip_rate: Float[Array, ""] | None = None,
     ) -> Float[Array, "d b n"]:
         """Mixes and maps the tokens; `rngs`, one key for each example, switch dropout on.
 
-        `folded` are the folded weights of the attention, where they were formed before.
+        `folded` are the folded weights of the attention, where they were formed before. With keys
+        and a `skip_rate` images skip attention or MLP at random, see `stochastic_depth`.
         """
         # Not before the loop over blocks: XLA would look up a key in the stack for every value.
-        rngs = None if rngs is None else split_rngs(rngs, 4)
+        rngs = None if rngs is None else split_rngs(rngs, 4 if skip_rate is None else 6)
+
+        def maybe(branch: Array, index: int) -> Array:
+            if rngs is None or skip_rate is None:
+                return branch
+            return skip_at_random(branch, skip_rate, rngs[:, index])
+
         x = self._mix(x)
         if self.attention_norm is not None:
-            x = x + self._attend(self.attention_norm(x), rngs_for(rngs, slice(0, 2)), folded)
-        return x + self.mlp(self.mlp_norm(x), rngs=rngs_for(rngs, slice(2, 4)))
+            normed = self.attention_norm(x)
+            x = x + maybe(self._attend(normed, rngs_for(rngs, slice(0, 2)), folded), 4)
+        return x + maybe(self.mlp(self.mlp_norm(x), rngs=rngs_for(rngs, slice(2, 4))), 5)
 
     def _mix(self, x: Float[Array, "d b n"]) -> Float[Array, "d b n"]:
         return x if self.local_mixing is None else self.local_mixing(x)
@@ -129,6 +144,8 @@ class EANet(nnx.Module):
       final_norm: a layer norm before the tokens are pooled; the Keras example has none.
       pooling: a name in `eanet.models.pooling.POOLINGS`: "mean", or "attention".
       dropout_rate: after the normalised attention, its output, GELU and the MLP's output.
+      stochastic_depth: with which probability a training image skips attention or MLP of the last
+        block; those before it linearly less often, see `eanet.models.stochastic_depth`.
       dtype: of the computation ("float32" or "bfloat16"); statistics and sums stay float32.
       param_dtype: of the parameters.
       rngs: source of the initial parameters.
@@ -157,6 +174,7 @@ class EANet(nnx.Module):
         final_norm: bool = False,
         pooling: str = "mean",
         dropout_rate: float = 0.2,
+        stochastic_depth: float = 0.0,
         dtype: str = "float32",
         param_dtype: str = "float32",
         rngs: nnx.Rngs,
@@ -173,6 +191,7 @@ class EANet(nnx.Module):
             image_shape, patch_size=patch_size, embed_dim=embed_dim, rngs=rngs, **dtypes
         )
         self.attention, self.depth = attention, depth
+        self.stochastic_depth = stochastic_depth
         grid = self.patch_embed.grid if local_mixing else None
 
         @nnx.split_rngs(splits=depth)
@@ -246,11 +265,14 @@ class EANet(nnx.Module):
 
         @saving_residuals
         def body(tokens: Array, block: tuple[Any, ...]) -> tuple[Array, Array | None]:
-            params, folded, rngs = block
-            tokens = nnx.merge(graphdef, params)(tokens, rngs=rngs, folded=folded)
+            params, folded, rngs, skip_rate = block
+            tokens = nnx.merge(graphdef, params)(
+                tokens, rngs=rngs, folded=folded, skip_rate=skip_rate
+            )
             return tokens, tokens if all_blocks else None
 
-        return jax.lax.scan(body, tokens, (params, folded, rngs))
+        skip_rates = None if rngs is None else rates_of_blocks(self.stochastic_depth, self.depth)
+        return jax.lax.scan(body, tokens, (params, folded, rngs, skip_rates))
 
     def __call__(
         self, images: Float[Array, "b height width c"], *, rngs: Rngs = None

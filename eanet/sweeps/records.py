@@ -234,7 +234,8 @@ def glance(workdir: Path) -> RunRecord | None:
 def model_key(config: ConfigDict) -> str:
     """What the time of an image depends on: the model and the kind of image."""
     values = config_lib.lasting(config)
-    model = {name: value for name, value in values["model"].items() if name != "dropout_rate"}
+    of_training = ("dropout_rate", "stochastic_depth")
+    model = {name: value for name, value in values["model"].items() if name not in of_training}
     return json.dumps({"dataset": values["dataset"]["name"], **model}, sort_keys=True)
 
 

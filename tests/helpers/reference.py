@@ -122,22 +122,29 @@ def blocks(params):
     return [part(params["blocks"], index) for index in range(depth)]
 
 
-def model(params, images, patch_size, attention):
-    """Logits; `attention(params, x)` is one of the above, or None."""
+def model(params, images, patch_size, attention, factors=None):
+    """Logits; `attention(params, x)` is one of the above, or None.
+
+    `factors` [depth, 2, B] are of what attention and MLP of each block add to each image.
+    """
+    if factors is None:
+        factors = np.ones((len(blocks(params)), 2, 1))
+    factors = factors[..., None, None]
     embed = params["patch_embed"]
     if "projection" in embed:
         x = linear(embed["projection"], patches(images, patch_size))
     else:
         x = convolutions(embed, images)
     x = x + embed["position_embedding"]
-    for block in blocks(params):
+    for block, (of_attention, of_mlp) in zip(blocks(params), factors, strict=True):
         if block.get("local_mixing"):
             grid = images.shape[1] // patch_size, images.shape[2] // patch_size
             x = local_mixing(block["local_mixing"], x, grid)
         if attention is not None:
-            x = x + attention(block["attention"], layer_norm(block["attention_norm"], x))
+            normed = layer_norm(block["attention_norm"], x)
+            x = x + of_attention * attention(block["attention"], normed)
         hidden = gelu(linear(block["mlp"]["hidden"], layer_norm(block["mlp_norm"], x)))
-        x = x + linear(block["mlp"]["out"], hidden)
+        x = x + of_mlp * linear(block["mlp"]["out"], hidden)
     if params.get("final_norm"):
         x = layer_norm(params["final_norm"], x)
     pooled = attention_pooling(params["pooling"], x) if params.get("pooling") else x.mean(1)

@@ -83,31 +83,28 @@ def plain(name):
     return partial(reference.external_attention, norm=norm)
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
-def test_logits_and_gradients_are_those_of_the_plain_formula(name):
-    model = make(**ATTENTIONS[name])
-    images, weights = random(2, *SHAPE), random(2, 5, seed=1)
+def assert_like_the_formula(model, images, formula, keys=None):
+    """Logits, and the slope along one direction for each parameter: so none is forgotten."""
+    weights = random(len(images), 5, seed=1)
     graphdef = nnx.graphdef(model)
 
     @jax.jit
     def value_and_gradient(params):
         def loss(params):
-            logits = nnx.merge(graphdef, nnx.State(params))(images)
+            logits = nnx.merge(graphdef, nnx.State(params))(images, rngs=keys)
             return jnp.sum(weights * logits), logits
 
         return jax.grad(loss, has_aux=True)(params)
 
     gradient, logits = value_and_gradient(parameters(model))
     params = reference.to_float64(parameters(model))
-    images, weights = np.asarray(images, np.float64), np.asarray(weights)
-    attention = plain(name)
-    expected = reference.model(params, images, 2, attention)
+    weights = np.asarray(weights)
+    expected = formula(params)
     np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
 
     def loss(params):
-        return (weights * reference.model(params, images, 2, attention)).sum()
+        return (weights * formula(params)).sum()
 
-    # Along one direction for each parameter, and so also a check that none is forgotten.
     gradient = reference.to_float64(gradient)
     zero = jax.tree.map(np.zeros_like, params)
     for index, path in enumerate(path for path, _ in jax.tree.leaves_with_path(params)):
@@ -119,6 +116,50 @@ def test_logits_and_gradients_are_those_of_the_plain_formula(name):
         chosen[...] = np.random.default_rng(index).normal(size=chosen.shape)
         slope = reference.slope(loss, params, direction)
         assert (value * chosen).sum() == pytest.approx(slope, rel=1e-3, abs=1e-3), keys
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_logits_and_gradients_are_those_of_the_plain_formula(name):
+    images = random(2, *SHAPE)
+    images64 = np.asarray(images, np.float64)
+    assert_like_the_formula(
+        make(**ATTENTIONS[name]),
+        images,
+        lambda params: reference.model(params, images64, 2, plain(name)),
+    )
+
+
+def test_images_skip_branches_at_random():
+    """Which ones is found out: one of the sixteen choices in two blocks explains each image."""
+    count, rate = 300, 0.6
+    model = make(stochastic_depth=rate, dropout_rate=0.0)
+    images, keys = random(count, *SHAPE), jax.random.split(random_key(0), count)
+    params, images64 = reference.to_float64(parameters(model)), np.asarray(images, np.float64)
+    kept = 1 - np.array([[rate / 2], [rate]])
+    choices = np.array(list(np.ndindex(2, 2, 2, 2))).reshape(16, 2, 2)
+    answers = np.stack([
+        reference.model(params, images64, 2, reference.external_attention, (x / kept)[..., None])
+        for x in choices
+    ])  # fmt: skip
+    errors = np.abs(answers - np.asarray(call(model, images, keys))).max(2)
+    assert (errors.min(0) < 1e-4).all() and (np.sort(errors, 0)[1] > 1e-3).all()
+    chosen = choices[errors.argmin(0)]
+    each, both = chosen.mean(0), chosen.prod(2).mean(0)  # of the two branches of a block
+    for found, odds in ((each, kept), (both, kept[:, 0] ** 2)):
+        assert (np.abs(found - odds) < 4 * np.sqrt(odds * (1 - odds) / count)).all()
+
+    factors = (chosen / kept).transpose(1, 2, 0)
+    assert_like_the_formula(
+        model,
+        images,
+        lambda params: reference.model(params, images64, 2, reference.external_attention, factors),
+        keys,
+    )
+
+
+def test_stochastic_depth_is_of_training_alone():
+    images = random(4, *SHAPE)
+    np.testing.assert_array_equal(call(make(stochastic_depth=0.6), images), call(make(), images))
 
 
 @pytest.mark.parametrize("patch_size", [2, 4, 8])
@@ -253,9 +294,11 @@ def test_without_keys_nothing_is_random_and_with_keys_all_layers_are():
     np.testing.assert_array_equal(call(model, images, keys), call(model, images, keys))
 
 
-@pytest.mark.parametrize("name", ["external", "self"])
-def test_an_examples_logits_do_not_depend_on_its_batch_mates(name):
-    model = make(**ATTENTIONS[name])
+@pytest.mark.parametrize(
+    "options", [ATTENTIONS["external"], ATTENTIONS["self"], {"stochastic_depth": 0.5}]
+)
+def test_an_examples_logits_do_not_depend_on_its_batch_mates(options):
+    model = make(**options)
     images, keys = random(4, *SHAPE), jax.random.split(random_key(0), 4)
     whole = call(model, images, keys)
     chosen = np.array([3, 1, 1, 0])
