@@ -71,6 +71,7 @@ def get_config() -> ConfigDict:
     model.implementation = "fast"  # or "plain", as in eanet/models/attention.py; the same function
     model.norm = "double"  # or "softmax_tokens", "softmax_memory", "none" (external attention)
     model.local_mixing = False  # a depthwise 3×3 convolution over the tokens in each block
+    model.residual_scale = 0.0  # initial value of a learned scale of each branch; 0: none
     model.final_norm = False  # a layer norm before the pooling
     model.pooling = "mean"  # over the tokens, or "attention", a mean with learned weights
     model.dropout_rate = 0.2  # after attention weights, attention output, GELU and MLP output

@@ -36,6 +36,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "model.local_mixing": False,
         "model.pooling": "mean",
         "model.stochastic_depth": 0.0,
+        "model.residual_scale": 0.0,
         "optimizer.freeze": "",
         "optimizer.head_multiplier": 1.0,
         "optimizer.layer_decay": 1.0,

@@ -43,7 +43,7 @@ def summarize(model: EANet) -> list[Row]:
     attention_macs = depth * _attention(model).macs(tokens, embed_dim)
     mlp_macs = 2 * tokens * math.prod(blocks.mlp.hidden.kernel.shape)
 
-    def row(part: str, macs: int, *modules: nnx.Module) -> Row:
+    def row(part: str, macs: int, *modules: nnx.Module | None) -> Row:
         return Row(part, shape, sum(map(count_parameters, modules)), macs)
 
     attention = f"{model.attention} attention, {depth} ×"
@@ -55,11 +55,17 @@ def summarize(model: EANet) -> list[Row]:
             else []
         ),
         *(
-            [row(attention, attention_macs, blocks.attention, blocks.attention_norm)]
+            [
+                row(
+                    attention,
+                    attention_macs,
+                    *(blocks.attention, blocks.attention_norm, blocks.attention_scale),
+                )
+            ]
             if blocks.attention_norm
             else []
         ),
-        row(f"MLP, {depth} ×", mlp_macs, blocks.mlp, blocks.mlp_norm),
+        row(f"MLP, {depth} ×", mlp_macs, blocks.mlp, blocks.mlp_norm, blocks.mlp_scale),
     ]
     if model.final_norm is not None:
         rows.append(row("final norm", 0, model.final_norm))

@@ -21,6 +21,7 @@ from eanet.models.local_mixing import LocalMixing
 from eanet.models.no_attention import NoAttention
 from eanet.models.ops import saving_residuals
 from eanet.models.pooling import POOLINGS
+from eanet.models.residual_scale import ResidualScale
 from eanet.models.stems import STEMS
 from eanet.models.stochastic_depth import rates_of_blocks, skip_at_random
 from eanet.rules import Choice, NameIn, Number, Rule, Switch
@@ -38,6 +39,7 @@ RULES: dict[str, Rule] = {
     "attention": NameIn(ATTENTIONS),
     "implementation": Choice("fast", "plain"),
     "local_mixing": Switch(),
+    "residual_scale": Number(0, 1),
     "final_norm": Switch(),
     "pooling": NameIn(POOLINGS),
     "dropout_rate": Number(0, 0.999),
@@ -67,6 +69,7 @@ class Block(nnx.Module):
         *,
         attention_options: Mapping[str, Any],
         grid: tuple[int, int] | None,
+        residual_scale: float,
         dtypes: Mapping[str, Any],
         rngs: nnx.Rngs,
         **options: Any,
@@ -78,6 +81,12 @@ class Block(nnx.Module):
         self.attention = attention(embed_dim, **dtypes, **options, **attention_options)
         self.mlp_norm = LayerNorm(embed_dim, **dtypes)
         self.mlp = Mlp(embed_dim, mlp_dim, **dtypes, **options)
+
+        def scale() -> ResidualScale | None:
+            return ResidualScale(embed_dim, residual_scale, **dtypes) if residual_scale else None
+
+        self.attention_scale = scale() if attends else None
+        self.mlp_scale = scale()
 
     def __call__(
         self,
@@ -95,16 +104,18 @@ class Block(nnx.Module):
         # Not before the loop over blocks: XLA would look up a key in the stack for every value.
         rngs = None if rngs is None else split_rngs(rngs, 4 if skip_rate is None else 6)
 
-        def maybe(branch: Array, index: int) -> Array:
+        def added(branch: Array, scale: ResidualScale | None, index: int) -> Array:
+            branch = branch if scale is None else scale(branch)
             if rngs is None or skip_rate is None:
                 return branch
             return skip_at_random(branch, skip_rate, rngs[:, index])
 
         x = self._mix(x)
         if self.attention_norm is not None:
-            normed = self.attention_norm(x)
-            x = x + maybe(self._attend(normed, rngs_for(rngs, slice(0, 2)), folded), 4)
-        return x + maybe(self.mlp(self.mlp_norm(x), rngs=rngs_for(rngs, slice(2, 4))), 5)
+            attended = self._attend(self.attention_norm(x), rngs_for(rngs, slice(0, 2)), folded)
+            x = x + added(attended, self.attention_scale, 4)
+        mapped = self.mlp(self.mlp_norm(x), rngs=rngs_for(rngs, slice(2, 4)))
+        return x + added(mapped, self.mlp_scale, 5)
 
     def _mix(self, x: Float[Array, "d b n"]) -> Float[Array, "d b n"]:
         return x if self.local_mixing is None else self.local_mixing(x)
@@ -141,6 +152,8 @@ class EANet(nnx.Module):
       implementation: "fast", or "plain" for the formulas as they are written in
         `eanet.models.attention`; the same function.
       local_mixing: a depthwise 3×3 convolution over the grid of tokens at the start of each block.
+      residual_scale: initial value of a learned factor of each feature of what attention and MLP
+        add; 0 for no such factors.
       final_norm: a layer norm before the tokens are pooled; the Keras example has none.
       pooling: a name in `eanet.models.pooling.POOLINGS`: "mean", or "attention".
       dropout_rate: after the normalised attention, its output, GELU and the MLP's output.
@@ -171,6 +184,7 @@ class EANet(nnx.Module):
         attention: str = "external",
         implementation: str = "fast",
         local_mixing: bool = False,
+        residual_scale: float = 0.0,
         final_norm: bool = False,
         pooling: str = "mean",
         dropout_rate: float = 0.2,
@@ -203,6 +217,7 @@ class EANet(nnx.Module):
                 mlp_dim,
                 attention_options={"num_heads": num_heads, "head_dim": head_dim, **own},
                 grid=grid,
+                residual_scale=residual_scale,
                 dtypes=dtypes,
                 dropout_rate=dropout_rate,
                 rngs=rngs,

@@ -122,6 +122,10 @@ def blocks(params):
     return [part(params["blocks"], index) for index in range(depth)]
 
 
+def scale(block, name):
+    return block[name]["scale"] if block.get(name) else 1.0
+
+
 def model(params, images, patch_size, attention, factors=None):
     """Logits; `attention(params, x)` is one of the above, or None.
 
@@ -142,8 +146,10 @@ def model(params, images, patch_size, attention, factors=None):
             x = local_mixing(block["local_mixing"], x, grid)
         if attention is not None:
             normed = layer_norm(block["attention_norm"], x)
+            of_attention = of_attention * scale(block, "attention_scale")
             x = x + of_attention * attention(block["attention"], normed)
         hidden = gelu(linear(block["mlp"]["hidden"], layer_norm(block["mlp_norm"], x)))
+        of_mlp = of_mlp * scale(block, "mlp_scale")
         x = x + of_mlp * linear(block["mlp"]["out"], hidden)
     if params.get("final_norm"):
         x = layer_norm(params["final_norm"], x)

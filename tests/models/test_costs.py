@@ -18,7 +18,7 @@ MODELS = {
     "unfolded": {"num_heads": 4, "head_dim": 8, "memory_size": 64},
     "self": {"attention": "self", "num_heads": 2, "head_dim": 24},
     "convolutions": {"stem": "convolutions", "patch_size": 4},
-    "none": {"attention": "none"},
+    "none": {"attention": "none", "residual_scale": 0.1},
 }
 SHAPE = (4, 6, 1)
 SIZES = {

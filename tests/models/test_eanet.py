@@ -40,6 +40,7 @@ ATTENTIONS = {
     "external, with neighbours": {
         "stem": "convolutions",
         "local_mixing": True,
+        "residual_scale": 0.1,
         "final_norm": True,
         "pooling": "attention",
     },
@@ -155,6 +156,13 @@ def test_images_skip_branches_at_random():
         lambda params: reference.model(params, images64, 2, reference.external_attention, factors),
         keys,
     )
+
+
+def test_a_scale_of_branches_begins_with_the_value_that_is_given():
+    model = split_model(lambda rngs: EANet(5, SHAPE, **SMALL, residual_scale=0.1, rngs=rngs))
+    blocks = model.init(0)["blocks"]
+    for name in ("attention_scale", "mlp_scale"):
+        np.testing.assert_array_equal(blocks[name]["scale"], np.full((2, 6), 0.1, np.float32))
 
 
 def test_stochastic_depth_is_of_training_alone():
