@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     model.attention = "external"  # or "self", or "none" at all
     model.implementation = "fast"  # or "plain", as in eanet/models/attention.py; the same function
     model.norm = "double"  # or "softmax_tokens", "softmax_memory", "none" (external attention)
+    model.norm_groups = 1  # of units, each with a sum of its own ("double" and "softmax_memory")
     model.local_mixing = False  # a depthwise 3×3 convolution over the tokens in each block
     model.residual_scale = 0.0  # initial value of a learned scale of each branch; 0: none
     model.final_norm = False  # a layer norm before the pooling

@@ -37,6 +37,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "model.pooling": "mean",
         "model.stochastic_depth": 0.0,
         "model.residual_scale": 0.0,
+        "model.norm_groups": 1,
         "optimizer.freeze": "",
         "optimizer.head_multiplier": 1.0,
         "optimizer.layer_decay": 1.0,

@@ -34,6 +34,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from eanet import rules
+from eanet.errors import UserError
 from eanet.models.base import Attention
 from eanet.models.dropout import dropout_rows, rngs_for
 from eanet.models.layers import Kernel
@@ -42,19 +43,23 @@ from eanet.models.layers import Kernel
 EPSILON = 1e-9
 
 
-def double(logits: Float[Array, "b n h s"]) -> Float[Array, "b n h s"]:
+# Units are one axis, or two where they are in groups: then each group is normalised by itself.
+Logits = Float[Array, "b n h s *groups"]
+
+
+def double(logits: Logits) -> Logits:
     """The paper's: a softmax over the tokens, then division by the sum over the units."""
     weights = jax.nn.softmax(logits, axis=1)
     return weights / (EPSILON + jnp.sum(weights, axis=3, keepdims=True))
 
 
-def linear(logits: Float[Array, "b n h s"]) -> Float[Array, "b n h s"]:
+def linear(logits: Logits) -> Logits:
     """None: the logits are the attention, so that the two memories are two linear layers."""
     return logits
 
 
 # From logits to attention, by the name that `model.norm` has for it.
-NORMS: dict[str, Callable[[Float[Array, "b n h s"]], Float[Array, "b n h s"]]] = {
+NORMS: dict[str, Callable[[Logits], Logits]] = {
     "double": double,
     "softmax_tokens": lambda logits: jax.nn.softmax(logits, axis=1),
     "softmax_memory": lambda logits: jax.nn.softmax(logits, axis=3),
@@ -74,15 +79,22 @@ class ExternalAttention(Attention):
       memory_size: S, the number of units in the memory.
       norm: one of `NORMS`; "double" is the paper's, the others leave one axis or both out. With
         "none", `A = L`, no token sees another.
+      norm_groups: g. Where a norm has a sum over the units, each of g groups of S/g units has its
+        own, so that a token's weights over each group sum to one: the grouped double normalisation
+        of RTFormer (arXiv 2210.07124). Unit s is of group `s mod g`. 1 is the paper's.
       dropout_rate: of the normalised attention and of the output.
       dtype: of the products; normalisations and sums are always float32.
       param_dtype: of the parameters.
       rngs: source of the initial parameters.
+
+    Raises:
+      UserError: for values that cannot be.
     """
 
     RULES: ClassVar = {
         "memory_size": rules.Number(1, 65_536, whole=True),
         "norm": rules.NameIn(NORMS),
+        "norm_groups": rules.Number(1, 65_536, whole=True),
     }
     about = """\
 Its blocks mix tokens by *external attention*
@@ -103,12 +115,16 @@ the sum over the memory. The cost is linear in the number of tokens."""
         head_dim: int,
         memory_size: int = 16,
         norm: str = "double",
+        norm_groups: int = 1,
         dropout_rate: float = 0.0,
         dtype: Any = jnp.float32,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        rules.check(self.RULES, {"memory_size": memory_size, "norm": norm}, "model.")
+        given: Any = {"memory_size": memory_size, "norm": norm, "norm_groups": norm_groups}
+        rules.check(self.RULES, given, "model.")
+        if norm_groups > 1:
+            _check_groups(**given)
         width = num_heads * head_dim
         glorot = nnx.initializers.glorot_uniform()
 
@@ -126,14 +142,18 @@ the sum over the memory. The cost is linear in the number of tokens."""
         self.value_memory_bias = bias(head_dim)
         self.out_kernel = kernel(width, embed_dim, (num_heads, head_dim, embed_dim), "iio")
         self.out_bias = bias(embed_dim)
-        self.norm = norm
+        self.norm, self.norm_groups = norm, norm_groups
         self.dropout_rate = dropout_rate
         self.dtype = dtype
 
     def _attention(self, x: Float[Array, "b n d"]) -> Float[Array, "b n h s"]:
         queries = self._product("bnd,dhk->bnhk", x, self.query_kernel) + self.query_bias[None, None]
         logits = self._product("bnhk,ks->bnhs", queries, self.key_memory)
-        return NORMS[self.norm](logits + self.key_memory_bias[None, None, None])
+        logits = logits + self.key_memory_bias[None, None, None]
+        if self.norm_groups == 1:
+            return NORMS[self.norm](logits)
+        grouped = logits.reshape(*logits.shape[:3], -1, self.norm_groups)
+        return NORMS[self.norm](grouped).reshape(logits.shape)
 
     def weights(self, x: Float[Array, "b n d"]) -> Float[Array, "b h n s"]:
         """The normalised attention A of every head, token and unit, in float32."""
@@ -153,3 +173,15 @@ the sum over the memory. The cost is linear in the number of tokens."""
         """Operands in `dtype`, sums in float32."""
         operands = x.astype(self.dtype), kernel[...].astype(self.dtype)
         return jnp.einsum(axes, *operands, preferred_element_type=jnp.float32)
+
+
+def _check_groups(memory_size: int, norm: str, norm_groups: int) -> None:
+    if norm not in ("double", "softmax_memory"):
+        raise UserError(
+            f"model.norm_groups={norm_groups} has no effect with model.norm={norm}, which has no "
+            "sum over the units"
+        )
+    if memory_size % norm_groups:
+        raise UserError(
+            f"model.norm_groups={norm_groups} does not divide model.memory_size={memory_size}"
+        )

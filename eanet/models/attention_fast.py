@@ -77,7 +77,11 @@ class FastExternalAttention(ExternalAttention):
         if self.norm not in _CANCELS_CONSTANTS:
             constant = self.key_memory[...].T @ query_bias.T + self.key_memory_bias[:, None]
             logits += constant[:, :, None, None]
-        return normalize(logits, self.norm, save=save)
+        if self.norm_groups == 1:
+            return normalize(logits, self.norm, save=save)
+        # Groups beside the heads: that is where they lie, as unit s is of group `s mod g`.
+        by_group = logits.reshape(len(logits) // self.norm_groups, -1, *logits.shape[2:])
+        return normalize(by_group, self.norm, save=save).reshape(logits.shape)
 
     def _attention_of_all(
         self, x: Float[Array, "d b n"], first: Float[Array, "d width"]

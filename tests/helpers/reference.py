@@ -21,20 +21,28 @@ def softmax(logits, axis):
     return weights / weights.sum(axis, keepdims=True)
 
 
-def external_weights(params, x, norm="double"):
-    """A [B, N, H, S] of tokens x [B, N, d]."""
+def external_weights(params, x, norm="double", groups=1):
+    """A [B, N, H, S] of tokens x [B, N, d]; every `groups`-th unit is of one group."""
     queries = np.tensordot(x, params["query_kernel"], 1) + params["query_bias"]
     logits = queries @ params["key_memory"] + params["key_memory_bias"]
     if norm == "none":
         return logits
+    if groups > 1:
+        weights = np.empty_like(logits)
+        for group in range(groups):
+            own = params | {
+                name: params[name][..., group::groups] for name in ("key_memory", "key_memory_bias")
+            }
+            weights[..., group::groups] = external_weights(own, x, norm)
+        return weights
     if norm == "softmax_memory":
         return softmax(logits, 3)
     weights = softmax(logits, 1)
     return weights / (1e-9 + weights.sum(3, keepdims=True)) if norm == "double" else weights
 
 
-def external_attention(params, x, norm="double"):
-    weights = external_weights(params, x, norm)
+def external_attention(params, x, norm="double", groups=1):
+    weights = external_weights(params, x, norm, groups)
     read = weights @ params["value_memory"] + params["value_memory_bias"]
     return np.tensordot(read, params["out_kernel"], 2) + params["out_bias"]
 

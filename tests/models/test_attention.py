@@ -288,6 +288,48 @@ def test_jit_changes_nothing():
     np.testing.assert_allclose(call(module, x, keys), by_rows(module, x, rngs=keys), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(5, 6, 2, 4, 4), UNFOLDED])
+@pytest.mark.parametrize("norm", ["double", "softmax_memory"])
+def test_groups_of_units_are_normalised_by_themselves(shape, norm):
+    """In both forms: the weights, the outputs and all gradients."""
+    plain, x = make(shape, norm, kind=ExternalAttention, norm_groups=2)
+    fast, _ = make(shape, norm, kind=FastExternalAttention, norm_groups=2)
+    assert fast.folded == (shape != UNFOLDED)
+    params = reference.to_float64(parameters(plain))
+    expected = reference.external_weights(params, np.asarray(x, np.float64), norm, 2)
+    for module in (plain, fast):
+        weights = np.asarray(weights_of(module, x), np.float64)
+        np.testing.assert_allclose(weights, expected.swapaxes(1, 2), atol=1e-6)
+        np.testing.assert_allclose(weights[..., ::2].sum(-1), 1, atol=1e-6)
+    weights = random(x.shape, seed=2)
+    found, of_x = gradients(plain, x, weights)
+
+    def loss(params):
+        y = reference.external_attention(params, np.asarray(x, np.float64), norm, 2)
+        return (np.asarray(weights) * y).sum()
+
+    for name, value in params.items():
+        wanted = reference.gradient(lambda v, name=name: loss({**params, name: v}), value)
+        assert_near(found[name], wanted, 1e-4)
+    same, of_x_too = gradients(fast, x, weights)
+    assert_near(of_x, np.asarray(of_x_too, np.float64), 1e-4)
+    for name in params:
+        assert_near(found[name], np.asarray(same[name], np.float64), 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        ("double", "model.norm_groups=2 does not divide model.memory_size=3"),
+        ("softmax_tokens", "model.norm_groups=2 has no effect with model.norm=softmax_tokens"),
+        ("none", "model.norm_groups=2 has no effect with model.norm=none"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(norm, message):
+    with pytest.raises(UserError, match=message):
+        make(norm=norm, norm_groups=2)
+
+
 def test_an_unknown_norm_is_refused(unchecked_types):
     with pytest.raises(UserError, match=r"model\.norm='triple' must be one of double, "):
         make(norm="triple")
