@@ -7,6 +7,17 @@ from typing import Any
 from PIL import ImageOps
 from PIL.Image import Resampling
 
+
+def _pad(image: Any, size: tuple[int, int]) -> Any:
+    """As Pillow does, but of what is so thin that a side would vanish a line of pixels stays."""
+    (wide, high), (width, height) = image.size, size
+    if wide * height > width * high:
+        inner = width, max(1, round(high / wide * width))
+    else:
+        inner = max(1, round(wide / high * height)), height
+    return ImageOps.pad(image.resize(inner, Resampling.BILINEAR), size)
+
+
 # Of an image of Pillow and a width and height, the image in that size.
 RESIZES: dict[str, Callable[[Any, tuple[int, int]], Any]] = {
     # The whole image; its sides change by factors of their own.
@@ -14,7 +25,7 @@ RESIZES: dict[str, Callable[[Any, tuple[int, int]], Any]] = {
     # The largest part around the centre that has the shape wanted.
     "crop": partial(ImageOps.fit, method=Resampling.BILINEAR),
     # The whole image in its own shape, between black borders.
-    "pad": partial(ImageOps.pad, method=Resampling.BILINEAR),
+    "pad": _pad,
 }
 
 DEFAULT = "squash"

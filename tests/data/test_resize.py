@@ -45,6 +45,11 @@ def test_pad_keeps_all_of_it_between_black_borders():
     np.testing.assert_allclose(pixels[3:13], expected, atol=1.01)
 
 
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 1)])
+def test_pad_leaves_a_line_of_what_is_very_thin(shape):
+    assert (resized("pad", (8, 8), np.full(shape, 255, np.uint8)) == 255).sum() == 8
+
+
 @pytest.mark.parametrize("how", RESIZES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (8, 8, 3)])
 def test_every_size_and_kind_is_taken(how, shape):
