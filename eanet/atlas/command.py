@@ -25,8 +25,6 @@ from eanet.errors import UserError
 from eanet.inference.examples import load_examples
 from eanet.inference.load import load
 from eanet.inference.model import Model
-from eanet.models.attention import ExternalAttention
-from eanet.models.self_attention import SelfAttention
 from eanet.workdir.model_record import SPLITS
 
 _EXAMPLES = 2000  # on which units are switched off
@@ -59,16 +57,17 @@ def main(arguments: list[str], prog: str) -> None:
     _check_place(out)
     console = Console()
     model = load(run, options.checkpoint, log=console.warn)
-    has_units = _has_units(model)
-    if not has_units and (options.against or options.examples):
+    viewer = photos.Viewer(model)
+    if not viewer.units and (options.against or options.examples):
         flag = "--against" if options.against else "--examples"
         raise UserError(f"{flag} is about units of a memory, and this run has self-attention")
     against = record.read(files.local_path(options.against)) if options.against else None
     examples = load_examples(model, options.split, log=console.warn).split
-    shown = photos.look_at(model, options.images, examples, units=has_units)
-    atlas = _Atlas(model, run.resolve().name, options.split, examples, shown, console)
+    shown = viewer.files(options.images) if options.images else viewer.spread(examples)
+    name = run.resolve().name
+    atlas = _Atlas(model, name, options.split, examples, viewer.grid, shown, console)
     most = options.examples or _EXAMPLES
-    content = atlas.of_units(most, against) if has_units else atlas.of_tokens()
+    content = atlas.of_units(most, against) if viewer.units else atlas.of_tokens()
     files.write_directory(out, content, _ELSEWHERE)
     console.note(f"written to {out / 'index.html'}, with figures and {record.NAME}")
 
@@ -81,6 +80,7 @@ class _Atlas:
     name: str  # of the run
     split: str
     examples: Split
+    grid: tuple[int, int]  # rows and columns of patches
     shown: list[photos.Photo]
     console: Console
 
@@ -88,13 +88,6 @@ class _Atlas:
     def title(self) -> str:
         """What was trained on what."""
         return titles.of_run(dict(flatten(self.model.config)))
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        height, width, _ = self.model.image_shape
-        patch = self.model.config.model.patch_size
-        return height // patch, width // patch
 
     def of_units(self, most: int, against: dict[str, Any] | None) -> dict[str, bytes]:
         """Of external attention; units are switched off on so many images at most."""
@@ -173,20 +166,6 @@ class _Atlas:
         }
         content[record.NAME] = record.as_bytes(measured, blocks)
         return content
-
-
-def _has_units(model: Model) -> bool:
-    attention = model.network.abstract.blocks.attention
-    if isinstance(attention, ExternalAttention):
-        if attention.norm == "none":
-            raise UserError("with model.norm='none' no unit has a share of the attention to show")
-        return True
-    if isinstance(attention, SelfAttention):
-        return False
-    raise UserError(
-        f"the attention {model.config.model.attention!r} has no units and no rollout: an atlas is "
-        'of "external" or "self"'
-    )
 
 
 def _check_place(out: Path) -> None:

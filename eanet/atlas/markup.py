@@ -9,6 +9,15 @@ from PIL import Image
 
 from eanet.errors import printable
 
+# Of sheets of attention, wherever they are shown.
+SHEETS = """
+.scroll { overflow-x: auto }
+.photo { width: 6rem; display: block; margin: 0 0 .6rem }
+.veil { width: 100%; height: auto; display: block }
+image { image-rendering: pixelated }
+"""
+
+# Of a page of its own, besides.
 STYLE = """
 :root { color-scheme: light dark; --ink: #24292f; --dim: #667; --page: #fcfcfb; --card: #fff;
   --line: #ddd; --mark: #0072b2 }
@@ -21,7 +30,6 @@ h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .3rem }
 h2 { margin: 3rem 0 .5rem }
 p { max-width: 46rem }
 .dim, figcaption { color: var(--dim); font-size: .9rem }
-.scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
 th { font-weight: 600; font-size: .85rem; vertical-align: bottom; overflow-wrap: normal }
@@ -36,9 +44,6 @@ summary { cursor: pointer; font-weight: 600 }
   padding: .7rem .8rem; font-size: .88rem; line-height: 1.4 }
 .card svg { width: 100%; height: auto; display: block; margin: .4rem 0 }
 .card .where { width: 3.2rem; float: right; margin: 0 0 .2rem .6rem }
-.photo { width: 6rem; display: block; margin: 0 0 .6rem }
-.veil { width: 100%; height: auto; display: block }
-image { image-rendering: pixelated }
 """
 
 

@@ -5,18 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
-from eanet.atlas import mosaic
-from eanet.atlas.markup import STYLE, data_uri, figure, points, table, text
+from eanet.atlas import mosaic, sheets
+from eanet.atlas.markup import SHEETS, STYLE, data_uri, figure, points, table, text
 from eanet.atlas.photos import Photo
 from eanet.atlas.record import SUMMARY, summary
 from eanet.data.base import Split
 
 _MOST_CARDS = 160  # units that are shown with their patches; of each block those used most
-_MOST_IN_SHEETS = 2**20  # numbers of all heads, units and tokens of an image that are shown
-_MOST_ACROSS = 64  # units beside one another
 _RANKED = 12
 _CLASSES = 4  # of a unit
 
@@ -46,7 +43,7 @@ def render(page: Page) -> bytes:
 <meta name="viewport" content="width=device-width, initial-scale=1" />
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'" />
-<link rel="icon" href="data:," /><title>{title}</title><style>{STYLE}</style></head>
+<link rel="icon" href="data:," /><title>{title}</title><style>{STYLE}{SHEETS}</style></head>
 <body><h1>{title}</h1>
 <p class="dim">{text(page.intro)}</p>
 {body}</body></html>
@@ -213,63 +210,16 @@ def _card(page: Page, index: int, unit: int) -> str:
 
 
 def _photos(page: Page) -> str:
-    what = (
-        "A row is a block, a column a unit; each small picture is as bright as the attention of "
-        "its tokens to the unit, against the most in that picture, so that strength does not show. "
-        "Below, a row is a head."
-        if page.blocks
-        else "A picture for each block: what of the mean token comes from where, against the most."
-    )
-    parts = [f"<h2>Single images</h2><p>{what} Where a model looks is not why it decides.</p>"]
+    units = bool(page.blocks)
+    parts = [f"<h2>Single images</h2><p>{sheets.explained(units)}</p>"]
     for number, photo in enumerate(page.photos, 1):
         likeliest = ", ".join(f"{text(name)} {100 * p:.0f} %" for name, p in photo.predicted)
         true = f"; it is {text(photo.true)}" if photo.true is not None else ""
         parts.append(
             f"<h3>{text(photo.name)}</h3><p>Predicted: {likeliest}{true}.</p>"
-            + _sheets(page, number, photo)
+            + sheets.of_photo(photo, page.grid, f"photo{number}", units=units)
         )
     return "".join(parts)
-
-
-def _sheets(page: Page, number: int, photo: Photo) -> str:
-    """Attention over copies of the image: of all blocks, then of each block's heads."""
-    rows, columns = page.grid
-    thumbnail = data_uri(Image.fromarray(mosaic.small(photo.pixels)))
-    copies = (
-        f'<svg width="0" height="0" style="position: absolute"><pattern id="photo{number}" '
-        f'width="{columns}" height="{rows}" patternUnits="userSpaceOnUse"><image '
-        f'href="{thumbnail}" width="{columns}" height="{rows}"/></pattern></svg>'
-        f'<svg class="photo" role="img" viewBox="0 0 {columns} {rows}"><title>the image</title>'
-        f'<rect width="{columns}" height="{rows}" fill="url(#photo{number})"/></svg>'
-    )
-    all_blocks = np.stack([attention.mean(0) for attention in photo.attention])
-    if not page.blocks:
-        all_blocks = all_blocks.swapaxes(0, 2)  # in a row
-    parts = [copies, _sheet(page, number, all_blocks)]
-    many = sum(attention.size for attention in photo.attention) > _MOST_IN_SHEETS
-    for index, attention in enumerate(photo.attention if page.blocks and not many else []):
-        parts.append(
-            f"<details><summary>Block {index + 1}: heads × units</summary>"
-            f"{_sheet(page, number, attention)}</details>"
-        )
-    return "".join(parts)
-
-
-def _sheet(page: Page, number: int, attention: Float[np.ndarray, "down n across"]) -> str:
-    rows, columns = page.grid
-    tokens = mosaic.scaled(attention[..., :_MOST_ACROSS].swapaxes(1, 2))
-    down, across = tokens.shape[:2]
-    size = f'width="{across * columns}" height="{down * rows}"'
-    lines = "".join(f"M0 {row * rows}h{across * columns}" for row in range(1, down))
-    lines += "".join(f"M{column * columns} 0v{down * rows}" for column in range(1, across))
-    veil = data_uri(mosaic.veil(mosaic.on_grid(tokens, page.grid)))
-    return (
-        f'<div class="scroll"><svg class="veil" role="img" '
-        f'style="min-width: {2.2 * across:.1f}rem; max-width: {7 * across}rem" '
-        f'viewBox="0 0 {across * columns} {down * rows}"><title>attention on the image</title>'
-        f'<rect {size} fill="url(#photo{number})"/><image href="{veil}" {size}/>'
-        f'<path d="{lines}" stroke="#fff" stroke-width="{columns / 20}"/></svg></div>'
-    )
 
 
 def _figure(page: Page, name: str, caption: str) -> str:
