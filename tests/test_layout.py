@@ -20,6 +20,7 @@ FLOORS = (
     "eanet/training",
     "eanet/inference",
     "eanet/atlas",
+    "eanet/demo",
     "eanet/convert",
     "eanet/transfer",
     "eanet/export",
