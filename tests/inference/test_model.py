@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import eanet
 from eanet import devices
@@ -27,13 +28,35 @@ def examples(model):
     return load_dataset(**model.config.dataset, log=print).test
 
 
-def test_the_three_lines_of_the_readme(trained, examples, monkeypatch):
+@pytest.fixture
+def of_readme(trained, monkeypatch, tmp_path):
+    """The scripts in README.md that load a model, to be executed in an empty directory."""
+    (tmp_path / "runs").symlink_to(trained.parent)
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (three_lines,) = (block for block in blocks if "eanet.load(" in block)
-    monkeypatch.chdir(trained.parents[1])
+    return [block for block in blocks if "eanet.load(" in block]
+
+
+def test_the_three_lines_of_the_readme(of_readme, examples):
     names = {"images": examples.images}
-    exec(three_lines, names)
+    exec(of_readme[0], names)
     assert names["probabilities"].shape == (359, 10)
+
+
+def test_the_script_of_the_readme_draws_the_attention_of_the_last_block(of_readme, model):
+    names = {}
+    exec(of_readme[1], names)
+    attention = model.attention_maps(names["images"])[-1]
+    expected = attention[3, :, 2, 5].mean()  # of 2 × 2 patches the third is the first of row 1
+    assert names["maps"][3, 1, 0, 5] == pytest.approx(expected, rel=1e-6)
+    axes = names["axes"]
+    assert axes.shape == (4, 1 + 8) and axes[0, 8].get_title() == "unit 8"
+    np.testing.assert_array_equal(axes[3, 6].images[0].get_array(), names["maps"][3, ..., 5])
+    best = names["probabilities"][0].argmax()
+    assert axes[0, 0].get_ylabel().startswith(f"{model.class_names[best]}, ")
+    with Image.open("attention.png") as picture:
+        assert picture.width > 1000
+    names["plt"].close(names["figure"])
 
 
 def test_it_says_what_it_is(model):
