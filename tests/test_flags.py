@@ -25,7 +25,6 @@ VALUES = {
     "split": "val",
     "sweep": "seed=0..2",
     "seeds": "3",
-    "extend_to": "20",
     "dry_run": "true",
     "workers": "2",
     "storage": "sqlite:///x.db",

@@ -19,6 +19,7 @@ from eanet.models.eanet import Block, EANet
 from eanet.models.layers import LayerNorm, Linear, Mlp
 from eanet.models.local_mixing import LocalMixing
 from eanet.models.pooling import Mean, SequencePooling
+from eanet.models.residual_scale import ResidualScale
 from eanet.models.self_attention import SelfAttention
 from eanet.models.stems import Convolutions, Patches
 
@@ -102,11 +103,24 @@ def network(graph: Graph, module: EANet, images: str) -> str:
 def _block(graph: Graph, block: Block, x: str) -> str:
     if block.local_mixing is not None:
         x = _local_mixing(graph.at("local_mixing"), block.local_mixing, x)
-    attend = _of_kind(_ATTENTIONS, block.attention, "attention")
-    normalized = _layer_norm(graph.at("attention_norm"), block.attention_norm, x)
-    x = graph.add("Add", x, attend(graph.at("attention"), block.attention, normalized))
+    if block.attention_norm is not None:
+        attend = _of_kind(_ATTENTIONS, block.attention, "attention")
+        normalized = _layer_norm(graph.at("attention_norm"), block.attention_norm, x)
+        attended = attend(graph.at("attention"), block.attention, normalized)
+        x = graph.add(
+            "Add", x, _scaled(graph.at("attention_scale"), block.attention_scale, attended)
+        )
     normalized = _layer_norm(graph.at("mlp_norm"), block.mlp_norm, x)
-    return graph.add("Add", x, _mlp(graph.at("mlp"), block.mlp, normalized))
+    mapped = _mlp(graph.at("mlp"), block.mlp, normalized)
+    return graph.add("Add", x, _scaled(graph.at("mlp_scale"), block.mlp_scale, mapped))
+
+
+def _scaled(graph: Graph, scale: ResidualScale | None, branch: str) -> str:
+    return (
+        branch
+        if scale is None
+        else graph.add("Mul", branch, graph.constant("scale", scale.scale[...]))
+    )
 
 
 def _affine(graph: Graph, x: str, kernel: tuple[str, Any], bias: tuple[str, Any]) -> str:
@@ -203,7 +217,12 @@ def _external_attention(graph: Graph, attention: ExternalAttention, x: str) -> s
     logits = _affine(
         graph, queries, parameter("key_memory", head_dim, units), parameter("key_memory_bias")
     )
+    groups = attention.norm_groups
+    if groups > 1:
+        logits = graph.reshape(logits, _SAME, _SAME, heads, units // groups, groups)
     weights = _NORMS[attention.norm](graph, logits)
+    if groups > 1:
+        weights = graph.reshape(weights, _SAME, _SAME, heads, units)
     read = _affine(
         graph, weights, parameter("value_memory", units, head_dim), parameter("value_memory_bias")
     )
@@ -250,6 +269,7 @@ _NORMS: dict[str, Callable[[Graph, str], str]] = {
     "double": _double,
     "softmax_tokens": lambda graph, logits: graph.add("Softmax", logits, axis=1),
     "softmax_memory": lambda graph, logits: graph.add("Softmax", logits, axis=3),
+    "none": lambda graph, logits: logits,
 }
 
 

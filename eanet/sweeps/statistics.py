@@ -1,5 +1,6 @@
 """What a sweep's runs say together: means over seeds, the best setting, paired differences."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -54,6 +54,9 @@ VARIANTS = {
     "local": {"stem": "convolutions", "patch_size": 4, "local_mixing": True},
     "learned pooling": {"norm": "softmax_memory", "pooling": "attention"},
     "self": {"attention": "self", "patch_size": 4},
+    "grouped": {"norm_groups": 2, "residual_scale": 0.5},
+    "unnormalised": {"norm": "none"},
+    "no attention": {"attention": "none"},
 }
 
 
@@ -64,7 +67,8 @@ def test_a_program_computes_the_formulas(other, options):
     if options.get("attention") == "self":
         attention = partial(reference.self_attention, num_heads=model.config.model.num_heads)
     else:
-        attention = partial(reference.external_attention, norm=model.config.model.norm)
+        norm, groups = model.config.model.norm, model.config.model.norm_groups
+        attention = partial(reference.external_attention, norm=norm, groups=groups)
     normalized = (images - np.float64(model.record.mean)) / np.float64(model.record.std)
     params = reference.to_float64(model.params)
     logits = reference.model(params, normalized, model.config.model.patch_size, attention)
