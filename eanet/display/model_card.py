@@ -8,9 +8,10 @@ from typing import Any
 
 from eanet import files
 from eanet.display.markdown import escape, table
-from eanet.display.numbers import RESULTS, duration, epochs, human, percent
+from eanet.display.numbers import RESULTS, duration, epochs, human, percent, summary
 from eanet.errors import printable
-from eanet.workdir import log
+from eanet.workdir import log, model_record, seeds
+from eanet.workdir.model_record import SPLITS, ModelRecord
 from eanet.workdir.results import read_results
 
 # The data sets' names at Hugging Face, where they differ from those of TFDS.
@@ -23,6 +24,17 @@ _HUB_NAMES = {
 _SPLITS = {"test": "test", "val": "validation", "train": "train"}
 _COLUMNS = ("accuracy", "top5_accuracy", "loss", "num_examples", "step")
 _MEASURES = ("balanced_accuracy", "ece")  # columns where they were measured
+_DEFINITIONS = {
+    "accuracy": "share of the images whose class is the one of highest probability",
+    "top5_accuracy": "share of the images whose class is among the five of highest probability",
+    "loss": "mean cross-entropy in nats, with the label smoothing of training",
+    "num_examples": "n, of which each counts once",
+    "step": "optimizer steps of training before it; of several checkpoints the one that was best "
+    "on validation",
+    "balanced_accuracy": "mean of the accuracies of the single classes, each counting alike",
+    "ece": "images are put into 15 equal bins by the probability of their prediction; the mean "
+    "over the images of how far accuracy and mean probability of their bin lie apart",
+}
 _UNDESCRIBED = """\
 Its blocks mix tokens by the attention *{}*; the project is about *external attention*
 ([Guo et al., 2021](https://arxiv.org/abs/2105.02358))."""
@@ -31,17 +43,32 @@ Record = Mapping[str, Any]
 
 
 def write_model_card(workdir: str | Path, config: Record, attention: str = "") -> Path:
-    """Writes `README.md` of a run from config, metrics.jsonl and results_*.json; returns its path.
-
-    What has not been recorded is left out, and results of another checkpoint than the best. The
-    config is by full key, as in "model.memory_size"; `attention` is what the run's attention says
-    about itself, see `eanet.models.base.Attention`.
+    """Writes `README.md` of a run, see `model_card`; returns its path.
 
     Raises:
       UserError: a damaged record, or the card cannot be written.
     """
     workdir = Path(workdir)
-    name = workdir.resolve().name
+    return files.write(workdir / "README.md", model_card(workdir, config, attention))
+
+
+def model_card(
+    workdir: Path, config: Record, attention: str = "", repository: str | None = None
+) -> bytes:
+    """The card of a run, from its config, model.json, metrics.jsonl and results_*.json.
+
+    What has not been recorded is left out, and results of another checkpoint than the best.
+
+    Args:
+      workdir: directory of the run.
+      config: by full key, as in "model.memory_size".
+      attention: what the run's attention says about itself, see `eanet.models.base.Attention`.
+      repository: USER/NAME at the hub, where the card is for that.
+
+    Raises:
+      UserError: a damaged record.
+    """
+    name = repository.rpartition("/")[2] if repository else workdir.resolve().name
     metrics = workdir / "metrics.jsonl"
     records = log.read(metrics) if metrics.exists() else []
     results = {
@@ -50,17 +77,21 @@ def write_model_card(workdir: str | Path, config: Record, attention: str = "") -
         if (record := read_results(workdir, split)) is not None and log.is_of_best(record, records)
     }
     any_split: Record = next(iter(results.values()), {})
+    by_seed = seeds.tested(workdir)
+    model = model_record.read(workdir)
     sections = [
         _front_matter(name, config, results),
         _description(name, config, any_split, attention),
+        _use(f"hf:{repository}" if repository else _place(workdir, name)),
         _results(workdir, results),
+        _over_seeds(config, by_seed),
+        _data(config, model),
         _training(config, records),
-        _evaluation(workdir, name),
         _environment(any_split),
-        _limitations(config, any_split),
+        _limitations(config, any_split, len(by_seed)),
     ]
     text = "\n".join(section for section in sections if section)
-    return files.write(workdir / "README.md", text.encode("utf-8", "replace"))
+    return text.encode("utf-8", "replace")
 
 
 def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> str:
@@ -70,7 +101,7 @@ def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> s
     attention = _attention(config)
     header: dict[str, Any] = {
         "license": "apache-2.0",
-        "library_name": "flax",
+        "library_name": "eanet",
         "pipeline_tag": "image-classification",
         "tags": [
             *("image-classification", "vision-transformer"),
@@ -125,19 +156,53 @@ def _results(workdir: Path, results: Mapping[str, Record]) -> str:
         + [RESULTS[key][1](record[key]) if record.get(key) is not None else "–" for key in columns]
         for split, record in results.items()
     ]
-    text = f"## Results\n\n{table(('split', *(RESULTS[key][0] for key in columns)), rows)}"
+    text = f"## Results\n\n{table(('split', *(RESULTS[key][0] for key in columns)), rows)}\n"
+    text += "".join(f"- {RESULTS[key][0]}: {_DEFINITIONS[key]}\n" for key in columns)
     if (workdir / "curves.png").exists():
         text += "\n![Loss and accuracy over epochs](curves.png)\n"
     return text
 
 
+def _over_seeds(config: Record, by_seed: Mapping[int, Record]) -> str:
+    """What the seeds have in common; nothing of a single one."""
+    if len(by_seed) < 2:
+        return ""
+    rows = []
+    for key in ("accuracy", "top5_accuracy"):
+        measured = [record[key] for record in by_seed.values() if record.get(key) is not None]
+        if measured:
+            over = summary(measured)
+            rows.append([RESULTS[key][0], f"{over.percent()} %", str(over.count)])
+    return (
+        f"### Over {len(by_seed)} seeds\n\nSeeds {', '.join(map(str, by_seed))} of the same "
+        f"settings, each trained to its end and tested at its best checkpoint; this is the run of "
+        f"seed {config.get(seeds.SEED)}.\n\n"
+        + table(("test", "mean ± standard deviation over seeds", "seeds"), rows)
+    )
+
+
+def _data(config: Record, model: ModelRecord | None) -> str:
+    text = f"## Data\n\n{escape(_dataset(config)[1])}"
+    if model is None:
+        return f"{text}.\n"
+    height, width, channels = model.image_shape
+    text += f": {len(model.class_names):,} classes, images {height} × {width} × {channels}.\n"
+    if model.data:
+        splits = model.data.splits
+        rows = [(_SPLITS[split], f"{splits[split].examples:,}") for split in SPLITS]
+        text += f"\n{table(('split', 'images'), rows)}"
+        if model.data.holds_out and splits["val"].examples:
+            text += "\nValidation is held out of the training split of the source.\n"
+    return text
+
+
 def _training(config: Record, records: list[dict[str, Any]]) -> str:
     dataset = _dataset(config)[1]
-    text = f"## Data and training\n\nTrained on {escape(dataset)}"
+    text = "## Training\n"
     if records:
         last = max(records, key=lambda record: record["step"])
-        text += f" up to step {last['step']:,}, epoch {epochs(last['step'], last['epoch'])}"
-    text += ".\n"
+        epoch = epochs(last["step"], last["epoch"])
+        text += f"\nUp to step {last['step']:,}, epoch {epoch}.\n"
     if best := log.best_validation(records):
         accuracy, epoch = percent(best["accuracy"]), epochs(best["step"], best["epoch"])
         text += f"Best validation accuracy: {accuracy}, after epoch {epoch}.\n"
@@ -148,17 +213,27 @@ def _training(config: Record, records: list[dict[str, Any]]) -> str:
     return f"{text}\n{table(('setting', 'value'), rows)}"
 
 
-def _evaluation(workdir: Path, name: str) -> str:
-    # The directory as seen from here, or its name alone: no path of this machine.
-    relative = os.path.relpath(workdir)
-    place = printable(shlex.quote(name if relative.startswith("..") else relative))
+def _use(place: str) -> str:
+    shell, python = printable(shlex.quote(place)), printable(repr(place))
     return f"""\
-## Evaluate
+## Use
 
-In a checkout of the code, with the requirements installed and this directory as `--workdir`:
+In a checkout of the code, with the requirements installed:
 
-    python main.py --mode=eval --workdir={place}
+    python main.py --mode=predict --workdir={shell} --images=PATH
+    python main.py --mode=eval --workdir={shell}
+
+In Python, with images as `uint8[B, H, W, C]` or paths of files:
+
+    import eanet
+    probabilities = eanet.load({python}).predict(images)
 """
+
+
+def _place(workdir: Path, name: str) -> str:
+    """The directory as seen from here, or its name alone: no path of this machine."""
+    relative = os.path.relpath(workdir)
+    return name if relative.startswith("..") else relative
 
 
 def _environment(results: Record) -> str:
@@ -177,14 +252,19 @@ def _environment(results: Record) -> str:
     return f"## Environment\n\n{items}" if items else ""
 
 
-def _limitations(config: Record, results: Record) -> str:
+def _limitations(config: Record, results: Record, num_seeds: int) -> str:
     dataset = escape(_dataset(config)[1])
+    seed = (
+        "The results are of a single run with one seed; another seed gives slightly different ones."
+        if num_seeds < 2
+        else "The deviation over seeds says nothing of other data, nor of other settings."
+    )
     return f"""\
 ## Limitations
 
 - Trained on one data set, {dataset}, and meant for images like its own: the same size,
   the same kinds of things. Whatever it is shown, it answers with one of that set's classes.
-- The results are of a single run with one seed; another seed gives slightly different ones.
+- {seed}
 - {_calibration(results)}
 - It has not been examined for bias.
 - A model for research and teaching; not for decisions about people.

@@ -3,9 +3,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-SEED = "seed"
-# Runs that differ in these alone are of one setting.
-NO_SETTING = {SEED, "dataset.data_dir"}
 # What a person asks about first: its name and its symbol; other keys have their names in words.
 KNOWN = {"model.memory_size": ("memory units S", "S"), "model.embed_dim": ("token width d", "d")}
 _WORDS = {"num": "", "dim": "width", "mlp": "MLP", "ema": "EMA", "dataset": "data set"}

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from eanet.display.numbers import Summary, summary
-from eanet.sweeps.keys import KNOWN, NO_SETTING, SEED, shown_values
+from eanet.sweeps.keys import KNOWN, shown_values
 from eanet.sweeps.records import RunRecord, SweepRecord
+from eanet.workdir.seeds import NO_SETTING, SEED
 
 
 class Setting(NamedTuple):

@@ -1,12 +1,15 @@
 import json
 
+import numpy as np
 import pytest
 import yaml
 from ml_collections import ConfigDict
 
 from eanet.config import flatten
-from eanet.display.model_card import write_model_card
+from eanet.display.model_card import model_card, write_model_card
 from eanet.errors import UserError
+from eanet.workdir import model_record
+from eanet.workdir.model_record import DataRecord, ModelRecord, SplitRecord
 
 CONFIG = {
     "seed": 3,
@@ -136,3 +139,59 @@ def test_strange_names_keep_the_header_valid(tmp_path):
     header, body = card(workdir, config={"note": "a|b\nc"}, test=RESULTS)
     assert header["model-index"][0]["name"] == workdir.name
     assert r"| note | a\|b\\nc |" in body
+
+
+def run_of(directory, seed, accuracy, *, epoch=2.0, best=0.3, **config):
+    """A run as it lies on disk, trained for two epochs and tested at its best checkpoint."""
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({**CONFIG, **config, "seed": seed}))
+    lines = [{"step": 10 * n, "epoch": float(n), "split": "val", "accuracy": 0.3} for n in (1, 2)]
+    lines[1] |= {"epoch": epoch, "accuracy": best}
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    results = {**RESULTS, "step": 10, "accuracy": accuracy}
+    (directory / "results_test.json").write_text(json.dumps(results))
+    return directory
+
+
+def test_seeds_of_the_same_settings_give_mean_and_deviation(tmp_path):
+    workdir = run_of(tmp_path / "seed_0", 0, 0.40)
+    alone = card(workdir)[1]
+    assert "±" not in alone and "a single run with one seed" in alone
+    run_of(tmp_path / "seed_1", 1, 0.42)
+    run_of(tmp_path / "seed_2", 2, 0.47, dataset={"name": "cifar100", "data_dir": "/elsewhere"})
+    # None of these counts: a second run of a seed, another setting, one that is not at its end,
+    # one whose test is of another checkpoint than the best, and one that is damaged.
+    run_of(tmp_path / "seed_1_again", 1, 0.99)
+    run_of(tmp_path / "wide", 3, 0.99, model={"attention": "external", "memory_size": 32})
+    run_of(tmp_path / "stopped", 4, 0.99, epoch=1.5)
+    run_of(tmp_path / "other_step", 5, 0.99, best=0.4)
+    (run_of(tmp_path / "damaged", 6, 0.99) / "results_test.json").write_text("{")
+    _, body = card(workdir, config={**CONFIG, "seed": 0})
+    accuracies = np.array([0.40, 0.42, 0.47])
+    stated = f"{100 * accuracies.mean():.2f} ± {100 * accuracies.std(ddof=1):.2f} %"
+    assert f"| top-1 accuracy | {stated} | 3 |" in body
+    assert "Seeds 0, 1, 2" in body and "the run of seed 0" in body and "single run" not in body
+    (workdir / "results_test.json").unlink()
+    assert "±" not in card(workdir)[1]
+
+
+def test_every_number_has_its_definition_and_n(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    splits = {
+        name: SplitRecord(n, name) for name, n in (("train", 40_000), ("val", 0), ("test", 9))
+    }
+    record = ModelRecord(("a", "b"), (32, 32, 3), *[(1.0,) * 3] * 2, DataRecord("x", None, splits))
+    model_record.write(workdir, record)
+    _, body = card(workdir, test={**RESULTS, "ece": 0.06, "balanced_accuracy": 0.4})
+    heading = next(line for line in body.splitlines() if line.startswith("| split | top-1"))
+    for name in heading.strip("| ").split(" | ")[1:]:
+        assert f"\n- {name}: " in body
+    assert "2 classes, images 32 × 32 × 3" in body
+    assert "| train | 40,000 |" in body and "| validation | 0 |" in body and "| test | 9 |" in body
+
+
+def test_the_card_for_the_hub_says_how_to_load_it_from_there(tmp_path):
+    text = model_card(tmp_path, {}, repository="someone/digits").decode()
+    assert text.count("hf:someone/digits") == 3 and "# digits\n" in text
+    assert tmp_path.name not in text
