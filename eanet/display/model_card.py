@@ -12,7 +12,7 @@ from eanet.display.numbers import RESULTS, duration, epochs, human, percent, sum
 from eanet.errors import printable
 from eanet.workdir import log, model_record, seeds
 from eanet.workdir.model_record import SPLITS, ModelRecord
-from eanet.workdir.results import read_results
+from eanet.workdir.results import read_results, results_name
 
 # The data sets' names at Hugging Face, where they differ from those of TFDS.
 _HUB_NAMES = {
@@ -23,6 +23,7 @@ _HUB_NAMES = {
 }
 _SPLITS = {"test": "test", "val": "validation", "train": "train"}
 _COLUMNS = ("accuracy", "top5_accuracy", "loss", "num_examples", "step")
+_PICTURES = {"confusion.png": "Confusions", "calibration.png": "Calibration"}
 _MEASURES = ("balanced_accuracy", "ece")  # columns where they were measured
 _DEFINITIONS = {
     "accuracy": "share of the images whose class is the one of highest probability",
@@ -53,7 +54,11 @@ def write_model_card(workdir: str | Path, config: Record, attention: str = "") -
 
 
 def model_card(
-    workdir: Path, config: Record, attention: str = "", repository: str | None = None
+    workdir: Path,
+    config: Record,
+    attention: str = "",
+    repository: str | None = None,
+    step: int | None = None,
 ) -> bytes:
     """The card of a run, from its config, model.json, metrics.jsonl and results_*.json.
 
@@ -64,18 +69,14 @@ def model_card(
       config: by full key, as in "model.memory_size".
       attention: what the run's attention says about itself, see `eanet.models.base.Attention`.
       repository: USER/NAME at the hub, where the card is for that.
+      step: of the checkpoint that goes with the card; None for any that was best.
 
     Raises:
       UserError: a damaged record.
     """
     name = repository.rpartition("/")[2] if repository else workdir.resolve().name
-    metrics = workdir / "metrics.jsonl"
-    records = log.read(metrics) if metrics.exists() else []
-    results = {
-        shown: record
-        for split, shown in _SPLITS.items()
-        if (record := read_results(workdir, split)) is not None and log.is_of_best(record, records)
-    }
+    records = _records(workdir)
+    results = _results_of_best(workdir, records, step)
     any_split: Record = next(iter(results.values()), {})
     by_seed = seeds.tested(workdir)
     model = model_record.read(workdir)
@@ -83,7 +84,7 @@ def model_card(
         _front_matter(name, config, results),
         _description(name, config, any_split, attention),
         _use(f"hf:{repository}" if repository else _place(workdir, name)),
-        _results(workdir, results),
+        _results(results, _pictures(workdir, results)),
         _over_seeds(config, by_seed),
         _data(config, model),
         _training(config, records),
@@ -92,6 +93,40 @@ def model_card(
     ]
     text = "\n".join(section for section in sections if section)
     return text.encode("utf-8", "replace")
+
+
+def pictures(workdir: Path, step: int | None = None) -> list[str]:
+    """The files that the card shows; none of them has an image of the data set in it."""
+    return list(_pictures(workdir, _results_of_best(workdir, _records(workdir), step)))
+
+
+def _pictures(workdir: Path, results: Mapping[str, Record]) -> dict[str, str]:
+    """What they show, by name."""
+    shown = {"curves.png": "Loss and accuracy over epochs"}
+    for split, name in _SPLITS.items():
+        for kind, what in _PICTURES.items():
+            file = results_name(split, kind=kind)
+            if file in (results.get(name, {}).get("files") or ()):
+                shown[file] = f"{what}, {name}"
+    return {file: what for file, what in shown.items() if (workdir / file).is_file()}
+
+
+def _records(workdir: Path) -> list[dict[str, Any]]:
+    metrics = workdir / "metrics.jsonl"
+    return log.read(metrics) if metrics.exists() else []
+
+
+def _results_of_best(
+    workdir: Path, records: list[dict[str, Any]], step: int | None
+) -> dict[str, Record]:
+    """Results by the name of their split."""
+    return {
+        shown: record
+        for split, shown in _SPLITS.items()
+        if (record := read_results(workdir, split)) is not None
+        and log.is_of_best(record, records)
+        and step in (None, record.get("step"))
+    }
 
 
 def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> str:
@@ -146,9 +181,10 @@ def _description(name: str, config: Record, results: Record, attention: str) -> 
     return text
 
 
-def _results(workdir: Path, results: Mapping[str, Record]) -> str:
+def _results(results: Mapping[str, Record], shown: Mapping[str, str]) -> str:
+    images = "".join(f"\n![{what}]({file})\n" for file, what in shown.items())
     if not results:
-        return "## Results\n\nNot evaluated yet.\n"
+        return f"## Results\n\nNot evaluated yet.\n{images}"
     measured = [key for key in _MEASURES if any(key in record for record in results.values())]
     columns = (*_COLUMNS, *measured)
     rows = [
@@ -158,9 +194,7 @@ def _results(workdir: Path, results: Mapping[str, Record]) -> str:
     ]
     text = f"## Results\n\n{table(('split', *(RESULTS[key][0] for key in columns)), rows)}\n"
     text += "".join(f"- {RESULTS[key][0]}: {_DEFINITIONS[key]}\n" for key in columns)
-    if (workdir / "curves.png").exists():
-        text += "\n![Loss and accuracy over epochs](curves.png)\n"
-    return text
+    return text + images
 
 
 def _over_seeds(config: Record, by_seed: Mapping[int, Record]) -> str:
@@ -206,9 +240,11 @@ def _training(config: Record, records: list[dict[str, Any]]) -> str:
     if best := log.best_validation(records):
         accuracy, epoch = percent(best["accuracy"]), epochs(best["step"], best["epoch"])
         text += f"Best validation accuracy: {accuracy}, after epoch {epoch}.\n"
-    # Where the data lay is no property of the model, and says who trained it.
+    # Where something lay is no property of the model, and says who trained it.
     shown = {**config, "dataset.name": dataset} if "dataset.name" in config else {**config}
     shown.pop("dataset.data_dir", None)
+    if "init_from" in shown:
+        shown["init_from"] = Path(str(shown["init_from"])).name
     rows = [(escape(key), escape(str(value))) for key, value in shown.items()]
     return f"{text}\n{table(('setting', 'value'), rows)}"
 

@@ -89,6 +89,7 @@ def test_what_was_not_recorded_is_left_out(tmp_path):
 
 def test_no_directory_of_the_machine_is_told(tmp_path):
     config = {**CONFIG, "dataset": {"name": "folder:/home/someone/cats", "data_dir": "/home/x"}}
+    config["init_from"] = "/home/someone/runs/first"
     for settings in (CONFIG, config):
         header, body = card(tmp_path / "run", config=settings, test=RESULTS)
         told = yaml.safe_dump(header) + body
