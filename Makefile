@@ -52,7 +52,7 @@ $(RUN): requirements.txt
 	$(BIN)/pip install -q -r requirements.txt
 	@touch $@
 
-$(DEV): $(RUN) requirements-dev.txt requirements-export.txt
+$(DEV): $(RUN) requirements-dev.txt requirements-export.txt requirements-hub.txt
 	$(BIN)/pip install -q -r requirements-dev.txt
 	@touch $@
 

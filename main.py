@@ -7,6 +7,7 @@ python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--spli
     [--figures=png,svg,pdf]    # kinds of files of pictures; also for training and sweeps
 python main.py --mode=predict --workdir=DIR --images=PATH [--images=...] [--top=5] [--out=FILE]
     [--resize=squash|crop|pad] [--strict] [--checkpoint=best|latest|STEP]
+python main.py --mode=eval|predict --workdir=hf:USER/NAME[@REVISION] ...    # a model of the hub
 python main.py --mode=replay --workdir=DIR    # the step that made a run fail, layer by layer
 python main.py --mode=sweep --config=FILE --sweep=NAME|RUNS [--dry_run] [--workers=N]
     [--storage=URL] [--search=tpe|random --trials=N] [--workdir=DIR] [--config.KEY=VALUE ...]
@@ -20,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from eanet import config as config_lib
-from eanet import config_flags, host, signals
+from eanet import config_flags, host, hub, signals
 from eanet.data import resize
 from eanet.display import plot_style
 from eanet.errors import UserError
@@ -28,7 +29,11 @@ from eanet.files import local_path
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; default: runs/CONFIG_NAME.")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Directory of the run; default: runs/CONFIG_NAME. For eval and predict also hf:USER/NAME.",
+)
 EXTEND_TO = flags.DEFINE_float(
     "extend_to", None, "For training: epochs in all of a run that is there, more than it was for."
 )
@@ -97,7 +102,8 @@ def main(arguments: Sequence[str]) -> None:
     del arguments
     mode = "sweep" if SEEDS.present and not MODE.present else MODE.value
     config_flags.refuse_unread(mode, MODES)
-    workdir = local_path(WORKDIR.value) if WORKDIR.value else None
+    at_hub = mode in ("eval", "predict") and hub.is_address(WORKDIR.value)
+    workdir = local_path(WORKDIR.value) if WORKDIR.value and not at_hub else None
     figures = plot_style.kinds(FIGURES.value)
     host.import_jax()
     import train  # after the flags, so that a mistyped one is answered at once
@@ -106,13 +112,14 @@ def main(arguments: Sequence[str]) -> None:
     if STOP_AT_EOF.value:
         signals.stop_at_eof()
     if mode in ("eval", "predict", "replay"):
-        if workdir is None:
+        model: Path | str | None = WORKDIR.value if at_hub else workdir
+        if model is None:
             raise UserError(f"--mode={mode} needs --workdir=DIR, the directory of a run")
         if mode == "replay":
-            train.replay(workdir)
+            train.replay(Path(model))
         elif mode == "predict":
             predict(
-                workdir,
+                model,
                 IMAGES.value or (),
                 checkpoint=CHECKPOINT.value,
                 resize=RESIZE.value,
@@ -122,7 +129,7 @@ def main(arguments: Sequence[str]) -> None:
             )
         else:
             train.evaluate(
-                workdir,
+                model,
                 checkpoint=CHECKPOINT.value,
                 split=SPLIT.value,
                 dataset=DATASET.value,

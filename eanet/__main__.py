@@ -26,6 +26,7 @@ TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
     "compare": ("eanet.tools.compare", "compare runs on the same images"),
     "atlas": ("eanet.atlas.command", "show what the memory of a trained run holds"),
     "demo": ("eanet.demo.command", "try a trained run in a browser"),
+    "push": ("eanet.tools.push", "put a trained run at the Hugging Face Hub"),
     "latency": ("eanet.sweeps.latency", "measure the models of a sweep, one image at a time"),
 }
 # These run beside a training, whose accelerator they leave alone.

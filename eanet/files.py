@@ -16,12 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from eanet import rules
+from eanet import hub, rules
 from eanet.errors import UserError
 
 _MAKE_ROOM = "make room or mend its directory"
 _DIGEST = "sha256"
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _LEFT_OVER_SECONDS = 3600.0  # no process takes as long to write a file
 
 
@@ -133,8 +132,13 @@ def check_place(path: Path, advice: str = _MAKE_ROOM) -> None:
 def local_path(path: str | Path) -> Path:
     """A directory as a user names it, with `~` expanded.
 
-    Raises `UserError` for a place in a cloud, or where `~` stands for no directory.
+    Raises `UserError` for a place in a cloud or at the hub, or where `~` stands for no directory.
     """
+    if hub.is_address(path):
+        raise UserError(
+            f"{path} is a model of the hub, which eanet.load, --mode=eval and --mode=predict take; "
+            "a directory is needed here"
+        )
     scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))  # "gs:/x" is what a Path makes of it
     if scheme:
         raise UserError(
@@ -187,9 +191,9 @@ def cannot_write(path: str | Path, error: OSError, advice: str = _MAKE_ROOM) -> 
 
 
 def is_read_only(error: BaseException) -> bool:
-    """Whether an error of `write` means that nothing can be put there, and not a full disk."""
+    """Whether an error of `write` means that nothing may be written there, and not a full disk."""
     cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in _READ_ONLY
+    return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def read_record(

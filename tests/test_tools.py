@@ -59,6 +59,7 @@ NEEDED = {
     "verify-resume": ["--config=configs/testing.py"],
     "import-keras": ["a.h5", "--workdir=w"],
     "export": ["w", "--format=safetensors"],
+    "push": ["a", "b/c"],
     "export-keras": ["w", "a.weights.h5"],
 }
 

@@ -1,5 +1,6 @@
 """The evaluation of a checkpoint on one split, from a run's directory to its files there."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,7 +37,7 @@ Logits = Float[np.ndarray, "n classes"]
 
 @devices.refusals()
 def evaluate(
-    workdir: Path,
+    workdir: Path | str,
     *,
     checkpoint: str = "best",
     split: str = "test",
@@ -49,8 +50,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on one split; writes and returns `results_SPLIT.json`.
 
+    Of a model that is in no directory of a run, nothing is written.
+
     Args:
-      workdir: of the run; the config is read from its `config.json`.
+      workdir: of the run, whose config is read from its `config.json`; or where else `load`
+        takes a model from.
       checkpoint: "best" on validation, "latest", or a step.
       split: "test", "val" or "train".
       dataset: name of other data; None for that of the run.
@@ -116,6 +120,10 @@ def evaluate(
     if begun is not None:
         results["run_seconds"] = round(time.time() - begun, 3)
     console.results_table({**results, "split": split})
+    if not os.path.isdir(workdir):
+        console.note(f"not recorded: {workdir} is no directory of a run")
+        return results
+    workdir = Path(workdir)
     data = titles.of_data(examples.other or config.dataset.name)
     model_name = titles.of_model(config.model.attention)
     where = f"of {model_name} on the {titles.SPLITS[split]} split of {data}"

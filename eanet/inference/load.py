@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
+from eanet import hub
 from eanet.checkpoints.manager import Checkpoints
 from eanet.data.base import Log
 from eanet.data.load import load_dataset
@@ -31,21 +32,25 @@ def load(
     *,
     log: Log = _warn,
 ) -> Model:
-    """Loads the model of a run.
+    """Loads the model of a run; nothing of what it reads is executed.
 
     Args:
-      workdir: directory of the run, or a file `*.safetensors` that was exported of one, which
-        holds one checkpoint.
+      workdir: directory of the run; or a file `*.safetensors` that was exported of one, or
+        `hf:USER/NAME[@REVISION]` for one that was put at the hub. These hold one checkpoint.
       checkpoint: "best" on validation (the latest where nothing was held out), "latest", or a step.
       log: told, one line each, what a person should know.
 
     Raises:
       UserError: it is no run, or the checkpoint is missing, damaged or does not fit.
     """
-    workdir = local_path(os.fspath(workdir))
+    place = os.fspath(workdir)
+    at_hub = hub.is_address(place)
+    if (at_hub or place.endswith(weights.ENDING)) and checkpoint != "best":
+        raise UserError(f"{place} holds one checkpoint, and none to be chosen: {checkpoint}")
+    if at_hub:
+        return weights.read(hub.download(hub.parse(place)))
+    workdir = local_path(place)
     if workdir.suffix == weights.ENDING:
-        if checkpoint != "best":
-            raise UserError(f"{workdir} holds one checkpoint, and none to be chosen: {checkpoint}")
         return weights.read(workdir)
     config = config_schema.read(workdir / "config.json")
     record = model_record.read(workdir) or _record_from_data(workdir, config, log)

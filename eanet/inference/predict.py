@@ -29,7 +29,7 @@ _WIDEST = 60  # of a column for a person
 
 @devices.refusals()
 def predict(
-    workdir: Path,
+    workdir: Path | str,
     images: Sequence[str],
     *,
     checkpoint: str,
@@ -41,7 +41,7 @@ def predict(
     """Says what the images are, or writes it as a table.
 
     Args:
-      workdir: directory of the run.
+      workdir: of the run, or where else `eanet.load` takes a model from.
       images: what to look at, see `eanet.inference.asked`.
       checkpoint: "best" on validation, "latest", or a step.
       resize: of `eanet.data.resize.RESIZES`, for images of another size than the model's.

@@ -54,23 +54,29 @@ def to_bytes(model: Model) -> bytes:
     libraries.require("safetensors", "requirements-export.txt")
     from safetensors import numpy as safetensors
 
+    text = json.dumps(description(model), ensure_ascii=False)
+    tensors = {
+        name: np.asarray(value, order="C") for name, value in storage.named(model.params).items()
+    }
+    return safetensors.save(tensors, {_KEY: text})
+
+
+def description(model: Model) -> dict[str, Any]:
+    """What the metadata says of a model; it names no place of this machine."""
     config = model.config.to_dict()
     config["dataset"] |= {"data_dir": "", "name": _without_place(config["dataset"]["name"])}
+    config["init_from"] = Path(config["init_from"]).name
     config["init_from"] = Path(config["init_from"]).name
     record = model.record
     if data := record.data:
         data = dataclasses.replace(data, name=_without_place(data.name), place=None)
         record = dataclasses.replace(record, data=data)
-    content = {
+    return {
         "format": _FORMAT,
         "config": config,
         "model": dataclasses.asdict(record),
         "step": model.step,
     }
-    tensors = {
-        name: np.asarray(value, order="C") for name, value in storage.named(model.params).items()
-    }
-    return safetensors.save(tensors, {_KEY: json.dumps(content, ensure_ascii=False)})
 
 
 def read(path: Path) -> Model:
