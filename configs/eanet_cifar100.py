@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     """The base of the other configs: every key that there is, with the example's value."""
     config = ConfigDict()
     config.seed = 0  # of the initial parameters, the order of examples, augmentation and dropout
-    config.init_from = ""  # a run or a file of weights to start from
+    config.init_from = ""  # a run, a file of weights or hf:USER/NAME to start from
     config.batch_size = 128  # images a step, on all devices together
     config.microbatch_size = 0  # images a pass, gradients are summed over passes; 0: the fastest
     config.num_epochs = 50.0  # may be fractional

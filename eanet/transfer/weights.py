@@ -25,7 +25,7 @@ class Weights:
 
 
 def read_weights(source: str, log: Log) -> Weights:
-    """Reads what `eanet.load` reads, or a file of Keras (`.weights.h5`, `.keras`, `.h5`).
+    """Reads what `eanet.load` takes, or a file of Keras (`.weights.h5`, `.keras`, `.h5`).
 
     `log` is told, one line each, what a person should know.
 

@@ -144,6 +144,13 @@ def test_the_table_of_settings_has_means_and_the_best(half_way):
     assert all(f"]({name})" in text for name in PICTURES)
 
 
+def test_the_card_of_a_run_says_what_its_seeds_came_to(half_way):
+    for name, said in (("run0", "41.00 ± 1.41 %"), ("run6", "61.00 ± 1.41 %")):
+        card = (half_way / name / "README.md").read_text()
+        assert "### Over 2 seeds" in card and f"| {said} | 2 |" in card
+    assert not (half_way / "run2/README.md").exists()  # whose other seed failed
+
+
 def test_a_sweep_over_seeds_alone_has_nothing_to_compare(tmp_path):
     make(tmp_path, [{"seed": seed} for seed in (3, 4, 5)], [0.5, 0.6, 0.7], ("seed",))
     report.write_report(tmp_path)

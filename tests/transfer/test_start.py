@@ -12,6 +12,7 @@ from eanet import load
 from eanet.convert.keras_export import export
 from eanet.display.console import Console
 from eanet.errors import UserError
+from eanet.inference.weights import to_bytes
 from eanet.training.run import set_up
 from eanet.transfer.start import initial_state
 
@@ -54,6 +55,15 @@ def test_a_file_of_keras_is_a_start(trained, tmp_path, capfd):
     assert equal(state.params, load(trained).params)
     assert "Starts from the weights of " in capfd.readouterr().out
     assert {row.outcome for row in rows} == {"taken"}
+
+
+def test_a_file_of_safetensors_is_a_start(trained, tmp_path):
+    pytest.importorskip("safetensors", reason="requirements-export.txt has it")
+    (tmp_path / "model.safetensors").write_bytes(to_bytes(load(trained)))
+    config = testing.get_config()
+    config.init_from = str(tmp_path / "model.safetensors")
+    state, _ = initial_state(set_up(config, print), Console())
+    assert equal(state.params, load(trained).params)
 
 
 @pytest.mark.parametrize(
