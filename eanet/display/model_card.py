@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,19 @@ Its blocks mix tokens by the attention *{}*; the project is about *external atte
 Record = Mapping[str, Any]
 
 
-def write_model_card(workdir: str | Path, config: Record, attention: str = "") -> Path:
+def write_model_card(
+    workdir: str | Path,
+    config: Record,
+    attention: str = "",
+    among: Iterable[Path] | None = None,
+) -> Path:
     """Writes `README.md` of a run, see `model_card`; returns its path.
 
     Raises:
       UserError: a damaged record, or the card cannot be written.
     """
     workdir = Path(workdir)
-    return files.write(workdir / "README.md", model_card(workdir, config, attention))
+    return files.write(workdir / "README.md", model_card(workdir, config, attention, among=among))
 
 
 def model_card(
@@ -59,6 +64,7 @@ def model_card(
     attention: str = "",
     repository: str | None = None,
     step: int | None = None,
+    among: Iterable[Path] | None = None,
 ) -> bytes:
     """The card of a run, from its config, model.json, metrics.jsonl and results_*.json.
 
@@ -70,6 +76,7 @@ def model_card(
       attention: what the run's attention says about itself, see `eanet.models.base.Attention`.
       repository: USER/NAME at the hub, where the card is for that.
       step: of the checkpoint that goes with the card; None for any that was best.
+      among: directories of runs that may differ in the seed alone; by default those beside it.
 
     Raises:
       UserError: a damaged record.
@@ -78,7 +85,7 @@ def model_card(
     records = _records(workdir)
     results = _results_of_best(workdir, records, step)
     any_split: Record = next(iter(results.values()), {})
-    by_seed = seeds.tested(workdir)
+    by_seed = seeds.tested(workdir, among)
     model = model_record.read(workdir)
     sections = [
         _front_matter(name, config, results),

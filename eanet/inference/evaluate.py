@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,7 @@ def _show_best(workdir: Path, config: ConfigDict, figures: Sequence[str]) -> Non
     write_card(workdir, config)
 
 
-def write_card(workdir: Path, config: ConfigDict) -> None:
-    """Writes the model card of a run anew; raises as `write_model_card` does."""
+def write_card(workdir: Path, config: ConfigDict, among: Iterable[Path] | None = None) -> None:
+    """Writes the model card of a run anew, see `write_model_card`."""
     about = attention_class(config.model.attention, config.model.implementation).about
-    write_model_card(workdir, dict(config_lib.flatten(config)), about)
+    write_model_card(workdir, dict(config_lib.flatten(config)), about, among)

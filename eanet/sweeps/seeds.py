@@ -22,10 +22,11 @@ def write_cards(directory: Path, setting: Setting) -> None:
     from eanet.inference.evaluate import write_card  # imports JAX, which a report can do without
     from eanet.training import config_schema
 
+    among = [directory / run.name for run in tested]
     for run in tested:
         workdir = directory / run.name
         try:
             config = config_schema.read(workdir / "config.json")
         except UserError:
             continue  # of parts that this process does not know; an evaluation writes its card
-        write_card(workdir, config)
+        write_card(workdir, config, among)
