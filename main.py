@@ -46,9 +46,7 @@ CHECKPOINT = flags.DEFINE_string(
 SPLIT = flags.DEFINE_enum("split", "test", ["test", "val", "train"], "For eval: what to look at.")
 DATASET = flags.DEFINE_string("dataset", None, "For eval: other data than that of the run.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "For eval: where the data is.")
-FIGURES = flags.DEFINE_string(
-    "figures", "png", "Kinds of files of pictures, as in png,svg,pdf; PNG is always among them."
-)
+FIGURES = config_flags.FIGURES
 IMAGES = flags.DEFINE_multi_string(
     "images",
     None,

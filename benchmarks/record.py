@@ -11,13 +11,12 @@ from typing import Any
 from absl import flags
 
 from benchmarks.pictures import PICTURES
+from eanet.config_flags import FIGURES
 from eanet.data.base import physical_memory
 from eanet.display.plot_style import as_files, kinds
 from eanet.environment import environment
 from eanet.errors import UserError
 from eanet.files import strict_json, write_atomically
-
-FIGURES = flags.DEFINE_string("figures", "png", "Kinds of files of pictures, as in png,svg,pdf.")
 
 
 @flags.validator("figures")

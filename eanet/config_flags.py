@@ -24,6 +24,12 @@ class _ConfigFlag(flags.Flag[Any]):
     file: Path
 
 
+# Of main.py and of the measurements, which tests load into one process.
+FIGURES = flags.DEFINE_string(
+    "figures", "png", "Kinds of files of pictures, as in png,svg,pdf; PNG is always among them."
+)
+
+
 def DEFINE_config(flag_values: flags.FlagValues = flags.FLAGS) -> flags.FlagHolder[Any]:
     """Defines `--config=FILE`, whose value is the config with all overrides in it, or None."""
     flag = _ConfigFlag(flags.ArgumentParser(), None, "config", None, _ABOUT)

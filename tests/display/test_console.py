@@ -198,7 +198,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed():
     code = (
         "import sys\n"
         "import eanet.display.console, eanet.workdir.log, eanet.workdir.results\n"
-        "import eanet.display.curves, eanet.display.model_card\n"
+        "import eanet.display.curves\n"
         "print({'jax', 'matplotlib', 'tensorboardX', 'yaml', 'numpy'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

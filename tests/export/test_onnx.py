@@ -64,7 +64,9 @@ VARIANTS = {
 def test_a_program_computes_the_formulas(other, options):
     model = other(**options)
     images = np.random.default_rng(1).integers(0, 256, (5, 8, 12, 3), np.uint8)
-    if options.get("attention") == "self":
+    if options.get("attention") == "none":
+        attention = None
+    elif options.get("attention") == "self":
         attention = partial(reference.self_attention, num_heads=model.config.model.num_heads)
     else:
         norm, groups = model.config.model.norm, model.config.model.norm_groups

@@ -15,7 +15,7 @@ UNMIXED = ("--config=configs/testing.py", "--config.augment.mixup=0")
         (
             3,
             {"trivial_augment": True, "cutmix": 1.0, "mix_probability": 0.5},
-            "trivial_augment, cutmix 1, mix_probability 0.5",
+            "trivial augment, cutmix 1, mix probability 0.5",
         ),
     ],
 )
