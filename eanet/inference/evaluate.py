@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -71,7 +72,7 @@ def evaluate(
     """
     console = console or Console()
     model = load(workdir, checkpoint, log=console.warn)
-    config, record = model.config, model.record
+    config = model.config
     mesh = devices.make_mesh(config.batch_size)
     if run is None:
         if unused := host.unused_accelerator():
@@ -81,39 +82,21 @@ def evaluate(
     else:
         examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])
         measure = run.evaluate
-    params = devices.replicate(model.params, mesh)
-    with stop_request() as stop:
-        answer = partial(_answer, measure, params, len(model.class_names), stop)
-        start = time.perf_counter()
-        metrics, logits = answer(examples.split)
-        seconds = time.perf_counter() - start
-        fitted_here = split == "val" and examples.other is None
-        if fitted_here:
-            temperature = measures.fit_temperature(logits, examples.split.labels)
-        elif held_out := _validation(model, run, data_dir if dataset is None else None, console):
-            temperature = measures.fit_temperature(answer(held_out)[1], held_out.labels)
-        else:
-            temperature = None
+    held_out = partial(_validation, model, run, data_dir if dataset is None else None, console)
+    fitted_here = split == "val" and examples.other is None
+    answers = _answers(model, mesh, measure, examples.split, None if fitted_here else held_out)
     report = None
-    if np.isfinite(logits).all():
-        report = Report.of(logits, examples.split.labels, temperature, fitted_here=fitted_here)
+    if np.isfinite(answers.logits).all():
+        report = Report.of(
+            answers.logits, examples.split.labels, answers.temperature, fitted_here=fitted_here
+        )
     else:
         console.warn("some logits are not finite: no more than accuracy and loss is measured")
-    parameters, multiply_adds = costs.totals(costs.summarize(model.network.abstract))
-    trained_on = record.data.splits["train"].examples if record.data else 0
     results = {
-        **metrics,
+        **answers.metrics,
         **(report.numbers if report else {}),
-        "num_examples": len(examples.split),
-        "fingerprint": examples.fingerprint,
-        "examples_fingerprint": content_fingerprint(
-            examples.split, model.class_names, ordered=True
-        ),
-        "step": model.step,
-        "epoch": build_plan(config, trained_on).epochs(model.step) if model.step else 0.0,
-        "parameters": parameters,
-        "multiply_adds_per_image": multiply_adds,
-        "evaluation_seconds": round(seconds, 3),
+        **_facts(model, examples),
+        "evaluation_seconds": round(answers.seconds, 3),
         "device": device(mesh.devices.flat),
         "host_settings": host.settings(),
     }
@@ -131,6 +114,56 @@ def evaluate(
     which = {"split": split, "checkpoint": checkpoint, "other": examples.other}
     _record(workdir, config, results, beside, which, figures, console, final=run is not None)
     return results
+
+
+class _Answers(NamedTuple):
+    """What a model answers to the images of a split."""
+
+    metrics: dict[str, float]
+    logits: Logits
+    seconds: float
+    temperature: float | None  # of the softmax, fitted on validation; None without any
+
+
+def _answers(
+    model: Model,
+    mesh: jax.sharding.Mesh,
+    measure: Callable[..., dict[str, float] | None],
+    examples: Split,
+    held_out: Callable[[], Split | None] | None,
+) -> _Answers:
+    """Takes the examples through the model, and validation, `held_out`; None: it is the same."""
+    params = devices.replicate(model.params, mesh)
+    with stop_request() as stop:
+        answer = partial(_answer, measure, params, len(model.class_names), stop)
+        start = time.perf_counter()
+        metrics, logits = answer(examples)
+        seconds = time.perf_counter() - start
+        temperature = None
+        if held_out is None:
+            temperature = measures.fit_temperature(logits, examples.labels)
+        elif validation := held_out():
+            temperature = measures.fit_temperature(answer(validation)[1], validation.labels)
+    return _Answers(metrics, logits, seconds, temperature)
+
+
+def _facts(model: Model, examples: Examples) -> dict[str, Any]:
+    """Which images were shown to which model."""
+    parameters, multiply_adds = costs.totals(costs.summarize(model.network.abstract))
+    data, epoch = model.record.data, 0.0
+    if model.step:
+        trained_on = data.splits["train"].examples if data else 0
+        epoch = build_plan(model.config, trained_on).epochs(model.step)
+    fingerprint = content_fingerprint(examples.split, model.class_names, ordered=True)
+    return {
+        "num_examples": len(examples.split),
+        "fingerprint": examples.fingerprint,
+        "examples_fingerprint": fingerprint,
+        "step": model.step,
+        "epoch": epoch,
+        "parameters": parameters,
+        "multiply_adds_per_image": multiply_adds,
+    }
 
 
 def _record(
