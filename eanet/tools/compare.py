@@ -116,4 +116,6 @@ def _show(workdirs: Sequence[Path], found: Sequence[Recorded], split: str) -> No
 
 
 def _p(value: float) -> str:
+    if value < 1e-99:  # below what a float holds it would be zero, which no p-value is
+        return "< 1e-99"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

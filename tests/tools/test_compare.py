@@ -115,3 +115,10 @@ def test_a_copy_of_a_run_does_not_differ(runs, tmp_path, capsys):
     shutil.copytree(runs[0], tmp_path / "copy")
     compare.main([str(runs[0]), str(tmp_path / "copy")], "compare")
     assert "+0.00 to +0.00" in capsys.readouterr().out
+
+
+def test_a_probability_below_what_a_float_holds_is_not_zero(tmp_path, capsys):
+    right = np.arange(2000) < 1900
+    runs = [make_run(tmp_path / "one", right), make_run(tmp_path / "other", ~right)]
+    compare.main([*map(str, runs)], "compare")
+    assert "< 1e-99" in capsys.readouterr().out
