@@ -45,11 +45,9 @@ def get_config() -> ConfigDict:
     return config
 
 
-def sweep_memory_size() -> Iterator[sweep.Overrides]:
-    """Does the memory size S matter?"""
-    return sweep.product(
-        sweep.axis("model.memory_size", 4, 8, 16, 32, 64, 128, 256), sweep.seeds(3)
-    )
+# Does S matter, and the double normalisation? The same values as there.
+sweep_memory_size = eanet_cifar100.sweep_memory_size
+sweep_norm = eanet_cifar100.sweep_norm
 
 
 def sweep_heads() -> Iterator[sweep.Overrides]:
@@ -59,14 +57,6 @@ def sweep_heads() -> Iterator[sweep.Overrides]:
             sweep.axis("model.num_heads", 1, 4, 8, 16, 32),
             sweep.axis("model.head_dim", 256, 64, 32, 16, 8),
         ),
-        sweep.seeds(3),
-    )
-
-
-def sweep_norm() -> Iterator[sweep.Overrides]:
-    """The double normalisation against its halves, and against none."""
-    return sweep.product(
-        sweep.axis("model.norm", "double", "softmax_tokens", "softmax_memory", "none"),
         sweep.seeds(3),
     )
 
