@@ -10,6 +10,7 @@ import numpy as np
 from eanet.convert import keras_files
 from eanet.convert.keras_weights import infer, to_params
 from eanet.data.base import Log
+from eanet.errors import UserError
 from eanet.inference.load import load
 
 
@@ -38,7 +39,10 @@ def read_weights(source: str, log: Log) -> Weights:
         rows, columns = (side // sizes.patch_size for side in sizes.image_shape[:2])
         params, options = to_params(keras, sizes), sizes.model_options()
         return Weights(source, params, (rows, columns), options, ())
-    model = load(source, log=log)
+    try:
+        model = load(source, log=log)
+    except UserError as error:
+        raise UserError(f"init_from={source}: {error}") from None
     return Weights(
         source=source,
         params=jax.tree.map(np.asarray, model.params),

@@ -69,7 +69,7 @@ def test_a_file_of_safetensors_is_a_start(trained, tmp_path):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("nowhere", "cannot read nowhere/config.json"),
+        ("nowhere", "init_from=nowhere: cannot read nowhere/config.json"),
         ("nowhere.weights.h5", "cannot read nowhere.weights.h5"),
     ],
 )
