@@ -15,10 +15,15 @@ _SPECIAL = {
     "|": r"\textbar{}",
     "[": "{[}",  # after a line end it would begin a length
     "]": "{]}",
+    "*": "{*}",  # there it would forbid the end of a page
+    "`": "{`}",
+    "'": "{'}",
+    "-": "{-}",  # of two there would be a dash
     "±": r"$\pm$",
     "×": r"$\times$",
     "−": "$-$",
-    "–": "--",
+    "–": "{--}",
+    "  ": "{ }{ }",  # of several spaces one would be left
 }
 _ANY = re.compile("|".join(map(re.escape, _SPECIAL)))
 
