@@ -38,10 +38,15 @@ def new_figure(width: float, height: float, title: str) -> Any:
 
 
 def _wrapped(title: str, most: int) -> str:
-    """The title in as few lines of so many letters as it takes, of about the same length."""
-    lines = textwrap.wrap(title, most)
-    even = [textwrap.wrap(title, least) for least in range(len(title) // len(lines), most + 1)]
-    return "\n".join(next((each for each in even if len(each) == len(lines)), lines))
+    """The title in as few lines of so many letters as it takes.
+
+    They end with what a comma or colon ends, where that is possible, else are about equally long.
+    """
+    fewest = len(textwrap.wrap(title, most))
+    wrapped = [textwrap.wrap(title, width) for width in range(len(title) // fewest, most + 1)]
+    even, *_ = good = [lines for lines in wrapped if len(lines) == fewest]
+    at_signs = (lines for lines in good if all(line[-1] in ",:;" for line in lines[:-1]))
+    return "\n".join(next(at_signs, even))
 
 
 def kinds(text: str) -> tuple[str, ...]:
@@ -82,6 +87,15 @@ def style(axes: Any, title: str, xlabel: str) -> None:
     axes.tick_params(labelsize=FONT_SIZE, color=FAINT, labelcolor=INK, left=False)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
+
+
+def beside(axes: Any, artists: list[Any], points: float) -> None:
+    """Moves what is drawn to the right by so many points, whatever the scale becomes."""
+    from matplotlib.transforms import offset_copy
+
+    moved = offset_copy(axes.transData, axes.figure, x=points, units="points")
+    for artist in artists:
+        artist.set_transform(moved)
 
 
 def label(axes: Any, height: float, text: str, colour: str, weight: str = "normal") -> list[Any]:

@@ -19,6 +19,8 @@ def log_where_wide(axes: Any, values: Sequence[float], factor: float = 8) -> Non
         axes.xaxis.set_major_locator(LogLocator(subs=marks))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.locator_params(axis="x", nbins=6)
 
 
 def note(figure: Any, text: str) -> None:

@@ -11,6 +11,7 @@ from eanet.display.plot_style import (
     FONT_SIZE,
     INK,
     PALETTE,
+    beside,
     label,
     new_figure,
     spread,
@@ -29,6 +30,7 @@ _COSTS = {
     "parameters, thousands": ("parameters", 1e-3),
     "latency of one image, ms": ("latency", 1.0),
 }
+_BESIDE = 6  # points between the bars of two lines
 _MAX_LABELS = 8
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
@@ -71,15 +73,21 @@ def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> Any:
     style(axes, ACCURACY, headings(settings[0].values)[key])
     ticks = sorted({setting.values[key] for setting in settings})
     texts = []
-    for (text, line), colour in zip(lines.items(), PALETTE, strict=False):
+    for index, (text, line) in enumerate(lines.items()):
         line = sorted(line, key=lambda setting: setting.values[key])
         values = [setting.values[key] for setting in line]
-        for value, setting in zip(values, line, strict=True):
-            for run in setting.done:
-                axes.plot(value, 100 * run.val_accuracy, "o", color=colour, **SINGLE_RUN)
+        colour = PALETTE[index]
+        single = [
+            point
+            for value, setting in zip(values, line, strict=True)
+            for run in setting.done
+            for point in axes.plot(value, 100 * run.val_accuracy, "o", color=colour, **SINGLE_RUN)
+        ]
         means, errors = _means(line)
         look = {"markersize": 5, "linewidth": 1.6, "elinewidth": 1}
-        axes.errorbar(values, means, errors, color=colour, marker="o", capsize=3, **look)
+        bars = axes.errorbar(values, means, errors, color=colour, marker="o", capsize=3, **look)
+        # Side by side, else the bars of one line would cover those of another.
+        beside(axes, [*single, *bars.get_children()], _BESIDE * (index - (len(lines) - 1) / 2))
         texts += label(axes, means[-1], text, colour) if text else []
     log_where_wide(axes, ticks, factor=4)
     if len(ticks) <= 10:

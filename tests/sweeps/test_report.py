@@ -7,6 +7,7 @@ import random
 import re
 
 import hypothesis
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,11 @@ from PIL import Image
 
 from eanet import config as config_lib
 from eanet.display.numbers import summary
+from eanet.display.plot_style import new_figure
 from eanet.errors import UserError
 from eanet.sweeps import records, report, spec
 from eanet.sweeps.importance import importances
+from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import model_key
 from eanet.sweeps.statistics import best, paired_difference, pareto_front, settings
 from eanet.workdir import model_record
@@ -325,6 +328,34 @@ def test_the_pictures_are_drawn(half_way):
         with Image.open(half_way / name) as image:
             assert min(image.size) > 400
             assert len(image.convert("RGB").getcolors(1_000_000)) > 20
+
+
+def test_the_bars_of_several_lines_stand_side_by_side(half_way):
+    sweep = records.read_sweep(half_way)
+    figure = draw_all("a title", settings(sweep), sweep)["accuracy"]
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    bars = [
+        bar.get_transform().transform(segment)[0, 0]
+        for bar in axes.collections
+        for segment in bar.get_segments()
+    ]
+    assert len(bars) == 5 and np.diff(np.sort(bars)).min() > 8  # pixels
+    marks = [axes.transData.transform((value, 0))[0] for value in axes.get_xticks()]
+    assert all(min(abs(bar - mark) for mark in marks) < 8 for bar in bars)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["EANet on digits, 10 epochs:", "units S, width d"],
+        ["Validation accuracy", "of all of the runs"],  # no sign fits, so about equally long
+        ["word"],
+    ],
+)
+def test_a_title_is_broken_where_it_has_a_sign(lines):
+    title = new_figure(0.09 * (1 + max(map(len, lines))), 1, " ".join(lines)).get_suptitle()
+    assert title.splitlines() == lines
 
 
 def test_a_report_is_written_anew_when_there_is_more(tmp_path, no_pictures):
