@@ -135,10 +135,7 @@ def local_path(path: str | Path) -> Path:
     Raises `UserError` for a place in a cloud or at the hub, or where `~` stands for no directory.
     """
     if hub.is_address(path):
-        raise UserError(
-            f"{path} is a model of the hub, which eanet.load, --mode=eval and --mode=predict take; "
-            "a directory is needed here"
-        )
+        raise UserError(f"{path} is a model of the hub, and a directory is needed here")
     scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))  # "gs:/x" is what a Path makes of it
     if scheme:
         raise UserError(

@@ -25,6 +25,7 @@ from eanet.errors import UserError
 from eanet.inference.examples import load_examples
 from eanet.inference.load import load
 from eanet.inference.model import Model
+from eanet.inference.place import ABOUT, Place
 from eanet.workdir.model_record import SPLITS
 
 _EXAMPLES = 2000  # on which units are switched off
@@ -35,7 +36,7 @@ _ELSEWHERE = "make room, or choose another --out"
 def main(arguments: list[str], prog: str) -> None:
     """The command `atlas`."""
     parser = Parser(prog, __doc__)
-    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("run", metavar="RUN", help=ABOUT)
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: %(default)s")
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument(
@@ -52,11 +53,13 @@ def main(arguments: list[str], prog: str) -> None:
     options = parser.parse_args(arguments)
     if options.examples is not None and options.examples < 1:
         raise UserError(f"--examples={options.examples}: at least one image is needed")
-    run = files.local_path(options.run)
-    out = files.local_path(options.out or run / "atlas")
-    _check_place(out)
+    place = Place.of(options.run)
+    out = place.out(options.out, "atlas")
+    if out.exists() and not (out / record.NAME).is_file():
+        raise UserError(f"{out} is there and is no atlas; choose another --out")
     console = Console()
-    model = load(run, options.checkpoint, log=console.warn)
+    model = load(place.text, options.checkpoint, log=console.warn)
+    files.check_place(out, _ELSEWHERE)
     viewer = photos.Viewer(model)
     if not viewer.units and (options.against or options.examples):
         flag = "--against" if options.against else "--examples"
@@ -64,8 +67,7 @@ def main(arguments: list[str], prog: str) -> None:
     against = record.read(files.local_path(options.against)) if options.against else None
     examples = load_examples(model, options.split, log=console.warn).split
     shown = viewer.files(options.images) if options.images else viewer.spread(examples)
-    name = run.resolve().name
-    atlas = _Atlas(model, name, options.split, examples, viewer.grid, shown, console)
+    atlas = _Atlas(model, place.name, options.split, examples, viewer.grid, shown, console)
     most = options.examples or _EXAMPLES
     content = atlas.of_units(most, against) if viewer.units else atlas.of_tokens()
     files.write_directory(out, content, _ELSEWHERE)
@@ -166,10 +168,3 @@ class _Atlas:
         }
         content[record.NAME] = record.as_bytes(measured, blocks)
         return content
-
-
-def _check_place(out: Path) -> None:
-    """Refuses, before anything long is begun, a place where the atlas cannot be put."""
-    if out.exists() and not (out / record.NAME).is_file():
-        raise UserError(f"{out} is there and is no atlas; choose another --out")
-    files.check_place(out, _ELSEWHERE)

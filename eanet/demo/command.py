@@ -11,6 +11,7 @@ from eanet.demo import server, space
 from eanet.display.console import Console
 from eanet.errors import UserError
 from eanet.inference.load import load
+from eanet.inference.place import ABOUT, Place
 
 _HOST, _PORT = "127.0.0.1", 7860  # the port that a Space listens on
 _TOP = 5  # classes
@@ -19,7 +20,7 @@ _TOP = 5  # classes
 def main(arguments: list[str], prog: str) -> None:
     """The command `demo`."""
     parser = Parser(prog, __doc__)
-    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("run", metavar="RUN", help=ABOUT)
     parser.add_argument("--checkpoint", default="best", help="best, latest or a step")
     parser.add_argument("--host", help=f"address to listen on; default: {_HOST}, this machine only")
     parser.add_argument("--port", type=int, help=f"default: {_PORT}; 0 for any that is free")
@@ -30,19 +31,18 @@ def main(arguments: list[str], prog: str) -> None:
     if not 0 <= (options.port or 0) < 2**16:
         raise UserError(f"--port={options.port} must be from 0 to {2**16 - 1}")
     console = Console()
-    run = files.local_path(options.run)
-    name = run.resolve().name
+    place = Place.of(options.run)
     if options.space is not None:
         out = files.local_path(options.space)
         space.check_place(out)
-        model = load(run, options.checkpoint, log=console.warn)
+        model = load(place.text, options.checkpoint, log=console.warn)
         Viewer(model)  # refuses what the page could not show
-        space.write(out, name, model)
+        space.write(out, place.name, model)
         console.note(f"written to {out}: try python app.py there, or send it to huggingface.co")
         return
     server.check_installed()
     host, port = options.host or _HOST, _PORT if options.port is None else options.port
     with server.listening(host, port) as listener:
-        model = load(run, options.checkpoint, log=console.warn)
+        model = load(place.text, options.checkpoint, log=console.warn)
         viewer = Viewer(model, top=min(_TOP, len(model.class_names)))
-        server.serve(listener, viewer, name, repr(model).strip("<>"), console.note)
+        server.serve(listener, viewer, place.name, repr(model).strip("<>"), console.note)

@@ -23,6 +23,7 @@ from eanet.export.form import Form, Images
 from eanet.export.formats import FORMATS, Format
 from eanet.inference.load import load
 from eanet.inference.model import Model
+from eanet.inference.place import ABOUT, Place
 
 _BATCH = rules.Number(1, 65_536, whole=True)
 _ELSEWHERE = "make room, or choose another --out"
@@ -34,12 +35,12 @@ def main(arguments: list[str], prog: str) -> None:
     format, form = FORMATS[options.format], Form(options.batch, options.bare)
     for library in format.libraries:
         libraries.require(library, "requirements-export.txt")
-    run = files.local_path(options.run)
-    folder = run if run.is_dir() else run.parent
-    out = files.local_path(options.out or folder / "export" / f"model{format.ending}")
-    _check_place(out, format)
+    place = Place.of(options.run)
+    out = place.out(options.out, f"export/model{format.ending}")
+    _refuse_taken(out, format)
     console = Console()
-    model = load(run, options.checkpoint, log=console.warn)
+    model = load(place.text, options.checkpoint, log=console.warn)
+    files.check_place(out, _ELSEWHERE)
     content = format.write(model, form)
     images, which = check.images_for(model, options.dataset, options.data_dir, console)
     difference = _difference(model, out.name, content, format, form, images)
@@ -54,7 +55,7 @@ def main(arguments: list[str], prog: str) -> None:
         "format": options.format,
         "bytes": len(content),
         "sha256_of_file": hashlib.sha256(content).hexdigest(),
-        "run": run.resolve().name,
+        "run": place.name,
         "step": model.step,
         **_interface(model, form),
         "run_by": format.runner,
@@ -73,7 +74,7 @@ def main(arguments: list[str], prog: str) -> None:
 
 def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
     parser = Parser(prog, __doc__)
-    parser.add_argument("run", metavar="RUN", help="directory of the run")
+    parser.add_argument("run", metavar="RUN", help=ABOUT)
     formats = "; ".join(f"{name}: {format.about}" for name, format in FORMATS.items())
     parser.add_argument("--format", required=True, choices=FORMATS, help=formats)
     parser.add_argument("--out", metavar="FILE", help="default: RUN/export/model.ENDING")
@@ -101,13 +102,12 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
     return options
 
 
-def _check_place(out: Path, format: Format) -> None:
+def _refuse_taken(out: Path, format: Format) -> None:
     if not out.name.endswith(format.ending):
         raise UserError(f"the name of this file must end in {format.ending}: --out={out}")
     for path in (out, _record_of(out)):
         if os.path.lexists(path):
             raise UserError(f"{path} is there already; remove it, or choose another --out")
-    files.check_place(out, _ELSEWHERE)
 
 
 def _record_of(out: Path) -> Path:

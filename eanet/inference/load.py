@@ -15,9 +15,9 @@ from eanet.checkpoints.manager import Checkpoints
 from eanet.data.base import Log
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
-from eanet.files import local_path
 from eanet.inference import weights
 from eanet.inference.model import Model
+from eanet.inference.place import Place
 from eanet.training import config_schema
 from eanet.training.run import build_model
 from eanet.workdir import model_record
@@ -43,15 +43,14 @@ def load(
     Raises:
       UserError: it is no run, or the checkpoint is missing, damaged or does not fit.
     """
-    place = os.fspath(workdir)
-    at_hub = hub.is_address(place)
-    if (at_hub or place.endswith(weights.ENDING)) and checkpoint != "best":
+    place = Place.of(workdir)
+    if place.is_model_alone and checkpoint != "best":
         raise UserError(f"{place} holds one checkpoint, and none to be chosen: {checkpoint}")
-    if at_hub:
-        return weights.read(hub.download(hub.parse(place)))
-    workdir = local_path(place)
-    if workdir.suffix == weights.ENDING:
-        return weights.read(workdir)
+    if place.path is None:
+        return weights.read(hub.download(hub.parse(place.text)))
+    if place.is_model_alone:
+        return weights.read(place.path)
+    workdir = place.path
     config = config_schema.read(workdir / "config.json")
     record = model_record.read(workdir) or _record_from_data(workdir, config, log)
     network = build_model(config, len(record.class_names), record.image_shape)

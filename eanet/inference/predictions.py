@@ -12,9 +12,12 @@ import numpy as np
 from jaxtyping import Bool
 
 from eanet import files
+from eanet.data.base import Log, content_fingerprint
 from eanet.display import spreadsheet
 from eanet.errors import UserError
+from eanet.inference.examples import load_examples
 from eanet.inference.measures import Answers
+from eanet.inference.model import Model
 from eanet.workdir.results import read_results
 
 _COLUMNS = (
@@ -74,3 +77,19 @@ def read(workdir: Path, split: str) -> Recorded:
             f"{path} has {len(correct):,} rows, not one for each image: {again} writes it"
         )
     return Recorded(results, correct)
+
+
+def measured(model: Model, split: str, log: Log) -> Recorded:
+    """The same of a model without a run's directory, which answers the split now.
+
+    Raises:
+      UserError: the data cannot be had, or is not what the model was trained on; or an answer is
+        not finite.
+    """
+    examples = load_examples(model, split, log=log).split
+    probabilities = model.predict(examples.images)
+    if not np.isfinite(probabilities).all():
+        raise UserError(f"{model} answers numbers that are not finite: nothing can be compared")
+    fingerprint = content_fingerprint(examples, model.class_names, ordered=True)
+    results = {"num_examples": len(examples), "examples_fingerprint": fingerprint}
+    return Recorded(results, probabilities.argmax(axis=1) == examples.labels)

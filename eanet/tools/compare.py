@@ -1,21 +1,23 @@
 """Compares runs on the same images: accuracy, and paired differences to the first run.
 
 Reads what `--mode=eval`, or the end of training, has left in each run: the results of the best
-checkpoint and the predictions, image by image. docs/evaluation.md says what the columns mean.
+checkpoint and the predictions, image by image. A model that was handed on, as a file or at the hub,
+has left nothing: it answers the images now. docs/evaluation.md says what the columns mean.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
+from eanet import devices
 from eanet.cli import Parser
 from eanet.display.console import Console
 from eanet.errors import UserError
-from eanet.files import local_path
 from eanet.inference import predictions
+from eanet.inference.load import load
+from eanet.inference.place import ABOUT, Place
 from eanet.inference.predictions import Recorded
 from eanet.workdir.model_record import SPLITS
 
@@ -36,22 +38,31 @@ class Difference(NamedTuple):
 def main(arguments: list[str], prog: str) -> None:
     """The command `compare`."""
     parser = Parser(prog, __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run; two or more")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{ABOUT}; two or more")
     parser.add_argument(
         "--split", choices=SPLITS, default="test", help="what was evaluated; default: %(default)s"
     )
     options = parser.parse_args(arguments)
-    workdirs = [local_path(run) for run in options.runs]
-    places = [workdir.resolve() for workdir in workdirs]
+    places = [Place.of(run) for run in options.runs]
+    alike = [place.path.resolve() if place.path else place.text for place in places]
     for index, place in enumerate(places):
-        if place in places[:index]:
-            raise UserError(f"{workdirs[index]} is given twice: a run does not differ from itself")
-    if len(workdirs) < 2:
+        if alike[index] in alike[:index]:
+            raise UserError(f"{place} is given twice: a run does not differ from itself")
+    if len(places) < 2:
         raise UserError("there is nothing to compare: give two runs or more")
-    found = [predictions.read(workdir, options.split) for workdir in workdirs]
-    for workdir, recorded in zip(workdirs, found, strict=True):
-        _refuse_other_images(found[0], recorded, workdirs[0], workdir, options.split)
-    _show(workdirs, found, options.split)
+    console = Console()
+    found = [_answers(place, options.split, console) for place in places]
+    for place, recorded in zip(places, found, strict=True):
+        _refuse_other_images(found[0], recorded, places[0], place, options.split)
+    _show(places, found, options.split, console)
+
+
+def _answers(place: Place, split: str, console: Console) -> Recorded:
+    if place.path is not None and not place.is_model_alone:
+        return predictions.read(place.path, split)
+    with devices.refusals():
+        model = load(place.text, log=console.warn)
+        return predictions.measured(model, split, console.note)
 
 
 def difference(one: Bool[np.ndarray, "n"], other: Bool[np.ndarray, "n"]) -> Difference:
@@ -73,7 +84,7 @@ def difference(one: Bool[np.ndarray, "n"], other: Bool[np.ndarray, "n"]) -> Diff
 
 
 def _refuse_other_images(
-    one: Recorded, other: Recorded, first: Path, workdir: Path, split: str
+    one: Recorded, other: Recorded, first: Place, place: Place, split: str
 ) -> None:
     ours, theirs = (
         [recorded.results.get(key) for key in ("num_examples", "examples_fingerprint")]
@@ -85,12 +96,12 @@ def _refuse_other_images(
     if ours[0] != theirs[0]:
         what = f"{theirs[0]:,} images instead of {ours[0]:,}"
     raise UserError(
-        f"the {split} split of {workdir} is not that of {first}: {what}. Only runs that were "
-        "evaluated on the same images can be compared"
+        f"the {split} split of {place} is not that of {first}: {what}. Only runs that "
+        "were evaluated on the same images can be compared"
     )
 
 
-def _show(workdirs: Sequence[Path], found: Sequence[Recorded], split: str) -> None:
+def _show(places: Sequence[Place], found: Sequence[Recorded], split: str, console: Console) -> None:
     columns = ("run", "accuracy, %", "difference", "95 %", "gained", "lost", "p")
     rows = []
     for number, recorded in enumerate(found, 1):
@@ -101,12 +112,11 @@ def _show(workdirs: Sequence[Path], found: Sequence[Recorded], split: str) -> No
             mean, low, high = (text.replace("-", "−") for text in points)
             row += [mean, f"{low} to {high}", f"{it.gained:,}", f"{it.lost:,}", _p(it.p_value)]
         rows.append(row + [""] * (len(columns) - len(row)))
-    console = Console()
     count = len(found[0].correct)
     console.table(f"The same {count:,} images of the {split} split", columns, rows)
     # The names stand apart, since a long one would squeeze the figures.
-    for number, workdir in enumerate(workdirs, 1):
-        console.note(f"{number}  {workdir}")
+    for number, place in enumerate(places, 1):
+        console.note(f"{number}  {place}")
     console.note(
         f"Differences to run 1 in points, paired by image; 95 %: bootstrap, {RESAMPLES:,} draws, "
         f"seed {SEED}."

@@ -240,9 +240,34 @@ def test_the_command_line_predicts_with_it(trained, at_hub, tmp_path):
     assert "1.png" in done.stdout and "1 image in" in done.stdout
 
 
-def test_where_a_directory_is_needed_an_address_is_refused():
-    with pytest.raises(UserError, match="--mode=eval and --mode=predict take; a directory"):
-        local_path(f"hf:{NAME}")
+def test_tools_take_a_model_from_the_hub_and_give_what_they_give_of_its_run(
+    trained, at_hub, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("eanet.host.set_up", lambda: None)
+    monkeypatch.setattr("eanet.atlas.command.saved", lambda *_: b"a picture")
+    pushed(trained)
+    address = f"hf:{NAME}@main"
+    for tool in (["export", "--format=safetensors"], ["atlas"]):
+        with pytest.raises(UserError, match="is at the hub: say by --out= where to write here"):
+            call([*tool, address])
+    call(["export", address, "--format=safetensors", f"--out={tmp_path}/a.safetensors"])
+    theirs = at_hub.repositories[NAME].commits[-1]["model.safetensors"]
+    assert (tmp_path / "a.safetensors").read_bytes() == theirs
+    call(["atlas", address, "--examples=1", f"--out={tmp_path}/atlas"])
+    assert "<title>The memory of digits</title>" in (tmp_path / "atlas/index.html").read_text()
+    call(["demo", address, f"--space={tmp_path}/space"])
+    assert eanet.load(tmp_path / "space/runs/digits").step == eanet.load(trained).step
+    capsys.readouterr()
+    call(["compare", str(trained), address, str(tmp_path / "a.safetensors")])
+    shown = capsys.readouterr().out
+    assert shown.count("+0.00 to +0.00") == 2 and f"2  {address}" in shown
+
+
+def test_where_a_directory_is_needed_an_address_is_refused(at_hub):
+    for needs in (lambda: local_path(f"hf:{NAME}"), lambda: pushed(f"hf:{NAME}")):
+        with pytest.raises(UserError, match="a model of the hub, and a directory is needed here"):
+            needs()
+    assert at_hub.requests == []
 
 
 def test_a_run_without_results_is_sent_with_a_card_that_has_none(copy, at_hub):
