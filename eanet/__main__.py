@@ -19,7 +19,7 @@ TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
     "preview": ("eanet.tools.augment_preview", "draw images before and after augmentation"),
     "export": ("eanet.export.command", "write a trained model as a file for other programs"),
     "import-keras": ("eanet.convert.keras_import", "make a run of weights of the Keras example"),
-    "export-keras": ("eanet.convert.keras_export", "write weights of a run as Keras reads them"),
+    "export-keras": ("eanet.export.keras_command", "the same as export --format=keras"),
     "verify-keras": ("eanet.convert.keras_verify", "compare the model with Keras, block by block"),
     "verify-resume": ("eanet.tools.verify_resume", "prove that a stopped run ends as any other"),
     "report": ("eanet.sweeps.report", "write the report of a sweep anew"),

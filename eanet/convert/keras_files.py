@@ -56,11 +56,6 @@ def read(source: str | Path) -> KerasWeights:
     return _read_h5(str(path), content, b"")
 
 
-def write(path: Path, values: Mapping[str, np.ndarray], mean: Any, std: Any) -> None:
-    """Writes what `normalizing` gives; raises as `eanet.files.write` does."""
-    files.write(path, normalizing(values, mean, std))
-
-
 def normalizing(values: Mapping[str, np.ndarray], mean: Any, std: Any) -> bytes:
     """A `.weights.h5` file of Keras 3, with a Normalization layer as the example has it.
 

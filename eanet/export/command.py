@@ -26,7 +26,7 @@ from eanet.inference.model import Model
 from eanet.inference.place import ABOUT, Place
 
 _BATCH = rules.Number(1, 65_536, whole=True)
-_ELSEWHERE = "make room, or choose another --out"
+_ELSEWHERE = "make room, or write it elsewhere"
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -104,10 +104,10 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
 
 def _refuse_taken(out: Path, format: Format) -> None:
     if not out.name.endswith(format.ending):
-        raise UserError(f"the name of this file must end in {format.ending}: --out={out}")
+        raise UserError(f"the name of this file must end in {format.ending}: {out}")
     for path in (out, _record_of(out)):
         if os.path.lexists(path):
-            raise UserError(f"{path} is there already; remove it, or choose another --out")
+            raise UserError(f"{path} is there already; remove it, or choose another name")
 
 
 def _record_of(out: Path) -> Path:

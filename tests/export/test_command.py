@@ -115,7 +115,7 @@ def test_nothing_that_is_there_is_replaced(trained, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["--format=stablehlo", "--out=a.onnx"], r"end in \.stablehlo: --out=a\.onnx"),
+        (["--format=stablehlo", "--out=a.onnx"], r"end in \.stablehlo: a\.onnx"),
         (["--format=safetensors", "--batch=2"], "--batch is about programs"),
         (["--format=safetensors", "--bare"], "--bare is about programs"),
         (["--format=stablehlo", "--batch=0"], "--batch=0 must be a whole number from 1"),

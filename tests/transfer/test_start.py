@@ -9,9 +9,10 @@ import pytest
 import train
 from configs import testing
 from eanet import load
-from eanet.convert.keras_export import export
 from eanet.display.console import Console
 from eanet.errors import UserError
+from eanet.export import keras
+from eanet.export.form import Form
 from eanet.inference.weights import to_bytes
 from eanet.training.run import set_up
 from eanet.transfer.start import initial_state
@@ -48,7 +49,7 @@ def test_the_moving_average_starts_from_the_weights_too(trained):
 
 
 def test_a_file_of_keras_is_a_start(trained, tmp_path, capfd):
-    export(trained, tmp_path / "keras.weights.h5")
+    (tmp_path / "keras.weights.h5").write_bytes(keras.write(load(trained), Form()))
     config = testing.get_config()
     config.init_from = str(tmp_path / "keras.weights.h5")
     state, rows = initial_state(set_up(config, print), Console())
