@@ -84,12 +84,12 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def _remove_left_over(path: Path) -> None:
-    """Removes what killed processes left beside a file that they wrote."""
+    """Removes what killed processes left beside a file or directory that they wrote."""
     long_ago = time.time() - _LEFT_OVER_SECONDS
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             if left.lstat().st_mtime < long_ago or left.name.split(".")[-2] == str(os.getpid()):
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def write_directory(path: Path, content: Mapping[str, bytes], advice: str = _MAKE_ROOM) -> None:
@@ -99,7 +99,9 @@ def write_directory(path: Path, content: Mapping[str, bytes], advice: str = _MAK
     advice, where they cannot be written; the old directory is untouched.
     """
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    put_back(path)
     try:
+        _remove_left_over(path)
         temporary.mkdir(parents=True)
         for name, data in content.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +117,17 @@ def write_directory(path: Path, content: Mapping[str, bytes], advice: str = _MAK
             old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(path: Path) -> None:
+    """Gives a directory its name again where a process was killed that replaced it.
+
+    `write_directory` moves the old one away just before the new one takes its place. Where that is
+    there, the old one is removed.
+    """
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
+        with contextlib.suppress(OSError):
+            shutil.rmtree(old) if path.exists() else old.rename(path)
 
 
 def check_place(path: Path, advice: str = _MAKE_ROOM) -> None:

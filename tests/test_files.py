@@ -3,12 +3,16 @@
 import math
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from eanet import files
 from eanet.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def link(path, target):
@@ -157,6 +161,43 @@ def test_a_directory_is_replaced_as_a_whole_or_not_at_all(error, tmp_path, monke
     found = {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
     assert found == ({"a": b"1", "old": b"1"} if error else new)
     assert os.listdir(tmp_path) == ["place"]
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from eanet import files
+rename = pathlib.Path.rename
+def killed(path, target):
+    rename(path, target) if path.suffix != ".tmp" else os.kill(os.getpid(), signal.SIGKILL)
+pathlib.Path.rename = killed
+files.write_directory(pathlib.Path(sys.argv[1]), {"a": b"2"})
+"""
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """A directory whose replacement was killed when the old one had been moved away."""
+    place = tmp_path / "pl[a]ce"
+    files.write_directory(place, {"a": b"1"})
+    subprocess.run([sys.executable, "-c", KILLED, place], cwd=ROOT, check=False)
+    assert not place.exists() and len(list(tmp_path.iterdir())) == 2
+    return place
+
+
+def test_a_directory_that_a_killed_process_moved_away_is_put_back(killed):
+    for _ in range(2):
+        files.put_back(killed)
+        assert (killed / "a").read_bytes() == b"1"
+
+
+def test_what_a_killed_process_left_of_a_directory_is_removed(killed):
+    (unfinished,) = killed.parent.glob(".*.tmp")
+    os.utime(unfinished, (0, 0))
+    files.write_directory(killed, {"a": b"3"})
+    assert os.listdir(killed.parent) == [killed.name] and (killed / "a").read_bytes() == b"3"
+    killed.with_name(f".{killed.name}.1.old").mkdir()
+    files.put_back(killed)
+    assert os.listdir(killed.parent) == [killed.name] and (killed / "a").read_bytes() == b"3"
 
 
 def test_what_is_written_bit_by_bit_takes_the_place_of_the_old_at_the_end(tmp_path):

@@ -55,6 +55,7 @@ def main(arguments: list[str], prog: str) -> None:
         raise UserError(f"--examples={options.examples}: at least one image is needed")
     place = Place.of(options.run)
     out = place.out(options.out, "atlas")
+    files.put_back(out)
     if out.exists() and not (out / record.NAME).is_file():
         raise UserError(f"{out} is there and is no atlas; choose another --out")
     console = Console()

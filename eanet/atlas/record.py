@@ -63,6 +63,7 @@ def read(run: Path) -> dict[str, Any]:
     Raises:
       UserError: there is none, or it is damaged, of another version, or of self-attention.
     """
+    files.put_back(run / "atlas")
     found = (place / NAME for place in (run / "atlas", run) if (place / NAME).exists())
     path = next(found, None)
     advice = "make it anew with python -m eanet atlas RUN"
