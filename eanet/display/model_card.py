@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eanet import files
+from eanet.display.hub_metadata import Record, attention_of, dataset_of, front_matter
 from eanet.display.markdown import escape, table
 from eanet.display.numbers import RESULTS, duration, epochs, human, percent, summary
 from eanet.errors import printable
@@ -14,13 +15,6 @@ from eanet.workdir import log, model_record, seeds
 from eanet.workdir.model_record import SPLITS, ModelRecord
 from eanet.workdir.results import read_results, results_name
 
-# The data sets' names at Hugging Face, where they differ from those of TFDS.
-_HUB_NAMES = {
-    "cifar100": "uoft-cs/cifar100",
-    "cifar10": "uoft-cs/cifar10",
-    "mnist": "ylecun/mnist",
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
-}
 _SPLITS = {"test": "test", "val": "validation", "train": "train"}
 _COLUMNS = ("accuracy", "top5_accuracy", "loss", "num_examples", "step")
 _PICTURES = {"confusion.png": "Confusions", "calibration.png": "Calibration"}
@@ -39,8 +33,6 @@ _DEFINITIONS = {
 _UNDESCRIBED = """\
 Its blocks mix tokens by the attention *{}*; the project is about *external attention*
 ([Guo et al., 2021](https://arxiv.org/abs/2105.02358))."""
-
-Record = Mapping[str, Any]
 
 
 def write_model_card(
@@ -88,7 +80,7 @@ def model_card(
     by_seed = seeds.tested(workdir, among)
     model = model_record.read(workdir)
     sections = [
-        _front_matter(name, config, results),
+        front_matter(name, config, results),
         _description(name, config, any_split, attention),
         _use(f"hf:{repository}" if repository else _place(workdir, name)),
         _results(results, _pictures(workdir, results)),
@@ -136,54 +128,14 @@ def _results_of_best(
     }
 
 
-def _front_matter(name: str, config: Record, results: Mapping[str, Record]) -> str:
-    import yaml
-
-    kind, dataset = _dataset(config)
-    attention = _attention(config)
-    header: dict[str, Any] = {
-        "license": "apache-2.0",
-        "library_name": "eanet",
-        "pipeline_tag": "image-classification",
-        "tags": [
-            *("image-classification", "vision-transformer"),
-            *([f"{attention}-attention"] if attention != "none" else []),
-            "jax",
-        ],
-        "metrics": ["accuracy"],
-    }
-    if kind in _HUB_NAMES.values():
-        header["datasets"] = [kind]
-    entries = [
-        {
-            "task": {"type": "image-classification", "name": "Image classification"},
-            "dataset": {"type": kind, "name": dataset, "split": split},
-            "metrics": _metrics(record),
-        }
-        for split, record in results.items()
-    ]
-    if entries:
-        header["model-index"] = [{"name": name, "results": entries}]
-    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n"
-
-
-def _metrics(record: Record) -> list[dict[str, Any]]:
-    return [
-        # The Hub knows the metric "accuracy"; the name tells the two apart.
-        {"type": key.removeprefix("top5_"), "name": RESULTS[key][0].capitalize(), "value": value}
-        for key in ("accuracy", "top5_accuracy", "loss")
-        if (value := record.get(key)) is not None
-    ]
-
-
 def _description(name: str, config: Record, results: Record, attention: str) -> str:
-    about = attention.strip() or _UNDESCRIBED.format(escape(_attention(config)))
+    about = attention.strip() or _UNDESCRIBED.format(escape(attention_of(config)))
     text = f"# {escape(name)}\n\nA vision transformer. {about}\n"
     parameters, macs = results.get("parameters"), results.get("multiply_adds_per_image")
     if parameters is not None and macs is not None:
         text += (
             f"\nThis model has {parameters:,} parameters and needs {human(macs)} multiply-adds for "
-            f"an image. It classifies images as those of {escape(_dataset(config)[1])}.\n"
+            f"an image. It classifies images as those of {escape(dataset_of(config)[1])}.\n"
         )
     return text
 
@@ -223,7 +175,7 @@ def _over_seeds(config: Record, by_seed: Mapping[int, Record]) -> str:
 
 
 def _data(config: Record, model: ModelRecord | None) -> str:
-    text = f"## Data\n\n{escape(_dataset(config)[1])}"
+    text = f"## Data\n\n{escape(dataset_of(config)[1])}"
     if model is None:
         return f"{text}.\n"
     height, width, channels = model.image_shape
@@ -238,7 +190,7 @@ def _data(config: Record, model: ModelRecord | None) -> str:
 
 
 def _training(config: Record, records: list[dict[str, Any]]) -> str:
-    dataset = _dataset(config)[1]
+    dataset = dataset_of(config)[1]
     text = "## Training\n"
     if records:
         last = max(records, key=lambda record: record["step"])
@@ -296,7 +248,7 @@ def _environment(results: Record) -> str:
 
 
 def _limitations(config: Record, results: Record, num_seeds: int) -> str:
-    dataset = escape(_dataset(config)[1])
+    dataset = escape(dataset_of(config)[1])
     seed = (
         "The results are of a single run with one seed; another seed gives slightly different ones."
         if num_seeds < 2
@@ -322,15 +274,3 @@ def _calibration(results: Record) -> str:
     if temperature is not None and then is not None:
         text += f", and {percent(then)} where the logits are divided by {temperature:.3f}"
     return f"{text}."
-
-
-def _dataset(config: Record) -> tuple[str, str]:
-    """What kind of data set it is, in the Hub's words, and its name without any directory."""
-    name = str(config.get("dataset.name", "unknown"))
-    if name.startswith("folder:"):
-        return "imagefolder", "a folder of images"
-    return _HUB_NAMES.get(name, name), name
-
-
-def _attention(config: Record) -> str:
-    return str(config.get("model.attention", "external"))

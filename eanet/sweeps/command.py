@@ -19,11 +19,12 @@ from eanet.sweeps import plan as plan_lib
 from eanet.sweeps import search
 from eanet.sweeps.console import SweepDisplay, show_plan
 from eanet.sweeps.estimate import RunSize
+from eanet.sweeps.findings import conclusion
 from eanet.sweeps.plan import PlannedRun
 from eanet.sweeps.process import LOG
 from eanet.sweeps.queue import Queue
 from eanet.sweeps.records import Record, read_sweep, write_sweep
-from eanet.sweeps.report import conclusion, write_report
+from eanet.sweeps.report import write_report
 from eanet.sweeps.storage import UNAVAILABLE, open_storage
 from eanet.sweeps.workers import Options, Task, Workers
 from eanet.workdir.claim import check

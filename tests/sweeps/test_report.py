@@ -17,7 +17,7 @@ from eanet import config as config_lib
 from eanet.display.numbers import summary
 from eanet.display.plot_style import new_figure
 from eanet.errors import UserError
-from eanet.sweeps import records, report, spec
+from eanet.sweeps import findings, records, report, spec
 from eanet.sweeps.importance import importances
 from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import model_key
@@ -160,7 +160,7 @@ def test_a_sweep_over_seeds_alone_has_nothing_to_compare(tmp_path):
     text = (tmp_path / "sweep.md").read_text()
     assert "| **60.00 ± 10.00** | **3** |" in text and "paired" not in text
     assert "that were best on validation: 50.00 ± 10.00 % (n = 3)." in text
-    assert report.conclusion(records.read_sweep(tmp_path)) in text
+    assert findings.conclusion(records.read_sweep(tmp_path)) in text
 
 
 def test_the_page_is_complete_in_itself(half_way):
