@@ -138,6 +138,8 @@ def check_place(path: Path, advice: str = _MAKE_ROOM) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryDirectory(dir=path.parent).cleanup()
+    except FileExistsError:
+        raise UserError(f"cannot write {path}: {path.parent} is no directory; {advice}") from None
     except OSError as error:
         raise cannot_write(path, error, advice) from error
 

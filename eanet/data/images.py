@@ -214,7 +214,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
     name = _format_of(path.name)
     if name is None:
-        raise UserError(f"{path} is not an image, by its ending; move it away")
+        raise UserError(f"{path} is not an image, by its ending; leave it out")
     try:
         with (
             os.fdopen(files.open_regular(path, follow=True), "rb") as file,

@@ -155,6 +155,13 @@ def load_part(
     return Part(Split(split.images, labels), decoded.fingerprints[part], decoded.place)
 
 
+def refuse_unread(data_dir: str, name: str) -> None:
+    """Raises `UserError` for a `data_dir` that is asked for with data that does not lie in one."""
+    kind, colon, _ = name.partition(":")
+    if kind + colon in SOURCES:
+        raise UserError(f"data_dir={data_dir} has no effect: {name} is not looked for in one")
+
+
 def _decoded(
     name: str, data_dir: MaybePath, place: str | None, cache: MaybePath, log: Log, wanted: Wanted
 ) -> Decoded:

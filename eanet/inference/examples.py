@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from eanet.data.base import Log, Split
-from eanet.data.load import load_part
+from eanet.data.load import load_part, refuse_unread
 from eanet.data.splits import split_validation
 from eanet.errors import UserError
 from eanet.inference.model import Model
@@ -38,6 +38,8 @@ def load_examples(
     name = config.dataset.name if dataset is None else dataset
     if dataset is None and data_dir is not None and name.startswith("folder:"):
         name = f"folder:{data_dir}"
+    elif data_dir is not None:
+        refuse_unread(data_dir, name)
     place = None if asked or record is None else record.place
     try:
         part = load_part(

@@ -50,4 +50,6 @@ class Place(NamedTuple):
             return files.local_path(asked)
         if self.path is None:
             raise UserError(f"{self} is at the hub: say by {flag}= where to write here")
-        return (self.path.parent if self.is_model_alone else self.path) / default
+        if self.is_model_alone:
+            return self.path.with_name(Path(default).name)
+        return self.path / default

@@ -51,8 +51,8 @@ def predict(
       strict: whether an image that cannot be read is an error at the end.
 
     Raises:
-      UserError: there are no images, or the run, the table or an argument will not do; or, where
-        that is asked for, an image cannot be read.
+      UserError: there are no images, or the run, the table or an argument will not do; or no image
+        can be read or, where that is asked for, any cannot.
       Interrupted: if SIGTERM or SIGINT came; no table is written.
     """
     if not images:
@@ -104,7 +104,7 @@ def predict(
         missing = f"{answers.broken:,} of {count.images:,} images could not be read"
         if asked.unreadable:
             missing += f", nor {asked.unreadable:,} folders"
-        if strict:
+        if strict or answers.broken == count.images:
             raise UserError(missing)
         console.warn(missing)
 

@@ -18,6 +18,7 @@ from eanet.errors import UserError
 from eanet.inference.examples import load_examples
 from eanet.inference.measures import Answers
 from eanet.inference.model import Model
+from eanet.workdir import log
 from eanet.workdir.results import read_results
 
 _COLUMNS = (
@@ -55,7 +56,8 @@ def read(workdir: Path, split: str) -> Recorded:
     """Reads the file together with `results_SPLIT.json`, whose digest of it must agree.
 
     Raises:
-      UserError: one of them is missing, damaged, or from another evaluation than the other.
+      UserError: one of them is missing, damaged, or from another evaluation than the other; or the
+        run has a better checkpoint since.
     """
     again = f"python main.py --mode=eval --workdir={shlex.quote(str(workdir))} --split={split}"
     path = workdir / f"predictions_{split}.csv"
@@ -64,6 +66,12 @@ def read(workdir: Path, split: str) -> Recorded:
     results = read_results(workdir, split)
     if results is None:
         raise UserError(f"{workdir} has no results_{split}.json: {again} writes it")
+    metrics = workdir / "metrics.jsonl"
+    if metrics.exists() and not log.is_of_best(results, log.read(metrics)):
+        raise UserError(
+            f"{workdir} has results of step {results.get('step')}, and since then another "
+            f"checkpoint is the best: {again} writes those of it"
+        )
     try:
         data = files.read_bytes(path)
     except OSError as error:
@@ -79,14 +87,14 @@ def read(workdir: Path, split: str) -> Recorded:
     return Recorded(results, correct)
 
 
-def measured(model: Model, split: str, log: Log) -> Recorded:
+def measured(model: Model, split: str, say: Log) -> Recorded:
     """The same of a model without a run's directory, which answers the split now.
 
     Raises:
       UserError: the data cannot be had, or is not what the model was trained on; or an answer is
         not finite.
     """
-    examples = load_examples(model, split, log=log).split
+    examples = load_examples(model, split, log=say).split
     probabilities = model.predict(examples.images)
     if not np.isfinite(probabilities).all():
         raise UserError(f"{model} answers numbers that are not finite: nothing can be compared")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IMAGES = 16
 DRAWS = 5
+_ELSEWHERE = "choose another --out"
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -40,13 +41,14 @@ def main(arguments: list[str], prog: str) -> None:
             f"--out={options.out}: the picture is written as a file .{', .'.join(KINDS)}"
         )
     config_schema.check(config)
+    files.check_place(options.out, _ELSEWHERE)
     dataset = load_dataset(seed=config.seed, log=say, **config.dataset)
     pipeline.check(dataset.image_shape, **config.augment)
     train = dataset.train
     # Spread over the split, because folders come sorted by class.
     chosen = np.linspace(0, len(train) - 1, min(IMAGES, len(train))).astype(int)
     figure = draw(train[chosen], dataset, config.augment.to_dict(), config.seed)
-    files.write(options.out, saved(figure, kind), "choose another --out")
+    files.write(options.out, saved(figure, kind), _ELSEWHERE)
     say(f"{len(chosen)} images of {dataset.name} before and after: {options.out}")
 
 

@@ -1,7 +1,7 @@
 """Downloads, prepares and caches a data set, and prints its sizes."""
 
 from eanet.cli import Parser, say
-from eanet.data.load import load_dataset
+from eanet.data.load import load_dataset, refuse_unread
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -10,4 +10,6 @@ def main(arguments: list[str], prog: str) -> None:
     parser.add_argument("name", help="digits, folder:PATH or a TFDS name such as cifar100")
     parser.add_argument("--data_dir", metavar="DIR", help="where TFDS data sets are prepared")
     options = parser.parse_args(arguments)
+    if options.data_dir is not None:
+        refuse_unread(options.data_dir, options.name)
     say(load_dataset(options.name, data_dir=options.data_dir, log=say))

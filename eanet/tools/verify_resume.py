@@ -45,6 +45,8 @@ def main(arguments: list[str], prog: str) -> int:
     if options.kills < 1:
         parser.error(f"--kills={options.kills} must be at least 1")
     config_schema.check(config)
+    if options.out:
+        files.check_place(Path(options.out), "choose another --out")
     command = [sys.executable, str(in_checkout("main.py", "run this command there")), *given]
     with tempfile.TemporaryDirectory() as directory:
         found = _verify(command, Path(directory), options.kills, options.seed)

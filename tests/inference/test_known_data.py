@@ -277,16 +277,18 @@ def test_a_run_of_before_model_json_takes_it_from_its_data(world, monkeypatch, c
 
 
 @pytest.mark.parametrize(
-    ("dataset", "told"),
+    ("dataset", "data_dir", "told"),
     [
-        ("digits", "does not know; it knows a, b$"),
-        ("folder:/nonexistent", "there is no such folder"),
-        ("digit", "digits"),
+        ("digits", None, "does not know; it knows a, b$"),
+        ("folder:/nonexistent", None, "there is no such folder"),
+        ("digit", None, "digits"),
+        ("digits", "/data", "data_dir=/data has no effect: digits is not looked for in one"),
+        ("folder:/a", "/data", "data_dir=/data has no effect: folder:/a is not looked for in one"),
     ],
 )
-def test_other_data_that_does_not_suit_is_refused(world, dataset, told):
+def test_other_data_that_does_not_suit_is_refused(world, dataset, data_dir, told):
     with pytest.raises(UserError, match=told):
-        train.evaluate(world / "run", dataset=dataset)
+        train.evaluate(world / "run", dataset=dataset, data_dir=data_dir)
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,12 @@ def test_strict_ends_with_an_error_when_all_is_written(trained, mixed):
     assert len((mixed / "x.csv").read_text().splitlines()) == 7
 
 
+def test_where_nothing_can_be_read_it_ends_with_an_error(trained, mixed):
+    with pytest.raises(UserError, match="2 of 2 images could not be read"):
+        predict(trained, "images/3.png", "images/4.png", out=mixed / "y.csv")
+    assert len((mixed / "y.csv").read_text().splitlines()) == 3
+
+
 def test_where_nothing_is_found_nothing_is_replaced(trained, mixed, tmp_path):
     predict(trained, "images/2.png", out=tmp_path / "x.csv")
     before = (tmp_path / "x.csv").read_bytes()

@@ -39,8 +39,10 @@ def test_the_command_writes_a_picture(tmp_path, capsys):
     assert "16 images of digits" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("out", ["missing/a.png", "a.pkl"])
-def test_a_place_that_cannot_be_written_is_refused(tmp_path, out):
+@pytest.mark.parametrize("out", ["file/a.png", "a.pkl"])
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(augment_preview, "load_dataset", lambda *_, **__: pytest.fail("too late"))
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=out):
         augment_preview.main([*UNMIXED, f"--out={tmp_path / out}"], "preview")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,5 +1,6 @@
 """`python -m eanet compare`: what it computes, and what it refuses."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,14 @@ def damage(path):
     path.write_bytes(path.read_bytes().replace(b",1\n", b",0\n", 1))
 
 
+def log_accuracies(workdir, *accuracies):
+    lines = (
+        {"step": step, "epoch": float(step), "split": "val", "loss": 1.0, "accuracy": accuracy}
+        for step, accuracy in enumerate(accuracies, 1)
+    )
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 REFUSED = {
     "one run": (lambda a, b: [a], "two runs or more"),
     "twice": (lambda a, b: [a, b, a.parent / "x/../a"], "given twice"),
@@ -95,6 +104,9 @@ REFUSED = {
     "of an older evaluation": (
         lambda a, b: write_results(b, "test", {"num_examples": 500} | SAME) and [a, b],
         "not what was written with"),
+    "of a checkpoint that was best": (
+        lambda a, b: log_accuracies(b, 0.5, 0.7) or [a, b],
+        r"b has results of step 1, and since then another checkpoint is the best: python "),
     "other images": (
         lambda a, b: [a, make_run(a.parent / "c", [True] * 500, examples_fingerprint="o")],
         "other images or labels, or in another order"),
@@ -112,6 +124,7 @@ def test_what_cannot_be_compared_is_one_line(case, runs):
 
 
 def test_a_copy_of_a_run_does_not_differ(runs, tmp_path, capsys):
+    log_accuracies(runs[0], 0.7, 0.7)
     shutil.copytree(runs[0], tmp_path / "copy")
     compare.main([str(runs[0]), str(tmp_path / "copy")], "compare")
     assert "+0.00 to +0.00" in capsys.readouterr().out

@@ -1,3 +1,6 @@
+import pytest
+
+from eanet.errors import UserError
 from eanet.tools import prepare
 from tests.helpers.data_fixtures import write_folder
 
@@ -10,3 +13,9 @@ def test_sizes_are_printed_and_odd_names_escaped(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "8 train, 2 val, 4 test images of 8x8x1, 2 classes" in said
     assert "\\x1b[31m" in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize("name", ["digits", "folder:images"])
+def test_a_directory_that_would_not_be_read_is_refused(name):
+    with pytest.raises(UserError, match=f"data_dir=here has no effect: {name} is not looked for"):
+        prepare.main([name, "--data_dir=here"], "prepare")
