@@ -5,6 +5,7 @@ python main.py --workdir=DIR [--extend_to=EPOCHS]    # goes on with the run ther
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
     [--dataset=NAME] [--data_dir=DIR]    # on other data, or where the data is now
     [--figures=png,svg,pdf]    # kinds of files of pictures; also for training and sweeps
+python main.py --deterministic ...    # the same bytes each time on a GPU too
 python main.py --mode=predict --workdir=DIR --images=PATH [--images=...] [--top=5] [--out=FILE]
     [--resize=squash|crop|pad] [--strict] [--checkpoint=best|latest|STEP]
 python main.py --mode=eval|predict --workdir=hf:USER/NAME[@REVISION] ...    # a model of the hub
@@ -77,6 +78,9 @@ STORAGE = flags.DEFINE_string("storage", None, "For sweep: URL of a database for
 SEARCH = flags.DEFINE_enum("search", None, ["tpe", "random"], "For sweep: search this way.")
 TRIALS = flags.DEFINE_integer("trials", 20, "For search: runs in all.")
 STOP_AT_EOF = flags.DEFINE_bool("stop_at_eof", False, "Stop when standard input ends.")
+DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "On a GPU: add up in the same order each time, at some cost of speed."
+)
 HOST_SETUP = flags.DEFINE_bool("host_setup", True, "A CPU device for each core.")
 
 # The flags that only these modes read; in another one they are refused.
@@ -95,10 +99,21 @@ MODES = {
 }
 
 
+def set_up_host() -> None:
+    """Makes the environment that JAX is to find, of the flags alone."""
+    workers = WORKERS.value if chosen_mode() == "sweep" else 0
+    host.set_up(HOST_SETUP.value, DETERMINISTIC.value, workers)
+
+
+def chosen_mode() -> str:
+    """What to do."""
+    return "sweep" if SEEDS.present and not MODE.present else MODE.value
+
+
 def main(arguments: Sequence[str]) -> None:
     """Picks the mode and calls it."""
     del arguments
-    mode = "sweep" if SEEDS.present and not MODE.present else MODE.value
+    mode = chosen_mode()
     config_flags.refuse_unread(mode, MODES)
     at_hub = mode in ("eval", "predict") and hub.is_address(WORKDIR.value)
     workdir = local_path(WORKDIR.value) if WORKDIR.value and not at_hub else None
@@ -193,4 +208,4 @@ def sweep(directory: Path | None, figures: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     # JAX reads its settings when it is imported, by a config file at the earliest.
-    config_flags.run(main, before_config=lambda: host.set_up(cpu_devices=HOST_SETUP.value))
+    config_flags.run(main, before_config=set_up_host)

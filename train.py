@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
-from eanet import devices, host
+from eanet import devices, host, precision
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.display.plot_style import DEFAULT_KINDS
@@ -203,8 +203,9 @@ def describe(run: Run, console: Console) -> None:
             f"{used} of {there} devices are used: batch_size={run.config.batch_size} is a multiple "
             "of no more"
         )
-    if unused := host.unused_accelerator():
-        console.warn(unused)
+    told = precision.without_effect(run.config.matmul_precision, run.config.model.dtype)
+    for warning in filter(None, (host.unused_accelerator(), told)):
+        console.warn(warning)
     dataset = run.dataset
     console.dataset_table(
         dataset.name,

@@ -89,8 +89,10 @@ def ensemble(run: Run, members: int) -> tuple[Callable[[int], None], int]:
         return jax.tree.map(lambda leaf: jnp.stack([leaf] * members), tree)
 
     config = run.config
-    in_cache = costs.images_in_cache(run.model.abstract, training=True) // members
-    images = devices.microbatch(run.mesh, config.batch_size, config.microbatch_size, in_cache)
+    at_once = costs.images_at_once(run.model.abstract, run.mesh, training=True) // members
+    images = devices.microbatch(
+        run.mesh, config.batch_size, config.microbatch_size, max(2, at_once)
+    )
     run = dataclasses.replace(run, microbatch=images)
     steps = jax.vmap(run.make_train_steps(), (0, None, None, 0, 0, None, None, None))
     seeds = np.arange(members, dtype=np.uint32)

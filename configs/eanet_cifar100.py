@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
     config.on_nonfinite = "stop"  # where loss or gradient is not finite, or "skip" that step
     config.nonfinite_limit = 10  # so many steps may be skipped in a run
     config.layer_statistics = False  # log activations and gradients by layer at every report
+    config.matmul_precision = ""  # of float32: "" as JAX has it, or "tensorfloat32", "highest"
     config.random_bits = "counter"  # generator of dropout and augmentation, or "threefry2x32"
 
     config.dataset = dataset = ConfigDict()
@@ -68,7 +69,7 @@ def get_config() -> ConfigDict:
     model.memory_size = 16  # S, number of memory units (external attention)
     model.mlp_dim = 64  # hidden width of the MLP
     model.attention = "external"  # or "self", or "none" at all
-    model.implementation = "fast"  # or "plain", as in eanet/models/attention.py; the same function
+    model.implementation = "fast"  # or "plain", the same function; or "auto", by the platform
     model.norm = "double"  # or "softmax_tokens", "softmax_memory", "none" (external attention)
     model.norm_groups = 1  # of units, each with a sum of its own ("double" and "softmax_memory")
     model.local_mixing = False  # a depthwise 3×3 convolution over the tokens in each block

@@ -42,6 +42,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "optimizer.head_multiplier": 1.0,
         "optimizer.layer_decay": 1.0,
         "mild_epochs": 0.0,
+        "matmul_precision": "",
         "augment.mix_probability": 1.0,
         "augment.trivial_augment": False,
         "augment.random_resized_crop": 0.0,

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eanet.errors import UserError
-from eanet.host import physical_memory
+from eanet.host import memory_setting, physical_memory
 
 BATCH_AXIS = "batch"
 
@@ -73,25 +73,17 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, replicated(mesh))
 
 
-def microbatch(mesh: Mesh, batch_size: int, microbatch_size: int, images_in_cache: int) -> int:
-    """How many images a device takes through the model at once.
-
-    A CPU is fastest where what is read again soon stays in a cache: there the default is as many
-    images as fit into it, from 2 to 8. Elsewhere a device takes its whole share of the batch.
+def microbatch(mesh: Mesh, batch_size: int, microbatch_size: int, images_at_once: int) -> int:
+    """How many images a device takes through the model at once; divides its share of the batch.
 
     Args:
       mesh: the devices.
       batch_size: of all devices together; a multiple of their number.
       microbatch_size: of all devices together; 0 takes the default.
-      images_in_cache: of one device.
+      images_at_once: the default, of one device, see `eanet.platforms`.
     """
     share = batch_size // mesh.size
-    if microbatch_size:
-        wanted = max(1, microbatch_size // mesh.size)
-    elif mesh.devices.flat[0].platform == "cpu":
-        wanted = min(max(images_in_cache, 2), 8)
-    else:
-        wanted = share
+    wanted = max(1, microbatch_size // mesh.size) if microbatch_size else images_at_once
     return max(n for n in range(1, min(wanted, share) + 1) if share % n == 0)
 
 
@@ -106,10 +98,11 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
     statistics = mesh.devices.flat[0].memory_stats() or {}
     available = statistics.get("bytes_limit", (physical_memory() - data) // mesh.size)
     if model + data > available:
+        part = f" by {setting}" if (setting := memory_setting()) and statistics else ""
         raise UserError(
             f"this model needs at least {model / 1e9:,.1f} GB of memory and the training data "
-            f"{data / 1e9:,.1f} GB, but a device has {max(0, available) / 1e9:,.1f} GB; "
-            f"{_LESS_MEMORY}, or take fewer or smaller images"
+            f"{data / 1e9:,.1f} GB, but a device has {max(0, available) / 1e9:,.1f} GB{part}; "
+            f"{_LESS_MEMORY}, or take fewer or smaller images{' or --workers' if part else ''}"
         )
 
 

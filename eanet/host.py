@@ -22,6 +22,11 @@ from eanet.errors import UserError, as_line
 _MAX_CPU_DEVICES = 8
 
 _DEVICES_FLAG = "xla_force_host_platform_device_count"
+_DETERMINISTIC_FLAG = "xla_gpu_deterministic_ops"
+
+# The share of a GPU's memory that JAX takes for a process, by its newer and its older name, and
+# what it takes unasked: the rest is for what each process holds of the GPU besides.
+_FRACTIONS, _FRACTION = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"), 0.75
 
 # Settings that a record of results names: they may change its last digits.
 _RECORDED = (
@@ -30,6 +35,7 @@ _RECORDED = (
     "JAX_NUM_CPU_DEVICES",
     "JAX_PLATFORMS",
     "NVIDIA_TF32_OVERRIDE",
+    *_FRACTIONS,
     "XLA_FLAGS",
 )
 
@@ -39,14 +45,27 @@ _ACCELERATORS = {"/dev/nvidia0": "an NVIDIA GPU", "/dev/kfd": "an AMD GPU", "/de
 _chosen_here: set[str] = set()
 
 
-def set_up(cpu_devices: bool = True) -> None:
+def set_up(cpu_devices: bool = True, deterministic: bool = False, workers: int = 0) -> None:
     """Sets the environment for JAX; call it before jax is imported.
 
     Two devices of one thread each compute faster than one device with two threads, so every core
     becomes a device, where `cpu_devices` is true and the user says nothing else of CPU devices.
-    Compiled programs are kept for later starts.
+    Compiled programs are kept for later starts. The workers of a sweep that share a GPU each have
+    their part of its memory, and this process, which only starts them, takes none in advance.
+
+    Args:
+      cpu_devices: whether to make a device of each core.
+      deterministic: whether a GPU shall add up in the same order each time.
+      workers: how many processes this one will start at a time; 0 where it computes itself.
+
+    Raises:
+      UserError: what is asked for contradicts the environment, or is for a GPU alone.
     """
-    accelerator = _has_accelerator()
+    accelerator = _accelerator()
+    if deterministic:
+        _set_deterministic()
+    if accelerator and workers:
+        _share_memory(workers)
     # A full disk need not be told of a cache; it will be of what is not saved.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
     # On some processors XLA:CPU takes its own tuning flags for missing instructions, and says so at
@@ -88,17 +107,22 @@ class Share:
 
 
 def share(index: int, count: int) -> Share:
-    """The part of process `index` of `count`: its own cores, or its own NVIDIA device.
+    """The part of process `index` of `count`: its own cores, or an NVIDIA device, or part of one.
 
-    Raises `UserError` where there are fewer devices than processes.
+    Raises `UserError` where that is more memory of a device than there is.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _chosen_here}
-    if _has_accelerator():
-        devices = _nvidia_devices()
-        if devices and count > len(devices):
-            raise UserError(f"{count} workers need a device each, but there are {len(devices)}")
-        if devices:
-            environment["CUDA_VISIBLE_DEVICES"] = devices[index]
+    if accelerator := _accelerator():
+        if accelerator == "tpu" and count > 1:
+            raise UserError("one process has all of a TPU: --workers=1 is the most")
+        name, each = _memory_fraction()
+        if name and each * _workers_per_device(count) > 1:
+            raise UserError(
+                f"{_workers_per_device(count)} workers on a GPU with {name}={each:g} of its memory "
+                "each are more than it has: unset that, or start fewer --workers"
+            )
+        if devices := _nvidia_devices():
+            environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
         return Share(None, environment)
     if not hasattr(os, "sched_getaffinity"):
         environment.setdefault("JAX_NUM_CPU_DEVICES", str(_cpu_devices(count)))
@@ -110,7 +134,9 @@ def share(index: int, count: int) -> Share:
 
 def devices_of_share(count: int) -> float:
     """How many devices each of `count` processes has, see `share`; less than 1 of a shared core."""
-    return 1.0 if _has_accelerator() else min(_cores() / count, _MAX_CPU_DEVICES)
+    if _accelerator():
+        return 1.0 / _workers_per_device(count)
+    return min(_cores() / count, _MAX_CPU_DEVICES)
 
 
 def settings() -> dict[str, str]:
@@ -212,6 +238,47 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
+def memory_setting() -> str:
+    """What of a GPU's memory this process has, as set in its environment; or ""."""
+    name, fraction = _memory_fraction()
+    return f"{name}={fraction:g}" if name else ""
+
+
+def _set_deterministic() -> None:
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _accelerator() != "gpu":
+        where = "a TPU" if _accelerator() else "a CPU"
+        raise UserError(
+            f"--deterministic is for a GPU; {where} computes the same bytes each time without it"
+        )
+    if f"{_DETERMINISTIC_FLAG}=false" in flags:
+        raise UserError(f"--deterministic contradicts {_DETERMINISTIC_FLAG}=false in XLA_FLAGS")
+    if _DETERMINISTIC_FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_DETERMINISTIC_FLAG}=true".strip()
+
+
+def _share_memory(workers: int) -> None:
+    if "XLA_PYTHON_CLIENT_PREALLOCATE" not in os.environ:
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        _chosen_here.add("XLA_PYTHON_CLIENT_PREALLOCATE")
+    together = _workers_per_device(workers)
+    if together > 1 and not _memory_fraction()[0]:
+        os.environ[_FRACTIONS[0]] = f"{_FRACTION / together:.3f}"
+
+
+def _memory_fraction() -> tuple[str, float]:
+    """Name and value of the setting that is there; "" and what JAX takes where none is."""
+    name = next((name for name in _FRACTIONS if os.environ.get(name)), "")
+    try:
+        return name, float(os.environ[name]) if name else _FRACTION
+    except ValueError:
+        raise UserError(f"{name}={os.environ[name]} is no number; as in {name}=0.5") from None
+
+
+def _workers_per_device(workers: int) -> int:
+    return -(-workers // max(1, len(_nvidia_devices())))
+
+
 def _nvidia_devices() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
@@ -219,12 +286,13 @@ def _nvidia_devices() -> list[str]:
     return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
-def _has_accelerator() -> bool:
-    """Whether JAX will start on something else than the CPU, as far as one sees without it."""
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    if platforms:
-        return platforms.split(",")[0] != "cpu"
+def _accelerator() -> str:
+    """What JAX will start on, "gpu" or "tpu", as far as one sees without it; "" for the CPU."""
+    if platforms := os.environ.get("JAX_PLATFORMS", ""):
+        first = platforms.split(",")[0]
+        return {"cpu": "", "tpu": "tpu"}.get(first, "gpu")
     names = {str(d.name).lower().replace("_", "-") for d in importlib.metadata.distributions()}
-    return any(
-        name == "libtpu" or (name.startswith("jax-") and name.endswith("-plugin")) for name in names
-    )
+    if "libtpu" in names:
+        return "tpu"
+    plugins = (name for name in names if name.startswith("jax-") and name.endswith("-plugin"))
+    return "gpu" if any(plugins) else ""

@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from eanet import devices
@@ -12,11 +15,11 @@ def test_the_mesh_has_as_many_devices_as_divide_the_batch(batch_size, count):
 
 
 @pytest.mark.parametrize(
-    "num_devices, batch_size, microbatch_size, in_cache, expected",
+    "num_devices, batch_size, microbatch_size, at_once, expected",
     [
-        (2, 128, 0, 0, 2),
         (2, 128, 0, 4, 4),
-        (1, 128, 0, 100, 8),
+        (1, 128, 0, 100, 64),
+        (1, 128, 0, 2**62, 128),
         (2, 12, 0, 8, 6),
         (2, 22, 0, 8, 1),
         (2, 128, 64, 4, 32),
@@ -26,10 +29,10 @@ def test_the_mesh_has_as_many_devices_as_divide_the_batch(batch_size, count):
     ],
 )
 def test_a_microbatch_divides_the_share_of_a_device(
-    num_devices, batch_size, microbatch_size, in_cache, expected
+    num_devices, batch_size, microbatch_size, at_once, expected
 ):
     mesh = mesh_of(num_devices)
-    assert devices.microbatch(mesh, batch_size, microbatch_size, in_cache) == expected
+    assert devices.microbatch(mesh, batch_size, microbatch_size, at_once) == expected
 
 
 def test_more_than_a_device_has_is_refused(monkeypatch):
@@ -39,6 +42,16 @@ def test_more_than_a_device_has_is_refused(monkeypatch):
     for model, data in ((1001 - 90, 90), (1000 - 90, 91), (0, 2000)):
         with pytest.raises(UserError, match=r"at least .* GB of memory.* lower model\.embed_dim"):
             devices.check_memory(model, data, mesh)
+
+
+def test_a_part_of_a_gpu_that_does_not_suffice_is_said(monkeypatch):
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 4e9})
+    mesh = SimpleNamespace(devices=np.array([device]), size=1)
+    monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.25")
+    devices.check_memory(10**9, 10**9, mesh)
+    told = r"a device has 4\.0 GB by XLA_CLIENT_MEM_FRACTION=0\.25; .* or --workers$"
+    with pytest.raises(UserError, match=told):
+        devices.check_memory(10**10, 0, mesh)
 
 
 def test_a_shortage_is_one_line():

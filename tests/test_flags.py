@@ -31,7 +31,7 @@ VALUES = {
     "search": "tpe",
     "trials": "3",
 }
-EVERYWHERE = {"workdir", "mode", "host_setup"}
+EVERYWHERE = {"workdir", "mode", "host_setup", "deterministic"}
 ALL_MODES = ("train", "eval", "predict", "replay", "sweep")
 
 

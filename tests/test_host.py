@@ -31,7 +31,7 @@ def clean(monkeypatch, tmp_path):
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(host, "_has_accelerator", lambda: False)
+    monkeypatch.setattr(host, "_accelerator", lambda: "")
     yield monkeypatch
     logger = logging.getLogger("jax._src.compiler")
     logger.filters.clear()
@@ -87,6 +87,75 @@ def test_jax_reads_every_setting_that_is_made_for_it(clean):
 def test_nothing_is_said_of_devices_where_the_flag_says_no(clean):
     host.set_up(cpu_devices=False)
     assert "JAX_NUM_CPU_DEVICES" not in os.environ
+
+
+FRACTION, OLDER = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+
+
+@pytest.fixture
+def gpus(clean):
+    """Two GPUs, of which nothing is said in the environment."""
+    for name in (FRACTION, OLDER, PREALLOCATE):
+        clean.setenv(name, "")
+        clean.delenv(name)
+    clean.setattr(host, "_accelerator", lambda: "gpu")
+    clean.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    clean.setattr(host, "_chosen_here", set())
+    return clean
+
+
+@pytest.mark.parametrize(("workers", "each"), [(1, None), (2, None), (3, "0.375"), (6, "0.250")])
+def test_workers_share_the_memory_of_a_gpu(gpus, workers, each):
+    host.set_up(workers=workers)
+    environment = host.share(workers - 1, workers).environment
+    assert environment.get(FRACTION) == os.environ.get(FRACTION) == each
+    # Only the process that starts them takes nothing in advance.
+    assert os.environ[PREALLOCATE] == "false" and PREALLOCATE not in environment
+    assert host.settings().get(FRACTION) == each
+
+
+def test_a_process_alone_has_what_jax_gives_it(gpus):
+    host.set_up()
+    assert not {FRACTION, PREALLOCATE} & os.environ.keys()
+    assert host.memory_setting() == ""
+
+
+@pytest.mark.parametrize("name", [FRACTION, OLDER])
+def test_what_the_user_says_of_memory_stays(gpus, name):
+    gpus.setenv(name, "0.4")
+    host.set_up(workers=4)
+    environment = host.share(3, 4).environment
+    # JAX refuses to have both.
+    assert {key: environment[key] for key in (FRACTION, OLDER) if key in environment} == {
+        name: "0.4"
+    }
+    assert host.memory_setting() == f"{name}=0.4"
+    with pytest.raises(UserError, match=rf"^3 workers on a GPU with {name}=0.4 .* fewer --workers"):
+        host.share(0, 6)
+    gpus.setenv(name, "half")
+    with pytest.raises(UserError, match=f"{name}=half is no number"):
+        host.set_up(workers=4)
+
+
+def test_the_order_of_sums_on_a_gpu_is_fixed_where_asked(gpus):
+    flag = "--xla_gpu_deterministic_ops"
+    gpus.setenv("XLA_FLAGS", "--xla_dump_to=x")
+    host.set_up()
+    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"
+    for _ in range(2):
+        host.set_up(deterministic=True)
+        assert os.environ["XLA_FLAGS"] == f"--xla_dump_to=x {flag}=true"
+    assert host.settings()["XLA_FLAGS"].endswith(f"{flag}=true")
+    gpus.setenv("XLA_FLAGS", f"{flag}=false")
+    with pytest.raises(UserError, match="--deterministic contradicts"):
+        host.set_up(deterministic=True)
+    gpus.setenv("XLA_FLAGS", "")
+    for accelerator, name in (("tpu", "a TPU"), ("", "a CPU")):
+        gpus.setattr(host, "_accelerator", lambda a=accelerator: a)
+        with pytest.raises(UserError, match=f"for a GPU; {name} computes the same"):
+            host.set_up(deterministic=True)
+        assert os.environ["XLA_FLAGS"] == ""
 
 
 @pytest.mark.parametrize(

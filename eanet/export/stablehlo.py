@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax import export
 
+from eanet import precision
 from eanet.errors import UserError
 from eanet.export.form import Form
 from eanet.inference.model import Model
@@ -33,10 +34,11 @@ def write(model: Model, form: Form) -> bytes:
         network = model.network.merge(model.params)
         return network(images) if form.bare else jax.nn.softmax(network(normalize(images)))
 
+    precise = precision.at(model.config.matmul_precision, answer)
     (batch,) = export.symbolic_shape("batch") if form.batch is None else (form.batch,)
     images = jax.ShapeDtypeStruct((batch, *model.image_shape), form.dtype)
     with _without_places():
-        return bytes(export.export(jax.jit(answer), platforms=PLATFORMS)(images).serialize())
+        return bytes(export.export(jax.jit(precise), platforms=PLATFORMS)(images).serialize())
 
 
 @contextlib.contextmanager

@@ -22,18 +22,18 @@ def in_chunks(
     mesh: Mesh,
     *,
     image_shape: tuple[int, int, int],
-    images_in_cache: int,
+    images_at_once: int,
 ) -> Callable[[np.ndarray], Any]:
     """Builds `call(images)` -> what `function(params, images)` gives, as arrays of NumPy.
 
     The function maps parameters and `[b, H, W, C]` to a tree of arrays `[b, ...]`. The images are
     split over the devices of the mesh and, in time, into chunks of one size; the last one is
-    padded. `images_in_cache` is of one device, where that is a CPU.
+    padded. `images_at_once` is of one device.
     """
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     outputs = jax.eval_shape(function, params, image)
     bytes_each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(outputs))
-    share = devices.microbatch(mesh, _MOST_IMAGES * mesh.size, 0, images_in_cache)
+    share = devices.microbatch(mesh, _MOST_IMAGES * mesh.size, 0, images_at_once)
     chunk = min(share, max(1, _MOST_BYTES // bytes_each)) * mesh.size
 
     sharding = devices.split_batch(mesh)

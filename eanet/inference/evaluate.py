@@ -13,7 +13,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
-from eanet import devices, files, host
+from eanet import devices, files, host, precision
 from eanet.data.base import Split, content_fingerprint
 from eanet.display import titles
 from eanet.display.console import Console
@@ -99,6 +99,7 @@ def evaluate(
         "evaluation_seconds": round(answers.seconds, 3),
         "device": device(mesh.devices.flat),
         "host_settings": host.settings(),
+        "matmul_precision": precision.in_force(config.matmul_precision),
     }
     if begun is not None:
         results["run_seconds"] = round(time.time() - begun, 3)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from eanet import devices
+from eanet import devices, precision
 from eanet.inference.chunks import in_chunks
 from eanet.inference.pixels import as_pixels
 from eanet.models import costs
@@ -86,12 +86,17 @@ class Model:
         `of` maps the network and `float32[b, H, W, C]` to a tree of arrays `[b, ...]`.
         """
         normalize, merge = normalizer(self.mean, self.std), self.network.merge
+        mesh = devices.make_mesh(jax.local_device_count())
+
+        def answer(params: Any, images: Any) -> Any:
+            return of(merge(params), normalize(images))
+
         return in_chunks(
-            lambda params, images: of(merge(params), normalize(images)),
+            precision.at(self.config.matmul_precision, answer),
             self.params,
-            devices.make_mesh(jax.local_device_count()),
+            mesh,
             image_shape=self.image_shape,
-            images_in_cache=costs.images_in_cache(self.network.abstract, training=False),
+            images_at_once=costs.images_at_once(self.network.abstract, mesh, training=False),
         )
 
     def _answer(self, name: str, images: Any, of: Callable[[Any, Any], Any]) -> Any:

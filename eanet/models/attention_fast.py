@@ -8,6 +8,8 @@ is a loop over heads, chunked so that the weights of one head exist at a time; t
 again for the gradients.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -42,13 +44,19 @@ class FastExternalAttention(ExternalAttention):
 
     columns = True
 
+    @classmethod
+    def loops(cls, **sizes: Any) -> bool:
+        """Where folded products cost more multiply-adds than the others."""
+        embed_dim, head_dim, units = sizes["embed_dim"], sizes["head_dim"], sizes["memory_size"]
+        # Per token and head of one product, against those of the two it replaces.
+        return embed_dim * units > head_dim * (embed_dim + units)
+
     @property
     def folded(self) -> bool:
-        """Whether folded products cost no more multiply-adds than the others."""
+        """Whether products are folded."""
         embed_dim, _, head_dim = self.query_kernel.shape[-3:]
         units = self.key_memory.shape[-1]
-        # Per token and head of one product, against those of the two it replaces.
-        return embed_dim * units <= head_dim * (embed_dim + units)
+        return not self.loops(embed_dim=embed_dim, head_dim=head_dim, memory_size=units)
 
     def folded_weights(self) -> Folded:
         """What is computed from the parameters alone."""

@@ -26,6 +26,15 @@ class Attention(nnx.Module):
     about: ClassVar[str] = ""  # in Markdown, for the model card; where empty, the card names it
     columns: ClassVar[bool] = False  # takes `[d, B, N]` in place of rows, `[B, N, d]`
 
+    @classmethod
+    def loops(cls, **sizes: Any) -> bool:
+        """Whether one of these sizes, arguments of its constructor, loops over its heads.
+
+        That makes it the wrong one of several forms on an accelerator, see `eanet.platforms`.
+        """
+        del sizes
+        return False
+
     def __call__(
         self, x: Float[Array, "b n d"], *, rngs: Key[Array, "b 2"] | None = None
     ) -> Float[Array, "b n d"]:

@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
+from eanet import platforms
 from eanet.devices import LAST_CACHE, SECOND_CACHE
 from eanet.models.base import Attention
 from eanet.models.eanet import EANet
@@ -13,6 +15,8 @@ from eanet.models.eanet import EANet
 # Of every parameter training holds its value, its gradient and at least one moment.
 _COPIES = 3
 _BYTES = 4  # of a value in float32
+# Arrays of the largest size of a block that exist at once, counted in compiled programs.
+_AT_ONCE = 6
 
 
 class Row(NamedTuple):
@@ -69,6 +73,8 @@ def summarize(model: EANet) -> list[Row]:
     ]
     if model.final_norm is not None:
         rows.append(row("final norm", 0, model.final_norm))
+    if pooling := count_parameters(model.pooling):
+        rows.append(Row("pooling", (embed_dim,), pooling, 0))
     classes, head_macs = head.kernel.shape[1], math.prod(head.kernel.shape)
     return [*rows, Row("head", (classes,), count_parameters(head), head_macs)]
 
@@ -76,6 +82,20 @@ def summarize(model: EANet) -> list[Row]:
 def totals(rows: list[Row]) -> tuple[int, int]:
     """Parameters and MACs of all rows together."""
     return sum(row.parameters for row in rows), sum(row.macs for row in rows)
+
+
+def images_at_once(model: EANet, mesh: Mesh, *, training: bool, held: int = 0) -> int:
+    """How many images a device best takes through the model at once, see `eanet.platforms`.
+
+    `held` are bytes that a device holds besides the parameters and what belongs to them.
+    """
+    copies = _COPIES + 1 if training else 1
+    return platforms.images_at_once(
+        mesh.devices.flat[0],
+        in_cache=images_in_cache(model, training=training),
+        image_bytes=image_bytes(model, training=training),
+        held=held + copies * _BYTES * count_parameters(model),
+    )
 
 
 def images_in_cache(model: EANet, *, training: bool) -> int:
@@ -87,6 +107,25 @@ def images_in_cache(model: EANet, *, training: bool) -> int:
     at_once, saved = _attention_bytes(model)
     images = SECOND_CACHE // max(1, at_once, saved)
     return min(images, LAST_CACHE // max(1, saved * model.depth)) if training else images
+
+
+def image_bytes(model: EANet, *, training: bool) -> int:
+    """About the bytes that an image takes in the model: arrays at once, and what blocks save.
+
+    Each block saves its input, two normalised inputs, two hidden layers and what its attention
+    saves. `tests/models/test_costs.py` holds it against what compiled programs take.
+    """
+    tokens, embed_dim = model.patch_embed.position_embedding.shape
+    hidden = _BYTES * tokens * model.blocks.mlp.hidden.kernel.shape[-1]
+    x = _BYTES * tokens * embed_dim
+    at_once, saved = _attention_bytes(model)
+    largest = max(at_once, saved, hidden, x, _BYTES * math.prod(model.patch_embed.image_shape))
+    return _AT_ONCE * largest + training * model.depth * (saved + 3 * x + 2 * hidden)
+
+
+def batch_bytes(images: int, image_shape: tuple[int, ...]) -> int:
+    """About the bytes that a device holds of its share of a batch, in float32, and augmented."""
+    return 3 * _BYTES * images * math.prod(image_shape)
 
 
 def least_bytes(model: EANet, num_images: int) -> int:

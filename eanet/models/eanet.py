@@ -13,7 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from eanet import rules
-from eanet.models.attentions import ATTENTIONS, attention_class, attention_rules
+from eanet.models.attentions import (
+    ATTENTIONS,
+    attention_class,
+    attention_rules,
+    implementation_for,
+)
 from eanet.models.base import Attention, folding
 from eanet.models.dropout import rngs_for, split_rngs
 from eanet.models.layers import LayerNorm, Linear, Mlp
@@ -37,7 +42,7 @@ RULES: dict[str, Rule] = {
     "head_dim": _SIZE,
     "mlp_dim": _SIZE,
     "attention": NameIn(ATTENTIONS),
-    "implementation": Choice("fast", "plain"),
+    "implementation": Choice("auto", "fast", "plain"),
     "local_mixing": Switch(),
     "residual_scale": Number(0, 1),
     "final_norm": Switch(),
@@ -150,7 +155,7 @@ class EANet(nnx.Module):
       attention: a name in `eanet.models.attentions.ATTENTIONS`: "external", or for the baselines
         "self", with multi-head self-attention, and "none", with an MLP alone in each block.
       implementation: "fast", or "plain" for the formulas as they are written in
-        `eanet.models.attention`; the same function.
+        `eanet.models.attention`; the same function. "auto" takes what suits the platform.
       local_mixing: a depthwise 3×3 convolution over the grid of tokens at the start of each block.
       residual_scale: initial value of a learned factor of each feature of what attention and MLP
         add; 0 for no such factors.
@@ -198,6 +203,9 @@ class EANet(nnx.Module):
         if unknown := attention_options.keys() - attention_rules().keys():
             raise TypeError(f"EANet has no option {min(unknown)!r}")
         rules.check(model_rules(), given | attention_options, "model.")
+        if implementation == "auto":
+            sizes = {"embed_dim": embed_dim, "head_dim": head_dim, "memory_size": 16}
+            implementation = implementation_for(attention, **sizes | attention_options)
         kind = attention_class(attention, implementation)
         own = {name: value for name, value in attention_options.items() if name in kind.RULES}
         dtypes: Any = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(param_dtype)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
+from eanet import precision
 from eanet import rules as rules_lib
 from eanet.augment.pipeline import augmentation_rules
 from eanet.config_history import REQUIRED
@@ -38,6 +39,7 @@ def all_rules() -> dict[str, Rule]:
         "on_nonfinite": Choice("stop", "skip"),
         "nonfinite_limit": Number(0, 2**31 - 1, whole=True),
         "layer_statistics": Switch(),
+        **precision.RULES,
         **plan.RULES,
         **loss.RULES,
         **{f"{name}.{key}": sections[name][key] for name in sections for key in sections[name]},

@@ -26,7 +26,7 @@ def make_evaluate(
     mesh: Mesh,
     *,
     normalize: Callable[[Array], Array],
-    images_in_cache: int,
+    images_at_once: int,
 ) -> Callable[..., dict[str, float] | None]:
     """Builds `evaluate(params, examples)` -> loss, accuracy, top5_accuracy over all images.
 
@@ -35,7 +35,7 @@ def make_evaluate(
     fourth one, `logits`, is an array `[N, classes]` that is filled with those of the images.
     """
     block = _BLOCK // mesh.size * mesh.size
-    microbatch = devices.microbatch(mesh, block, 0, images_in_cache)
+    microbatch = devices.microbatch(mesh, block, 0, images_at_once)
 
     def evaluate_microbatch(params, batch):
         images, labels = batch

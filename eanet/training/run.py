@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from eanet import devices
+from eanet import devices, precision
 from eanet.augment import pipeline
 from eanet.data.base import Log
 from eanet.data.load import Dataset, load_dataset
@@ -100,6 +100,7 @@ class Run:
             microbatch=self.microbatch,
             ema_decay=config.optimizer.ema_decay,
             nonfinite_limit=config.nonfinite_limit if config.on_nonfinite == "skip" else 0,
+            matmul_precision=config.matmul_precision,
         )
 
     def lower_train_steps(self, like: TrainState) -> Any:
@@ -117,7 +118,8 @@ class Run:
 
     @functools.cached_property
     def _examine(self) -> Callable[..., Layers]:
-        return make_examine(self.model, self.loss, self.prepare, self.config.batch_size)
+        examine = make_examine(self.model, self.loss, self.prepare, self.config.batch_size)
+        return precision.at(self.config.matmul_precision, examine)
 
     def _abstract(self, tree: Any) -> Any:
         def one(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -150,12 +152,13 @@ def build_evaluate(
     config: ConfigDict, model: SplitModel, mean: np.ndarray, std: np.ndarray
 ) -> Callable[..., dict[str, float] | None]:
     """`evaluate(params, examples)` of such a model for images of these statistics."""
+    mesh = devices.make_mesh(config.batch_size)
     return make_evaluate(
-        model.apply,
+        precision.at(config.matmul_precision, model.apply),
         build_loss(config),
-        devices.make_mesh(config.batch_size),
+        mesh,
         normalize=normalizer(mean, std),
-        images_in_cache=costs.images_in_cache(model.abstract, training=False),
+        images_at_once=costs.images_at_once(model.abstract, mesh, training=False),
     )
 
 
@@ -192,11 +195,13 @@ def set_up(
     plan = build_plan(config, len(dataset.train))
     mesh = devices.make_mesh(config.batch_size)
     model = build_model(config, dataset.num_classes, dataset.image_shape)
+    images = dataset.train.images
+    held = images.nbytes + costs.batch_bytes(config.batch_size // mesh.size, images.shape[1:])
     microbatch = devices.microbatch(
         mesh,
         config.batch_size,
         config.microbatch_size,
-        costs.images_in_cache(model.abstract, training=True),
+        costs.images_at_once(model.abstract, mesh, training=True, held=held),
     )
     needed = costs.least_bytes(model.abstract, microbatch)
     devices.check_memory(needed, dataset.train.images.nbytes, mesh)

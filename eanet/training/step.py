@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from eanet import devices
+from eanet import devices, precision
 from eanet.models.functional import Apply
 from eanet.training import metrics
 from eanet.training.batches import Prepare
@@ -106,6 +106,7 @@ def make_train_steps(
     microbatch: int,
     ema_decay: float = 0.0,
     nonfinite_limit: int = 0,
+    matmul_precision: str = "",
 ) -> Callable[..., tuple[TrainState, dict[str, Array], Array]]:
     """Builds `train_steps(state, images, labels, order, seed, first, start, count)`, jitted.
 
@@ -117,7 +118,8 @@ def make_train_steps(
 
     A step whose loss or gradient is not finite leaves everything as it was but the counters, up to
     `nonfinite_limit` times. Beyond that it is not taken at all: the state stays as it was before
-    this step, in this dispatch and in those that follow.
+    this step, in this dispatch and in those that follow. `matmul_precision` is of
+    `eanet.precision`.
     """
     gradients = make_gradients(make_batch_loss(apply, loss, batch_size), mesh, microbatch)
     sharding = devices.split_batch(mesh)
@@ -147,6 +149,7 @@ def make_train_steps(
         return jax.lax.cond(finite, update, skip, state, gradient, sums)
 
     @partial(jax.jit, donate_argnums=0)
+    @partial(precision.at, matmul_precision)
     def train_steps(state, images, labels, order, seed, first, start, count):
         def is_next(carry):
             done, state = carry

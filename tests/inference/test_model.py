@@ -130,7 +130,7 @@ def test_memory_is_bounded_by_the_size_of_the_answers(monkeypatch):
         return params * jnp.tile(images.reshape(len(images), -1), 50)
 
     call = chunks.in_chunks(
-        function, np.float32(2), devices.make_mesh(2), image_shape=(1, 2, 1), images_in_cache=99
+        function, np.float32(2), devices.make_mesh(2), image_shape=(1, 2, 1), images_at_once=99
     )
     images = np.arange(40, dtype=np.float32).reshape(20, 1, 2, 1)
     np.testing.assert_array_equal(call(images), np.tile(2 * images.reshape(20, 2), 50))

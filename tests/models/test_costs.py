@@ -18,7 +18,7 @@ MODELS = {
     "unfolded": {"num_heads": 4, "head_dim": 8, "memory_size": 64},
     "self": {"attention": "self", "num_heads": 2, "head_dim": 24},
     "convolutions": {"stem": "convolutions", "patch_size": 4},
-    "none": {"attention": "none", "residual_scale": 0.1},
+    "none": {"attention": "none", "residual_scale": 0.1, "pooling": "attention"},
 }
 SHAPE = (4, 6, 1)
 SIZES = {
@@ -169,4 +169,4 @@ def test_a_run_sizes_the_microbatches_of_training_and_of_evaluation(monkeypatch)
     run = run_lib.set_up(config, print, dataset=dataset_of(Split(*images), 100))
     run.make_train_steps()
     assert given["make_train_steps"]["microbatch"] == run.microbatch == 2  # the least
-    assert given["make_evaluate"]["images_in_cache"] == 4
+    assert given["make_evaluate"]["images_at_once"] == 4

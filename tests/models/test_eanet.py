@@ -10,7 +10,7 @@ from flax import nnx
 
 from eanet import devices
 from eanet.errors import UserError
-from eanet.models.costs import count_parameters, least_bytes
+from eanet.models.costs import count_parameters, image_bytes, least_bytes
 from eanet.models.eanet import EANet
 from eanet.models.functional import split_model
 from eanet.models.stems import Convolutions, Patches
@@ -445,6 +445,8 @@ def test_the_least_memory_of_training_is_a_part_of_what_it_takes(options):
     least = least_bytes(model, images) - least_bytes(model, 0)
     taken = temporary_bytes(shape, images, **options)
     assert taken / 20 < least < taken
+    # By which a microbatch is chosen where a device has memory of its own.
+    assert 0.7 < images * image_bytes(model, training=True) / taken < 1.7
 
 
 @pytest.mark.slow

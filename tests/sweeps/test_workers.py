@@ -230,5 +230,9 @@ def test_each_process_has_its_own_cores_or_its_own_device(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
     shares = [host.share(index, 2).environment["CUDA_VISIBLE_DEVICES"] for index in range(2)]
     assert shares == ["1", "3"]
-    with pytest.raises(host.UserError, match="3 workers need a device each, but there are 2"):
-        host.share(0, 3)
+    shares = [host.share(index, 5).environment["CUDA_VISIBLE_DEVICES"] for index in range(5)]
+    assert shares == ["1", "3", "1", "3", "1"]
+    assert host.devices_of_share(2) == 1 and host.devices_of_share(5) == 1 / 3
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    with pytest.raises(host.UserError, match="one process has all of a TPU"):
+        host.share(0, 2)

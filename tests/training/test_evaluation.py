@@ -32,7 +32,7 @@ def evaluation():
         make_loss(label_smoothing=0.1),
         devices.make_mesh(16),
         normalize=normalizer(MEAN, STD),
-        images_in_cache=8,
+        images_at_once=8,
     )
     patch.undo()
     return evaluate, copied(Linear().init(0))

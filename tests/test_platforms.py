@@ -1,0 +1,139 @@
+"""What is decided by platform, and the programs of accelerators, as far as a CPU can show them."""
+
+import contextlib
+import re
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+import eanet
+from configs import testing
+from eanet import config as config_lib
+from eanet import platforms
+from eanet.models.attention import ExternalAttention
+from eanet.models.attention_fast import FastExternalAttention
+from eanet.models.self_attention import SelfAttention
+from eanet.training.run import build_model, set_up
+
+ACCELERATORS = ("cuda", "rocm", "tpu")
+LOOPS = {"model.memory_size": 64}  # the fast form of external attention, in this small model
+
+
+def device(platform, **statistics):
+    return SimpleNamespace(platform=platform, memory_stats=lambda: statistics or None)
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Everything is decided as for a GPU that tells nothing of its memory."""
+    decide = platforms.images_at_once
+    monkeypatch.setattr(platforms, "platform", lambda: "gpu")
+    monkeypatch.setattr(
+        platforms, "images_at_once", lambda _, **options: decide(device("gpu"), **options)
+    )
+
+
+def configured(**changes):
+    return config_lib.override(testing.get_config(), {"model.implementation": "auto", **changes})
+
+
+@pytest.mark.parametrize(
+    ("platform", "changes", "expected"),
+    [
+        ("cpu", {}, FastExternalAttention),
+        ("cpu", LOOPS, FastExternalAttention),
+        ("gpu", {}, FastExternalAttention),
+        ("gpu", LOOPS, ExternalAttention),
+        ("tpu", LOOPS, ExternalAttention),
+        ("gpu", {"model.attention": "self"}, SelfAttention),
+        ("gpu", LOOPS | {"model.implementation": "fast"}, FastExternalAttention),
+    ],
+)
+def test_auto_takes_the_form_that_suits_the_platform(monkeypatch, platform, changes, expected):
+    monkeypatch.setattr(platforms, "platform", lambda: platform)
+    model = build_model(configured(**changes), 10, (8, 8, 1)).abstract
+    assert type(model.blocks.attention) is expected
+
+
+@pytest.mark.parametrize(
+    ("of", "in_cache", "expected"),
+    [
+        (device("cpu"), 0, 2),
+        (device("cpu"), 5, 5),
+        (device("cpu", bytes_limit=10), 99, 8),
+        (device("gpu"), 1, sys.maxsize),
+        (device("gpu", bytes_limit=2000), 1, 7),  # 70 % of the 1,000 that are free
+        (device("tpu", bytes_limit=1000), 1, 1),
+    ],
+)
+def test_a_cpu_fills_its_caches_and_an_accelerator_its_memory(of, in_cache, expected):
+    found = platforms.images_at_once(of, in_cache=in_cache, image_bytes=100, held=1000)
+    assert found == expected
+
+
+def test_an_accelerator_takes_its_share_of_the_batch_at_once(accelerator):
+    run = set_up(configured(), print)
+    assert run.microbatch == run.config.batch_size // run.mesh.size == 32
+
+
+class Recorded(Exception):
+    """Instead of a call: the function, jitted, and its arguments."""
+
+
+@contextlib.contextmanager
+def recording():
+    """Within, what is jitted is not called, but raises what it would be called with."""
+    jit = jax.jit
+
+    def recorded(function, **options):
+        jitted = jit(function, **options)
+
+        def call(*arguments):
+            raise Recorded(jitted, arguments)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "jit", recorded)
+        yield
+
+
+def program(work):
+    """What `work` calls last, traced."""
+    with pytest.raises(Recorded) as caught, recording():
+        work()
+    jitted, arguments = caught.value.args
+    return jitted.trace(*arguments)
+
+
+PLAIN = LOOPS | {"model.dtype": "bfloat16", "augment.rotation": 0.0, "augment.zoom": 0.0}
+
+
+@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["fast", "plain"])
+def test_the_training_step_lowers_for_accelerators(accelerator, changes):
+    """With augmentation, dropout, mixing, moving average and the optimizer, as it would run."""
+    run = set_up(configured(**changes), print)
+    state, placed = run.abstract_state(), run.placed(0)
+    traced = program(lambda: run.make_train_steps()(state, *placed, run.seed, 0, 0, 1))
+    assert_lowers(traced)
+
+
+def test_evaluation_and_prediction_lower_for_accelerators(accelerator, trained):
+    run = set_up(configured(), print)
+    params, model = run.initial_state().params, eanet.load(trained)
+    images = np.zeros((3, *model.image_shape), np.uint8)
+    with recording():
+        evaluate = set_up(run.config, print, run.dataset).evaluate
+    for work in (lambda: evaluate(params, run.dataset.test), lambda: model.predict(images)):
+        assert_lowers(program(work))
+
+
+def assert_lowers(traced):
+    """For every accelerator, to operations of StableHLO alone: none that only a CPU has."""
+    for platform in ACCELERATORS:
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert "stablehlo.dot_general" in text
+        assert set(re.findall(r"custom_call @(\w+)", text)) == set(), platform
