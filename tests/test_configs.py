@@ -20,10 +20,13 @@ from eanet.training.metrics import means
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
+# By the data set, or by the config where the data set has images of many sizes.
 SHAPES = {
     "cifar10": ((32, 32, 3), 10),
     "cifar100": ((32, 32, 3), 100),
     "digits": ((8, 8, 1), 10),
+    "imagenet_eamlp7": ((384, 384, 3), 1000),
+    "imagenet_eanet": ((224, 224, 3), 1000),
 }
 
 # Each file of configs/, with its arguments, and the number of parameters of its model.
@@ -35,15 +38,18 @@ PARAMETERS = {
     ("vit_cifar100", ""): 623_268,
     ("vit_cifar100", "per_head"): 225_444,
     ("testing", ""): 3_098,
+    ("imagenet_eamlp7", ""): 6_186_600,
+    ("imagenet_eanet", ""): 11_877_352,
 }
 
 
 @pytest.fixture(autouse=True)
-def small_random_data(monkeypatch):
+def small_random_data(monkeypatch, request):
     """256 random images of the right shape in the place of any dataset."""
+    config = request.getfixturevalue("key")[0] if "key" in request.fixturenames else ""
 
     def load(name, **options):
-        shape, classes = SHAPES[name]
+        shape, classes = SHAPES.get(config) or SHAPES[name]
         rng = np.random.default_rng(0)
 
         def split(count):
@@ -79,6 +85,22 @@ def test_the_number_of_parameters(key):
     assert costs.totals(costs.summarize(model))[0] == PARAMETERS[key]
 
 
+def test_what_the_models_for_imagenet_cost():
+    """Each block of EAMLP-7 has the parameters of the published code, counted from its shapes."""
+    d, heads, head_dim, units, mlp = 256, 16, 64, 64, 512
+    width = heads * head_dim
+    attention = (d + 1) * width + (head_dim + 1) * units + (units + 1) * head_dim + (width + 1) * d
+    block = attention + (d + 1) * mlp + (mlp + 1) * d + 2 * 2 * d
+    ends = (16 * 16 * 3 + 1 + 576) * d + 2 * d + (d + 1) * 1000
+    assert block == 797_824 and 7 * block + ends == PARAMETERS["imagenet_eamlp7", ""]
+    macs = {"imagenet_eamlp7": 3_284_396_032, "imagenet_eanet": 2_347_890_688}
+    for name, expected in macs.items():
+        shape, classes = SHAPES[name]
+        model = run_lib.build_model(get_config(name, ""), classes, shape).abstract
+        assert costs.totals(costs.summarize(model))[1] == expected
+        assert f"{expected / 1e9:.2f} G" in (CONFIGS.parent / "docs/imagenet.md").read_text()
+
+
 def test_the_config_of_the_oldest_run_builds_its_model():
     path = CONFIGS.parent / "docs/cifar100_10epochs/config.json"
     config = config_schema.read(path).unlock()
@@ -99,8 +121,10 @@ def test_one_training_step(key, compiled_quickly):
     config = get_config(*key)
     config.model.depth = 1  # the other blocks would only take longer to compile
     base = get_config("eanet_cifar100", "")
-    if key[0] != "eanet_cifar100" and config.augment == base.augment:
-        # As would the augmentation of the base once more.
+    if key[0].startswith("imagenet") or (
+        key[0] != "eanet_cifar100" and config.augment == base.augment
+    ):
+        # As would the augmentation of the base once more, and a policy.
         config.augment.update({name: type(value)(0) for name, value in config.augment.items()})
     run = set_up(config)
     state = run.initial_state()
