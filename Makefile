@@ -3,6 +3,7 @@
 # make test   linters, types and all tests
 # make lint   linters and types alone
 # make bench  this project against its peers, and the other measurements; two hours of a quiet machine
+# make bench-gpu  the same against the peers, on an NVIDIA GPU
 
 # What made .venv makes it again, unless another Python is named: make test PYTHON=python3.13
 PYTHON ?= .venv/bin/python python3.11 python3.12 python3.13 python3
@@ -18,7 +19,7 @@ BIN := .venv/bin
 RUN := .venv/run-$(VERSION)
 DEV := .venv/dev-$(VERSION)
 
-.PHONY: demo train test lint bench clean
+.PHONY: demo train test lint bench bench-gpu clean
 
 demo: $(RUN)
 	$(BIN)/python main.py --config=configs/eanet_digits.py
@@ -45,6 +46,17 @@ bench: $(RUN) .venv-peers/run
 	$(BIN)/python -m benchmarks.profile --config=configs/eanet_cifar100.py
 	$(BIN)/python -m benchmarks.ensemble --config=configs/eanet_cifar100.py
 
+# Each program fails without the GPU, and takes memory as it needs it, since all wait on one GPU. That
+# there is one is asked first, before gigabytes are installed.
+bench-gpu:
+	@test -e /dev/nvidia0 || { echo "make bench-gpu measures on an NVIDIA GPU; there is none here" >&2; exit 2; }
+	$(MAKE) .venv-gpu/run
+	JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false TF_FORCE_GPU_ALLOW_GROWTH=true \
+		.venv-gpu/bin/python -m benchmarks.throughput --config=configs/eanet_cifar100.py \
+		--cases=train,train_no_dropout,train_augmented,evaluate,self_attention,dtypes,batch_sizes,memory_sizes \
+		--peers=torch-compile,keras-jax,keras-tensorflow --peer_python=.venv-gpu/bin/python \
+		--out=runs/benchmarks/gpu
+
 $(RUN): requirements.txt
 	@test -n "$(VERSION)" || { echo "Python 3.11, 3.12 or 3.13 is needed, as in make demo PYTHON=PATH"; exit 2; }
 	@test -e $(BIN)/python$(VERSION) || rm -rf .venv  # made by another Python
@@ -61,5 +73,10 @@ $(DEV): $(RUN) requirements-dev.txt requirements-export.txt requirements-hub.txt
 	.venv-peers/bin/pip install -q -r requirements-peers.txt
 	touch $@
 
+.venv-gpu/run: requirements-gpu.txt requirements.txt
+	$(python) -m venv .venv-gpu
+	.venv-gpu/bin/pip install -q -r requirements-gpu.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-peers .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-gpu .pytest_cache .ruff_cache .mypy_cache .hypothesis

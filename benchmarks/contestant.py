@@ -61,6 +61,11 @@ def seconds_of(work: Callable[..., object], *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
+def on_gpu() -> bool:
+    """Whether all contestants are to compute on an NVIDIA GPU, as `make bench-gpu` says to JAX."""
+    return os.environ.get("JAX_PLATFORMS") == "cuda"
+
+
 def random_images(task: dict[str, Any], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images `uint8[count, H, W, C]` and labels `int32[count]` of the task's shape and classes."""
     rng = np.random.default_rng(0)

@@ -11,7 +11,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.contestant import Prepared, fastest_batch_size, random_images, repeat, serve
+from benchmarks.contestant import (
+    Prepared,
+    fastest_batch_size,
+    on_gpu,
+    random_images,
+    repeat,
+    serve,
+)
 from eanet.convert import keras_model
 
 SHAPE_KEYS = (
@@ -29,6 +36,8 @@ SHAPE_KEYS = (
 
 def prepare(task: dict[str, Any]) -> Prepared:
     """Builds and compiles the model; the fastest batch size is chosen for evaluation."""
+    if on_gpu() and keras.backend.backend() == "tensorflow":
+        refuse_cpu()
     config = task["config"]
     batch_size = config["batch_size"]
     images, labels = random_images(task, max(8 * batch_size, task["evaluated"]))
@@ -94,6 +103,14 @@ def build(task: dict[str, Any], images: np.ndarray) -> keras.Model:
         jit_compile=task["jit_compile"],
     )
     return model
+
+
+def refuse_cpu() -> None:
+    """TensorFlow computes on the CPU where it finds no GPU, and only logs it."""
+    import tensorflow
+
+    if not tensorflow.config.list_physical_devices("GPU"):
+        raise RuntimeError("TensorFlow finds no GPU")
 
 
 def backend_version() -> str:

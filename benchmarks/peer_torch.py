@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.contestant import Prepared, fastest_batch_size, random_images, repeat, serve
+from benchmarks.contestant import (
+    Prepared,
+    fastest_batch_size,
+    on_gpu,
+    random_images,
+    repeat,
+    serve,
+)
 
 
 class ExternalAttention(nn.Module):
@@ -128,6 +135,9 @@ def prepare(task: dict[str, Any]) -> Prepared:
     """Builds the model; the fastest batch size is chosen for evaluation."""
     config = task["config"]
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if on_gpu():
+        torch.set_default_device("cuda")
+        torch.set_float32_matmul_precision("high")  # TensorFloat-32, as JAX by default
     keys = ("patch_size", "embed_dim", "depth", *BLOCK_KEYS)
     model = EANet(
         task["num_classes"], task["image_shape"], **{key: config["model"][key] for key in keys}
@@ -140,7 +150,7 @@ def prepare(task: dict[str, Any]) -> Prepared:
 
     if task["compiled"]:
         loss = torch.compile(loss, dynamic=False)
-    data = [torch.from_numpy(x) for x in random_images(task, max(1024, config["batch_size"]))]
+    data = [torch.tensor(x) for x in random_images(task, max(1024, config["batch_size"]))]
     data[1] = data[1].long()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"torch": torch.__version__, "threads": torch.get_num_threads()}
@@ -182,6 +192,8 @@ def training(model: nn.Module, loss: Any, data: list[Tensor], config: dict[str, 
             value.backward()
             optimizer.step()
             hits(logits.detach(), labels)
+        if on_gpu():
+            torch.cuda.synchronize()
 
     return work
 

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from benchmarks import contest, record
 from benchmarks.cases import CASES, PEERS, Case, Contestant
 from benchmarks.contest import ROOT, Failed, Worker
+from benchmarks.contestant import on_gpu
 from eanet import config_flags
 from eanet.display.console import Console
 from eanet.errors import UserError
@@ -108,7 +109,10 @@ def measure(case: Case, config: ConfigDict, console: Console) -> dict[str, Any]:
             rounds=options.rounds,
             seed=options.seed,
         )
-        memory = {name: worker.peak_memory() for name, worker in workers.items()}
+        # That of a GPU is not the process's own to see.
+        memory = {
+            name: None if on_gpu() else worker.peak_memory() for name, worker in workers.items()
+        }
     base = next(iter(measured.values()))
     contestants = {
         name: {

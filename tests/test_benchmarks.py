@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -54,6 +55,17 @@ def test_statistics():
     ratios = contest.ratios([10, 20, 90], [5, 10, 15])
     assert ratios == {"of_medians": 2.0, "median_over_rounds": 2.0}
     assert contest.spread([5.0]) == {"median": 5, "lower": 5, "upper": 5}
+
+
+def test_measuring_on_a_gpu_needs_one():
+    """It is said before anything is installed."""
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("there is a GPU")
+    done = subprocess.run(["make", "-s", "bench-gpu"], cwd=ROOT, capture_output=True, text=True)
+    told, of_make = done.stderr.splitlines()
+    assert told == "make bench-gpu measures on an NVIDIA GPU; there is none here"
+    assert done.returncode == 2 and of_make.startswith("make") and not done.stdout
+    assert not (ROOT / ".venv-gpu").exists()
 
 
 def test_cases_change_the_config_and_nothing_else():
