@@ -59,7 +59,10 @@ OUT = flags.DEFINE_string(
     "out", None, "For predict: FILE.csv, .jsonl or .parquet, which is replaced where it is there."
 )
 RESIZE = flags.DEFINE_enum(
-    "resize", resize.DEFAULT, list(resize.RESIZES), "For predict: images of another size."
+    "resize",
+    None,
+    list(resize.RESIZES),
+    "For predict: images of another size; default: as those the model was trained on.",
 )
 STRICT = flags.DEFINE_bool(
     "strict", False, "For predict: end with exit code 2 where an image could not be read."

@@ -24,7 +24,13 @@ from eanet.version import __version__
 # Beside a run's `config.json`: which version wrote it, and its digest.
 RECORD = "run.json"
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "whole numbers as in (32, 32), or None",
+}
 _SWITCH = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -72,7 +78,10 @@ def load(value: str) -> ConfigDict:
 
 
 def filled(config: ConfigDict) -> ConfigDict:
-    """A copy in which keys that are newer than the config have the value of `config_history`."""
+    """A copy in which keys that are newer than the config have the value of `config_history`.
+
+    Lists, as which JSON has tuples, are tuples again.
+    """
     config = copy.deepcopy(config)
     for key, value in (item for keys in ADDED.values() for item in keys.items()):
         section: Any = config
@@ -83,6 +92,7 @@ def filled(config: ConfigDict) -> ConfigDict:
                 section = section[parent]
         if isinstance(section, ConfigDict):
             _add(section, name, value)
+    _take_tuples(config)
     return config
 
 
@@ -131,8 +141,8 @@ def check_key(key: str, known: Iterable[str]) -> None:
 def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """A copy with other values by their full keys, locked; references to a changed value follow it.
 
-    A value is of its key's type; a whole number may stand for a number, and a scalar of NumPy for
-    the number that it is.
+    A value is of its key's type; a whole number may stand for a number, a scalar of NumPy for
+    the number that it is, and None for a tuple.
 
     Raises:
       UserError: for a key that is unknown, a value of another type, or a value that is missing.
@@ -144,7 +154,9 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
             value = value.item()
         if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not kind:
+        if kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        if type(value) is not kind and not (kind is tuple and value is None):
             raise UserError(f"{key} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}")
         section, name = _place(config, key)
         with section.ignore_type():  # checked above; that of a reference may be NumPy's
@@ -152,7 +164,11 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     try:
         return config.lock()
     except RequiredValueError:
-        missing = [key for key, value in flatten(config) if value is None]
+        missing = [
+            key
+            for key, value in flatten(config)
+            if value is None and isinstance(_field(config, key), FieldReference)
+        ]
         raise UserError(
             f"the config leaves open {', '.join(missing)}; give --config.{missing[0]}=VALUE"
         ) from None
@@ -168,6 +184,8 @@ def parse_value(config: ConfigDict, key: str, text: str) -> Any:
             return int(text, 0 if text[:2].lower() in ("0x", "0o") else 10)
         if kind in (float, str):
             return kind(text)
+        if kind is tuple:
+            return None if text == "None" else tuple(map(int, text.strip("([ ,])").split(",")))
     except (KeyError, ValueError):
         raise UserError(f"{key}={text} must be {_KINDS[kind]}") from None
     raise UserError(f"{key} cannot be given as a text; change the config file")
@@ -267,14 +285,22 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _kind(config: ConfigDict, key: str) -> type:
-    """The type of the value of a key, also of a placeholder that nothing was put into."""
+    """The type of the value of a key, also of a placeholder that nothing was put into.
+
+    Of None itself it is a tuple: no other value of a config may be left out.
+    """
     values = dict(flatten(config))
     check_key(key, values)
     if values[key] is not None:
         return type(values[key])
+    field = _field(config, key)
+    return field.get_type() if isinstance(field, FieldReference) else tuple
+
+
+def _field(config: ConfigDict, key: str) -> Any:
+    """What stands at a key: a value, or a reference to one."""
     section, name = _place(config, key)
-    field = dict(section.items(preserve_field_references=True))[name]
-    return field.get_type() if isinstance(field, FieldReference) else type(field)
+    return dict(section.items(preserve_field_references=True))[name]
 
 
 def _place(config: ConfigDict, key: str) -> tuple[ConfigDict, str]:
@@ -295,6 +321,15 @@ def _add(section: ConfigDict, name: str, value: Any) -> None:
     if name not in section:
         with section.unlocked():
             section[name] = value
+
+
+def _take_tuples(section: ConfigDict) -> None:
+    for key, value in list(section.items(preserve_field_references=True)):
+        if isinstance(value, ConfigDict):
+            _take_tuples(value)
+        elif isinstance(value, list):
+            with section.ignore_type(), section.unlocked():
+                section[key] = tuple(value)
 
 
 def _take_numbers(section: ConfigDict) -> None:

@@ -46,6 +46,11 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "augment.mix_probability": 1.0,
         "augment.trivial_augment": False,
         "augment.random_resized_crop": 0.0,
+        "dataset.image_size": None,
+        "dataset.resize": "squash",
+        "dataset.test_fraction": 0.2,
+        "dataset.on_bad_image": "refuse",
+        "dataset.class_weights": "none",
     },
 }
 

@@ -98,6 +98,21 @@ class Text(Such):
         )
 
 
+class Size(Such):
+    """Height and width in pixels, as a tuple or, as JSON has it, a list."""
+
+    def __init__(self, most: int = 2**16 - 1) -> None:
+        side = Number(1, most, whole=True)
+        super().__init__(
+            f"(height, width), each {side}",
+            lambda value: (
+                isinstance(value, tuple | list)
+                and len(value) == 2
+                and all(side.allows(each) for each in value)
+            ),
+        )
+
+
 class OrNothing(Such):
     """What a rule allows, or None."""
 

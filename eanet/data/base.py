@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from eanet.data import resize as resize_lib
 from eanet.errors import UserError
 from eanet.host import physical_memory
 
@@ -43,6 +44,7 @@ class Decoded:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     place: str | None = None
     bits: int | None = None  # of the values of its 16-bit images, see `eanet.data.images`
+    skipped: int = 0  # files that could not be read and were left out
     notes: tuple[str, ...] = ()  # what a person should know of how it was read
 
 
@@ -64,6 +66,12 @@ class Wanted:
     part: str | None = None  # the one that is needed, whose own classes then suffice; None for all
     channels: int | None = None  # of the images, 1 or 3; None where the images decide
     bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`; likewise
+    # Height and width that all images get by `resize`, see `eanet.data.resize`; None where all have
+    # one size, and keep it.
+    image_size: tuple[int, int] | None = None
+    resize: str = resize_lib.DEFAULT
+    test_fraction: float = 0.2  # of each class, where the source has no test split of its own
+    skip_bad: bool = False  # whether an image that cannot be read is left out, and counted
 
 
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:

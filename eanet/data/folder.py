@@ -165,7 +165,8 @@ def _read(
             f"{len(deep):,} images have 16 bits a value, of which the largest of all needs {bits}: "
             f"values {scale}",
         )
-    images_lib.decode(paths, pixels, bits=bits or 16, workers=workers)
+    for error in images_lib.decode(paths, pixels, bits=bits or 16, workers=workers).values():
+        raise error
     labels = np.array([label for listed in files.values() for _, label in listed], np.int32)
     every, splits, start = Split(pixels, labels), {}, 0
     for part, listed in files.items():

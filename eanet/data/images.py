@@ -17,13 +17,13 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eanet import files
+from eanet.data import resize as resize_lib
 from eanet.errors import UserError
 
 # Recognised by their content, whatever the file is called; other formats by their endings too.
@@ -99,27 +99,58 @@ def bits_of(paths: list[Path], workers: int) -> int:
         return max(8, max(pool.map(largest, paths)).bit_length())
 
 
-def decode(paths: list[Path], images: np.ndarray, *, bits: int, workers: int) -> None:
+def decode(
+    paths: list[Path],
+    images: np.ndarray,
+    *,
+    bits: int,
+    workers: int,
+    resize: str | None = None,
+) -> dict[Path, UserError]:
     """Decodes each file into its place in `uint8[N, H, W, 1 or 3]`; nothing else is kept of it.
 
     Values of deep images are taken as of so many bits, see `bits_of`; larger ones become white.
-
-    Raises:
-        UserError: one cannot be read.
+    Images of another size are resized as `read` does it, and without `resize` are not read.
+    Returned are the files that cannot be read, in their order, and why; their places hold nothing.
     """
+
+    def into(pixels: np.ndarray, path: Path) -> UserError | None:
+        height, width, channels = pixels.shape
+        try:
+            pixels[:], _ = read(
+                path, channels=channels, bits=bits, size=(height, width), resize=resize
+            )
+        except UserError as error:
+            return error
+        return None
+
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(partial(_decode_into, bits), images, paths))
+        failed = zip(paths, pool.map(into, images, paths), strict=True)
+        return {path: error for path, error in failed if error}
 
 
-def read(path: Path, *, channels: int, bits: int) -> Any:
-    """The image as `decode` sees it, of any size: one of Pillow, of kind "L" or "RGB".
+def read(
+    path: Path, *, channels: int, bits: int, size: tuple[int, int], resize: str | None
+) -> tuple[np.ndarray, bool]:
+    """The image as `uint8[H, W, 1 or 3]`, for training as for prediction.
+
+    An image that has not this height and width is resized, see `eanet.data.resize.RESIZES`; that it
+    had not is the second value.
 
     Raises:
-        UserError: it cannot be read, or not be converted.
+        UserError: it cannot be read, or not be converted; or it has another size, and `resize` is
+            None.
     """
-    with _opened(path) as image:
-        _check_kind(image, path)
-        return _converted(image, path, channels, bits)
+    with _opened(path) as opened:
+        _check_kind(opened, path)
+        image = _converted(opened, path, channels, bits)
+        other = image.size != (size[1], size[0])
+        if other and resize is None:
+            raise ValueError("it has another size than its header says")
+        if other:
+            assert resize is not None
+            image = resize_lib.fit(image, size, resize)
+        return np.asarray(image).reshape(*size, channels), other
 
 
 def is_image_name(name: str) -> bool:
@@ -130,14 +161,6 @@ def is_image_name(name: str) -> bool:
 def workers_within(memory: int, height: int, width: int) -> int:
     """How many images of this size may be decoded at once in so many bytes; at least one."""
     return max(1, min(os.cpu_count() or 1, memory // max(1, height * width * _BYTES_IN_WORK)))
-
-
-def _decode_into(bits: int, pixels: np.ndarray, path: Path) -> None:
-    with _opened(path) as opened:
-        image = _converted(opened, path, pixels.shape[-1], bits)
-        if (image.height, image.width) != pixels.shape[:2]:
-            raise ValueError("it has another size than its header says")
-        pixels[:] = np.asarray(image).reshape(pixels.shape)
 
 
 def _converted(opened: Any, path: Path, channels: int, bits: int) -> Any:

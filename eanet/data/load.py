@@ -5,20 +5,29 @@ Names are those of `SOURCES`, and those of TFDS, also as `name/config` and `name
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from eanet import rules
 from eanet.data import cifar, splits, tfds
-from eanet.data.base import Decoded, Log, MaybePath, Source, Split, Wanted
+from eanet.data import resize as resize_lib
+from eanet.data.base import Decoded, Log, MaybePath, Source, Split, Wanted, empty_images
 from eanet.data.cache import cached, default_cache_dir
 from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
 from eanet.errors import UserError
 
-RULES: dict[str, rules.Rule] = {"name": rules.Text(), "data_dir": rules.Text(), **splits.RULES}
+RULES: dict[str, rules.Rule] = {
+    "name": rules.Text(),
+    "data_dir": rules.Text(),
+    "image_size": rules.OrNothing(rules.Size()),
+    "resize": rules.NameIn(resize_lib.RESIZES),
+    "on_bad_image": rules.Choice("refuse", "skip"),
+    "class_weights": rules.Choice("none", "balanced"),
+    **splits.RULES,
+}
 
 # By the name of a dataset: of what is wanted, see `Wanted`. Where the name ends in a colon, an
 # argument follows it, which comes first. All other names are those of TFDS.
@@ -54,6 +63,9 @@ class Dataset:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     place: str | None = None  # absolute path of the source; None where that is always the same
     bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`
+    resize: str = resize_lib.DEFAULT  # of images of another size than `image_shape`
+    skipped: int = 0  # files of the source that could not be read
+    class_weights: np.ndarray | None = None  # `float32[classes]`, of the loss; None: all are 1
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -78,16 +90,29 @@ def load_dataset(
     data_dir: MaybePath = None,
     val_fraction: float = 0.2,
     val_split: str = "last",
+    test_fraction: float = 0.2,
+    image_size: Sequence[int] | None = None,
+    resize: str = resize_lib.DEFAULT,
+    on_bad_image: str = "refuse",
+    class_weights: str = "none",
     seed: int = 0,
     place: str | None = None,
+    class_names: Sequence[str] = (),
     cache_dir: MaybePath = None,
     log: Log = print,
 ) -> Dataset:
     """Loads a dataset, memory-mapped from the cache where it was decoded before.
 
-    The test split is the source's own, or its validation split where it has no other. The
-    validation split is the source's own where it also has a test split; otherwise it is split
-    from train by `val_fraction`, `val_split` and `seed`, see `eanet.data.splits.split_validation`.
+    The test split is the source's own, or its validation split where it has no other; of a folder
+    without either, `test_fraction` of each class. The validation split is the source's own where it
+    also has a test split; otherwise it is split from train by `val_fraction`, `val_split` and
+    `seed`, see `eanet.data.splits.split_validation`.
+
+    All images get a height and width by `image_size` and `resize`, see `eanet.data.resize`; None
+    where all have one size. Files of a folder that cannot be read are refused, or with `"skip"` as
+    `on_bad_image` left out. `class_weights="balanced"` asks for `Dataset.class_weights`, see
+    `eanet.data.splits.balanced_weights`. `class_names`, where a run has recorded these very
+    classes, is the order to give them in.
 
     The name is of `SOURCES`, as in `folder:PATH`, or of TFDS; what TFDS has prepared lies in
     `data_dir`, by default TFDS_DATA_DIR or ~/tensorflow_datasets. While `place`, where the dataset
@@ -97,7 +122,14 @@ def load_dataset(
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
-    decoded = _decoded(name, data_dir, place, cache_dir, log, Wanted())
+    wanted = Wanted(
+        image_size=_size(image_size),
+        resize=resize,
+        test_fraction=test_fraction,
+        skip_bad=on_bad_image == "skip",
+    )
+    decoded = _decoded(name, data_dir, place, cache_dir, log, wanted)
+    decoded = _in_order(decoded, class_names)
     train, val = decoded.splits["train"], decoded.splits.get("val")
     if val is None:
         train, val = splits.split_validation(train, val_fraction, val_split, seed)
@@ -111,6 +143,11 @@ def load_dataset(
         {"val": decoded.fingerprints["train"], **decoded.fingerprints},
         decoded.place,
         decoded.bits,
+        resize,
+        decoded.skipped,
+        splits.balanced_weights(train.labels, len(decoded.class_names))
+        if class_weights == "balanced"
+        else None,
     )
 
 
@@ -121,6 +158,10 @@ def load_part(
     class_names: Sequence[str],
     image_shape: tuple[int, int, int],
     bits: int | None = None,
+    image_size: Sequence[int] | None = None,
+    resize: str = resize_lib.DEFAULT,
+    test_fraction: float = 0.2,
+    on_bad_image: str = "refuse",
     data_dir: MaybePath = None,
     place: str | None = None,
     log: Log = print,
@@ -135,7 +176,16 @@ def load_part(
     Raises:
         UserError: the part cannot be had or read, or its images or classes are not the model's.
     """
-    decoded = _decoded(name, data_dir, place, None, log, Wanted(part, image_shape[2], bits))
+    wanted = Wanted(
+        part,
+        channels=image_shape[2],
+        bits=bits,
+        image_size=_size(image_size),
+        resize=resize,
+        test_fraction=test_fraction,
+        skip_bad=on_bad_image == "skip",
+    )
+    decoded = _decoded(name, data_dir, place, None, log, wanted)
     if part not in decoded.splits:
         raise UserError(f"{name} has no {part} split of its own")
     split = decoded.splits[part]
@@ -166,11 +216,11 @@ def _decoded(
     name: str, data_dir: MaybePath, place: str | None, cache: MaybePath, log: Log, wanted: Wanted
 ) -> Decoded:
     cache_dir = Path(cache).expanduser() if cache else default_cache_dir()
-    place = place if place and os.path.isdir(place) else None
+    place = place if place and os.path.exists(place) else None
     kind, colon, argument = name.partition(":")
     if source := SOURCES.get(kind + colon):
         argument = place if place and colon else argument
-        decoded = cached(source(argument, wanted), cache_dir, log)
+        decoded = cached(_sized(source(argument, wanted), wanted), cache_dir, log)
     else:
         decoded = _load_tfds(name, place or data_dir, cache_dir, log, wanted)
     classes = len(decoded.class_names)
@@ -178,6 +228,54 @@ def _decoded(
         if split.labels.min() < 0 or split.labels.max() >= classes:
             raise UserError(f"{kind}{colon}{argument}: {part} has labels outside 0..{classes - 1}")
     return decoded
+
+
+def _size(image_size: Sequence[int] | None) -> tuple[int, int] | None:
+    """Height and width of a config, which JSON may have made a list."""
+    rules.check({"image_size": RULES["image_size"]}, {"image_size": image_size}, "dataset.")
+    return None if image_size is None else (image_size[0], image_size[1])
+
+
+def _sized(source: Source, wanted: Wanted) -> Source:
+    """The source with images of the size that is wanted, if it does not see to that itself."""
+    size, how = wanted.image_size, wanted.resize
+    if size is None:
+        return source
+
+    def sized(split: Split) -> Split:
+        from PIL import Image
+
+        channels = split.images.shape[3]
+        if split.images.shape[1:3] == size:
+            return split
+        images = empty_images(len(split), (*size, channels), source.name)
+        for place, image in zip(images, split.images, strict=True):
+            fitted = resize_lib.fit(
+                Image.fromarray(image[..., 0] if channels == 1 else image), size, how
+            )
+            place[:] = np.asarray(fitted).reshape(place.shape)
+        return Split(images, split.labels)
+
+    def read() -> Decoded:
+        decoded = source.read()
+        parts = {part: sized(split) for part, split in decoded.splits.items()}
+        return replace(decoded, splits=parts)
+
+    height, width = size
+    return replace(source, identity=f"{source.identity}:{height}x{width}:{how}", read=read)
+
+
+def _in_order(decoded: Decoded, class_names: Sequence[str]) -> Decoded:
+    """The same with its classes in this order, where it has just these."""
+    names = tuple(class_names)
+    if names == decoded.class_names or sorted(names) != sorted(decoded.class_names):
+        return decoded
+    label_of = {name: label for label, name in enumerate(names)}
+    labels = np.array([label_of[name] for name in decoded.class_names], np.int32)
+    parts = {
+        part: Split(split.images, labels[split.labels]) for part, split in decoded.splits.items()
+    }
+    return replace(decoded, splits=parts, class_names=names)
 
 
 def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wanted) -> Decoded:
@@ -191,11 +289,12 @@ def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wa
         )
     root = tfds.tfds_dir(data_dir)
     if source := tfds.prepared_source(request, root, wanted):
-        return cached(source, cache, log)
+        return cached(_sized(source, wanted), cache, log)
     reasons = [f"{request} is not prepared in {root}"]
     if str(request) in cifar.ARCHIVES:
         try:
-            return cached(cifar.cifar_source(request.name, root, cache, log), cache, log)
+            archive = cifar.cifar_source(request.name, root, cache, log)
+            return cached(_sized(archive, wanted), cache, log)
         except cifar.DownloadFailed as error:
             log(str(error))
             reasons.append(str(error))
@@ -203,7 +302,7 @@ def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wa
         tfds.check_known(request, root, SOURCES)
     failure = tfds.prepare(request, root, log)
     if failure is None and (source := tfds.prepared_source(request, root, wanted)):
-        return cached(source, cache, log)
+        return cached(_sized(source, wanted), cache, log)
     reasons.append(failure or "TensorFlow prepared something else")
     raise UserError(
         f"{'; '.join(reasons)}. Ways out: `pip install tensorflow-cpu importlib_resources` and "

@@ -9,6 +9,7 @@ from eanet.errors import UserError
 RULES: dict[str, rules.Rule] = {
     "val_fraction": rules.Number(0, 1, below=True),
     "val_split": rules.Choice("last", "random"),
+    "test_fraction": rules.Number(0, 1, above=True, below=True),
 }
 
 
@@ -48,6 +49,17 @@ def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     for label, number in enumerate(share):
         chosen[order[labels[order] == label][:number]] = True
     return chosen
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """`float32[classes]`: `n / (k · n_c)` of n examples, n_c of the class, k classes that occur.
+
+    So each of these weighs as much as any other, and the mean over all examples is one. A class
+    without examples has none.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, weights, 0.0).astype(np.float32)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

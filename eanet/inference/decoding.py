@@ -11,7 +11,6 @@ from PIL import Image
 
 from eanet.data import images as images_lib
 from eanet.data.base import budget
-from eanet.data.resize import RESIZES
 from eanet.errors import UserError
 from eanet.workdir.model_record import ModelRecord
 
@@ -55,10 +54,14 @@ def _decoded(record: ModelRecord, resize: str, path: str) -> Pixels | UserError:
     """
     height, width, channels = record.image_shape
     try:
-        image = images_lib.read(Path(path), channels=channels, bits=record.bits or 16)
+        return Pixels(
+            *images_lib.read(
+                Path(path),
+                channels=channels,
+                bits=record.bits or 16,
+                size=(height, width),
+                resize=resize,
+            )
+        )
     except UserError as error:
         return error
-    resized = image.size != (width, height)
-    if resized:
-        image = RESIZES[resize](image, (width, height))
-    return Pixels(np.asarray(image).reshape(record.image_shape), resized)

@@ -48,12 +48,16 @@ def load_examples(
             class_names=model.class_names,
             image_shape=model.image_shape,
             bits=model.record.bits,
+            image_size=config.dataset.image_size,
+            resize=config.dataset.resize,
+            test_fraction=config.dataset.test_fraction,
+            on_bad_image=config.dataset.on_bad_image,
             data_dir=config.dataset.data_dir if data_dir is None else data_dir,
             place=place,
             log=log,
         )
     except UserError as error:
-        if place is None or os.path.isdir(place):
+        if place is None or os.path.exists(place):
             raise
         raise UserError(
             f"the data of this run is no longer in {place} ({error}); say by --data_dir=DIR where"

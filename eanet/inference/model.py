@@ -29,7 +29,8 @@ class Model:
     each method, and results are arrays of NumPy.
 
     In place of arrays there may be paths, one or a list: the files are decoded as those of a data
-    set, and squashed where they have another size. One that cannot be read raises `UserError`.
+    set, and resized like these where they have another size. One that cannot be read raises
+    `UserError`.
     """
 
     config: ConfigDict  # of the run

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from eanet.data.images import quietly
-from eanet.data.resize import DEFAULT
 from eanet.errors import UserError
 from eanet.inference.decoding import decode_ahead
 from eanet.workdir.model_record import ModelRecord
@@ -20,7 +19,7 @@ def as_pixels(images: Any, record: ModelRecord) -> np.ndarray:
     """The images as `uint8[B, H, W, C]`, or `float32[B, H, W, C]` on the same scale 0..255.
 
     They may be an array of any library, a list of arrays, the path of a file, or a list of paths;
-    files of another size are resized by `eanet.data.resize.DEFAULT`. Of arrays nothing is guessed:
+    files of another size are resized as the model's record says. Of arrays nothing is guessed:
     floats from 0 to 1, channels first, a single image and normalised images are refused with the
     way out.
 
@@ -61,7 +60,7 @@ def as_pixels(images: Any, record: ModelRecord) -> np.ndarray:
 def _decoded(paths: list[str], record: ModelRecord) -> np.ndarray:
     pixels = np.empty((len(paths), *record.image_shape), np.uint8)
     with quietly():
-        images = decode_ahead(record, DEFAULT, paths, most=_AHEAD)
+        images = decode_ahead(record, record.resize_policy, paths, most=_AHEAD)
         for place, (_, image) in zip(pixels, images, strict=True):
             if isinstance(image, UserError):
                 raise image

@@ -33,7 +33,7 @@ def predict(
     images: Sequence[str],
     *,
     checkpoint: str,
-    resize: str,
+    resize: str | None,
     top: int | None,
     out: Path | None,
     strict: bool,
@@ -44,7 +44,8 @@ def predict(
       workdir: of the run, or where else `eanet.load` takes a model from.
       images: what to look at, see `eanet.inference.asked`.
       checkpoint: "best" on validation, "latest", or a step.
-      resize: of `eanet.data.resize.RESIZES`, for images of another size than the model's.
+      resize: of `eanet.data.resize.RESIZES`, for images of another size than the model's; None for
+        what the model was trained with.
       top: how many classes of each image; None for five, or for all where these are fewer.
       out: the table, see `eanet.inference.tables`; replaced where it is there. None for the
         terminal.
@@ -64,6 +65,7 @@ def predict(
     model = load(workdir, checkpoint, log=console.warn)
     if unused := host.unused_accelerator():
         console.warn(unused)
+    resize = resize or model.record.resize_policy
     answers = _Answers(model, resize, _top_of(model, top))
     count = Count(console.note, live=console.interactive)
     with (

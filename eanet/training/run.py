@@ -186,7 +186,13 @@ def set_up(
     """
     config_schema.check(config)
     place = known.data.place if known and known.data else None
-    dataset = dataset or load_dataset(seed=config.seed, place=place, log=log, **config.dataset)
+    dataset = dataset or load_dataset(
+        seed=config.seed,
+        place=place,
+        class_names=known.class_names if known else (),
+        log=log,
+        **config.dataset,
+    )
     if known:
         known.refuse_other(dataset)
         mean, std = known.statistics

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eanet import files
+from eanet.data.resize import DEFAULT, RESIZES
 from eanet.errors import UserError
 from eanet.version import __version__
 
@@ -41,11 +42,13 @@ class DataRecord:
     name: str  # of the config
     place: str | None  # absolute path that it was read from; None where it is everywhere the same
     splits: Mapping[str, SplitRecord]  # by their names, `SPLITS`
+    skipped: int = 0  # files that could not be read and were left out
 
     def __post_init__(self) -> None:
         _require(isinstance(self.name, str), "name")
         _require(isinstance(self.place, str | None) and "\0" not in (self.place or ""), "place")
         _require(set(self.splits) == set(SPLITS), "splits")
+        _require(type(self.skipped) is int and self.skipped >= 0, "skipped")
 
     @property
     def holds_out(self) -> bool:
@@ -62,7 +65,9 @@ class ModelRecord:
     mean: tuple[float, ...]  # per channel of the training images, on the scale 0..255
     std: tuple[float, ...]  # likewise, above 0
     data: DataRecord | None = None  # what it was trained on; None for weights that came without
-    resize: str = "refuse"  # images of another size than the model's; there is no other way yet
+    # Of images of another size than the model's, see `eanet.data.resize`. Records of before the key
+    # `dataset.resize` say "refuse".
+    resize: str = "refuse"
     bits: int | None = None  # of 16-bit training images, see `eanet.data.images`; None without such
     version: str = __version__  # of the program that wrote it
 
@@ -76,9 +81,14 @@ class ModelRecord:
             _require(_are(float, values) and len(values) == self.image_shape[2], name)
             _require(all(map(math.isfinite, values)), name)
         _require(min(self.std) > 0, "std")
-        _require(self.resize == "refuse", "resize")
+        _require(self.resize in ("refuse", *RESIZES), "resize")
         _require(self.bits is None or (_are(int, (self.bits,)) and 8 <= self.bits <= 16), "bits")
         _require(isinstance(self.version, str), "version")
+
+    @property
+    def resize_policy(self) -> str:
+        """How images of another size are resized where nothing else is asked for."""
+        return DEFAULT if self.resize == "refuse" else self.resize
 
     @property
     def statistics(self) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +99,9 @@ class ModelRecord:
     def of(cls, dataset: "Dataset") -> "ModelRecord":
         """Of a model that is trained on this data set."""
         mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
-        data = DataRecord(dataset.name, dataset.place, _splits(dataset))
-        return cls(dataset.class_names, dataset.image_shape, mean, std, data, bits=dataset.bits)
+        data = DataRecord(dataset.name, dataset.place, _splits(dataset), dataset.skipped)
+        names, shape = dataset.class_names, dataset.image_shape
+        return cls(names, shape, mean, std, data, dataset.resize, dataset.bits)
 
     def refuse_other(self, dataset: "Dataset") -> None:
         """Raises `UserError` for a data set that is not what the run was trained on."""

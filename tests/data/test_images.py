@@ -20,7 +20,8 @@ def read(path, bits=16):
     header = images.read_header(path)
     pixels = np.empty((1, header.height, header.width, 1 if header.greyscale else 3), np.uint8)
     with images.quietly():
-        images.decode([path], pixels, bits=bits, workers=1)
+        for error in images.decode([path], pixels, bits=bits, workers=1).values():
+            raise error
     return pixels[0]
 
 
@@ -103,11 +104,21 @@ def test_a_single_image_is_read_as_those_of_a_data_set(tmp_path):
     Image.fromarray(RGB).convert("RGBA").save(tmp_path / "x.png", exif=exif)
     (tmp_path / "y.png").write_bytes(deep_png(RGB.astype(np.uint16) << 3))
     for name, bits in (("x.png", 16), ("y.png", 11)):
-        image = images.read(tmp_path / name, channels=3, bits=bits)
-        np.testing.assert_array_equal(image, read(tmp_path / name, bits))
+        expected = read(tmp_path / name, bits)
+        image, resized = single(tmp_path / name, 3, bits, expected.shape[:2])
+        assert not resized
+        np.testing.assert_array_equal(image, expected)
     os.symlink("x.png", tmp_path / "link.png")
-    grey = images.read(tmp_path / "link.png", channels=1, bits=16)
-    np.testing.assert_array_equal(grey, Image.fromarray(RGB).convert("L").rotate(-90, expand=True))
+    grey, _ = single(tmp_path / "link.png", 1, 16, (5, 6))
+    expected = Image.fromarray(RGB).convert("L").rotate(-90, expand=True)
+    np.testing.assert_array_equal(grey[..., 0], expected)
+    small, resized = single(tmp_path / "link.png", 1, 16, (3, 2), "squash")
+    assert resized
+    np.testing.assert_array_equal(small[..., 0], expected.resize((2, 3), Image.Resampling.BILINEAR))
+
+
+def single(path, channels, bits, size, resize=None):
+    return images.read(path, channels=channels, bits=bits, size=size, resize=resize)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "nothing"])
@@ -115,7 +126,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind):
     path = tmp_path / "x.png"
     {"pipe": os.mkfifo, "folder": os.mkdir, "nothing": lambda _: None}[kind](path)
     with pytest.raises(UserError, match=r"x\.png cannot be read as an image: (not a|No such)"):
-        images.read(path, channels=3, bits=16)
+        single(path, 3, 16, (6, 5))
 
 
 def test_a_header_is_read_without_the_pixels(tmp_path):
