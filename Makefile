@@ -1,5 +1,6 @@
 # make demo   train on the embedded digits, about two minutes
 # make train  train the Keras example on CIFAR-100
+# make prepare DATASET=mnist [DATA_DIR=DIR]   prepare a data set of TensorFlow Datasets
 # make test   linters, types and all tests
 # make lint   linters and types alone
 # make bench  this project against its peers, and the other measurements; two hours of a quiet machine
@@ -19,16 +20,20 @@ BIN := .venv/bin
 RUN := .venv/run-$(VERSION)
 DEV := .venv/dev-$(VERSION)
 
-.PHONY: demo train test lint bench bench-gpu clean
+.PHONY: demo train prepare test lint bench bench-gpu clean
 
 demo: $(RUN)
 	$(BIN)/python main.py --config=configs/eanet_digits.py
 
-# What TFDS has to prepare itself needs TensorFlow, once.
-train: $(RUN)
-	$(BIN)/python -m eanet prepare cifar100 || \
-		($(BIN)/pip install -q -r requirements-prepare.txt && $(BIN)/python -m eanet prepare cifar100)
+train:
+	$(MAKE) prepare DATASET=cifar100
 	$(BIN)/python main.py --config=configs/eanet_cifar100.py
+
+# What TFDS has to prepare itself needs TensorFlow, once.
+PREPARE = $(BIN)/python -m eanet prepare "$(DATASET)" $(if $(DATA_DIR),--data_dir="$(DATA_DIR)")
+prepare: $(RUN)
+	@test -n "$(DATASET)" || { echo "say which data set, as in make prepare DATASET=mnist"; exit 2; }
+	$(PREPARE) || ($(BIN)/pip install -q -r requirements-prepare.txt && $(PREPARE))
 
 test: lint
 	$(BIN)/python -m pytest

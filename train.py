@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from eanet import config as config_lib
 from eanet import devices, host, precision
 from eanet.checkpoints.manager import Checkpoints
+from eanet.display.class_counts import counts_line, missing_line
 from eanet.display.console import Console
 from eanet.display.plot_style import DEFAULT_KINDS
 from eanet.environment import device, versions
@@ -213,6 +214,13 @@ def describe(run: Run, console: Console) -> None:
         image_shape=dataset.image_shape,
         num_classes=dataset.num_classes,
     )
+    names, weights = dataset.class_names, dataset.class_weights
+    console.note(f"classes  {counts_line(names, dataset.train.labels, weights)}")
+    for split, what in (("train", "training"), ("test", "test")):
+        if missing := missing_line(names, getattr(dataset, split).labels, what):
+            console.warn(missing)
+    if dataset.skipped:
+        console.warn(f"{dataset.skipped:,} files of {dataset.name} cannot be read and are left out")
     rows = costs.summarize(run.model.abstract)
     console.model_table(rows, costs.totals(rows))
 

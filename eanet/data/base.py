@@ -104,15 +104,21 @@ def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bo
 
 
 def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> np.ndarray:
-    """Room for `uint8[count, H, W, C]`, refused where half of the memory would not hold it."""
+    """Room for `uint8[count, H, W, C]`; raises as `check_memory` does."""
+    check_memory(count, image_shape, name)
+    return np.empty((count, *image_shape), np.uint8)
+
+
+def check_memory(count: int, image_shape: tuple[int, ...], name: str | Path) -> None:
+    """Raises `UserError` for so many images that half of the memory would not hold them."""
     needed = count * math.prod(image_shape)
     if needed > budget():
         raise UserError(
             f"{name}: {count} images of {'x'.join(map(str, image_shape))} need "
             f"{needed / 1e9:.1f} GB, more than half of this machine's "
-            f"{physical_memory() / 1e9:.1f} GB; use smaller or fewer images"
+            f"{physical_memory() / 1e9:.1f} GB; use smaller or fewer images, or a smaller "
+            "dataset.image_size"
         )
-    return np.empty((count, *image_shape), np.uint8)
 
 
 def budget() -> int:

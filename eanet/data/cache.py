@@ -104,6 +104,7 @@ def _load(folder: Path, content: Mapping[str, Any], source: Source) -> Decoded:
         content["splits"],
         source.place,
         content["bits"],
+        content.get("skipped", 0),
     )
 
 
@@ -127,6 +128,7 @@ def _write(folder: Path, source: Source, decoded: Decoded) -> Decoded:
             "splits": decoded.fingerprints,
             "class_names": list(decoded.class_names),
             "bits": decoded.bits,
+            "skipped": decoded.skipped,
             "arrays": _checksums(decoded),
         }
         index = {"crc32": _crc_of_json(content), "content": content}

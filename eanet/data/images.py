@@ -89,11 +89,17 @@ def read_header(path: Path) -> Header:
 
 
 def bits_of(paths: list[Path], workers: int) -> int:
-    """How many bits, from 8 to 16, hold every value of these deep images; alpha does not count."""
+    """How many bits, from 8 to 16, hold every value of these deep images; alpha does not count.
+
+    Those that cannot be read are left out; `decode` tells of them.
+    """
 
     def largest(path: Path) -> int:
-        with _opened(path) as image:
-            return int(_deep_values(image, path)[..., :3].max())
+        try:
+            with _opened(path) as image:
+                return int(_deep_values(image, path)[..., :3].max())
+        except UserError:
+            return 0
 
     with ThreadPoolExecutor(workers) as pool:
         return max(8, max(pool.map(largest, paths)).bit_length())

@@ -4,6 +4,7 @@ Names are those of `SOURCES`, and those of TFDS, also as `name/config` and `name
 """
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -304,8 +305,9 @@ def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wa
     if failure is None and (source := tfds.prepared_source(request, root, wanted)):
         return cached(_sized(source, wanted), cache, log)
     reasons.append(failure or "TensorFlow prepared something else")
+    where = f" DATA_DIR={shlex.quote(os.fspath(data_dir))}" if data_dir else ""
     raise UserError(
-        f"{'; '.join(reasons)}. Ways out: `pip install tensorflow-cpu importlib_resources` and "
-        f"`python -m eanet prepare {request}` once; or dataset.data_dir=DIR that holds it "
-        "prepared; or the embedded set, --config=configs/eanet_digits.py"
+        f"{'; '.join(reasons)}. Ways out: `make prepare DATASET={request}{where}` once, which "
+        "installs TensorFlow for it (requirements-prepare.txt); or dataset.data_dir=DIR that holds "
+        "it prepared; or the embedded set, --config=configs/eanet_digits.py"
     )

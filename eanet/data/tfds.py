@@ -93,7 +93,7 @@ def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | No
         str(request),
         f"tfds:{folder.parent}:{request}" + (f":{wanted.part}" if wanted.part else ""),
         fingerprint(found) + folder.name,
-        lambda: read_prepared(folder, wanted.part),
+        lambda: read_prepared(folder, wanted),
         str(folder.absolute()),
     )
 

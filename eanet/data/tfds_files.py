@@ -19,7 +19,8 @@ import numpy as np
 
 from eanet import files
 from eanet.data import images as images_lib
-from eanet.data.base import Decoded, Split, budget, empty_images
+from eanet.data import resize as resize_lib
+from eanet.data.base import Decoded, Split, Wanted, budget, check_memory, empty_images
 from eanet.errors import UserError
 
 _ADVICE = "prepare it again"
@@ -36,7 +37,7 @@ def read_info(folder: Path) -> dict[str, Any]:
     return files.read_record(folder / "dataset_info.json", _ADVICE) or {}
 
 
-def read_prepared(folder: Path, only: str | None) -> Decoded:
+def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
     """Decodes the splits of a prepared directory, or only one, in their order on disk.
 
     Raises:
@@ -52,12 +53,12 @@ def read_prepared(folder: Path, only: str | None) -> Decoded:
         names = {part: name for part, name in names.items() if available.get(name)}
         if not {"train", "test"} <= names.keys():
             raise UserError(f"{folder} needs a train and a test or validation split: {available}")
-        if only and only not in names:
-            raise UserError(f"{folder} has no {only} split")
+        if wanted.part and wanted.part not in names:
+            raise UserError(f"{folder} has no {wanted.part} split")
         splits = {}
         for part, name in names.items():
-            if only in (None, part):
-                splits[part] = _decode(*examples[name], channels, f"{folder} ({name})")
+            if wanted.part in (None, part):
+                splits[part] = _decode(*examples[name], channels, wanted, f"{folder} ({name})")
     except UserError:
         raise
     except Exception as error:  # damaged files make the readers raise almost anything
@@ -165,7 +166,9 @@ _READERS = {"tfrecord": _tfrecords, "array_record": _array_records}
 
 
 @images_lib.quietly()
-def _decode(records: Iterator[bytes], count: int, channels: int, name: str) -> Split:
+def _decode(
+    records: Iterator[bytes], count: int, channels: int, wanted: Wanted, name: str
+) -> Split:
     """Images and labels of `count` serialized examples.
 
     Memory for all is asked for by the header of the first image, before any is decoded.
@@ -181,10 +184,15 @@ def _decode(records: Iterator[bytes], count: int, channels: int, name: str) -> S
 
     def decode(index: int, record: bytes) -> None:
         image, labels[index] = parse(record)
-        if (image.height, image.width) != shape[:2]:
+        if wanted.image_size:
+            check_memory(1, (image.height, image.width, channels), name)
+            image = resize_lib.fit(image.convert(_MODES[channels]), shape[:2], wanted.resize)
+        elif (image.height, image.width) != shape[:2]:
             raise UserError(
                 f"{name}: all images must have one size, found {image.width}x{image.height} and "
-                f"{shape[1]}x{shape[0]}; resize them into a folder and use folder:PATH"
+                f"{shape[1]}x{shape[0]} (width x height). Say what size all shall get, "
+                "--config.dataset.image_size='(32,32)' (height, width), and how, "
+                "--config.dataset.resize=squash, crop or pad"
             )
         images[index] = np.asarray(image.convert(_MODES[channels])).reshape(shape)
 
@@ -192,9 +200,12 @@ def _decode(records: Iterator[bytes], count: int, channels: int, name: str) -> S
     if first is None:
         raise ValueError(f"{name} has none of the {count} records it states")
     image, _ = parse(first)
-    shape = (image.height, image.width, channels)
+    shape = (*(wanted.image_size or (image.height, image.width)), channels)
     images, labels = empty_images(count, shape, name), np.empty(count, np.int32)
-    workers = images_lib.workers_within(budget() - images.nbytes, image.height, image.width)
+    # The sizes of the others are not known yet.
+    side = int((Image.MAX_IMAGE_PIXELS or 2**27) ** 0.5) if wanted.image_size else 0
+    largest = max(image.height, side), max(image.width, side)
+    workers = images_lib.workers_within(budget() - images.nbytes, *largest)
     done, records = 0, itertools.chain([first], records)
     with ThreadPoolExecutor(workers) as pool:
         while batch := list(itertools.islice(records, _RECORDS_AT_ONCE)):

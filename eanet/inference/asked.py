@@ -4,14 +4,13 @@ import codecs
 import glob
 import itertools
 import os
-import re
 import select
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from eanet import files
 from eanet.data.base import Log
-from eanet.data.folder import is_ignored
+from eanet.data.file_names import is_ignored, natural
 from eanet.data.images import is_image_name
 from eanet.errors import UserError
 
@@ -104,9 +103,9 @@ class Asked:
             except OSError as error:
                 self.unreadable += 1
                 self._warn(f"{folder} cannot be read: {error.strerror}")
-            for name in sorted(names, key=_natural):
+            for name in sorted(names, key=natural):
                 yield os.path.join(folder, name)
-            folders.sort(key=_natural, reverse=True)
+            folders.sort(key=natural, reverse=True)
             pending += [os.path.join(folder, name) for name in folders]
 
     def _ignore(self, name: str) -> None:
@@ -147,16 +146,6 @@ def _fitting(pattern: str) -> list[str]:
     try:
         found = Path(*fixed).glob(os.path.join(*parts[len(fixed) :]))
         shown = (path for path in found if not any(map(is_ignored, path.parts[len(fixed) :])))
-        return sorted(map(str, shown), key=_natural)
+        return sorted(map(str, shown), key=natural)
     except ValueError as error:
         raise UserError(f"--images={pattern}: {error}") from None
-
-
-def _natural(name: str) -> tuple[str, str]:
-    """Sorts 9 before 10: before the digits of a number stands how many they are."""
-
-    def counted(number: re.Match[str]) -> str:
-        digits = number[0].lstrip("0")
-        return f"{len(digits):03}{digits}"
-
-    return re.sub("[0-9]+", counted, name), name

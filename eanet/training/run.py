@@ -143,9 +143,9 @@ def build_model(
     return split_model(lambda rngs: EANet(num_classes, image_shape, rngs=rngs, **config.model))
 
 
-def build_loss(config: ConfigDict) -> Loss:
-    """The loss that the config describes."""
-    return make_loss(**{key: config[key] for key in loss_lib.RULES})
+def build_loss(config: ConfigDict, class_weights: np.ndarray | None = None) -> Loss:
+    """The loss that the config describes; evaluation has no class weights."""
+    return make_loss(class_weights=class_weights, **{key: config[key] for key in loss_lib.RULES})
 
 
 def build_evaluate(
@@ -185,6 +185,8 @@ def set_up(
       UserError: for what the user can mend in config or data.
     """
     config_schema.check(config)
+    if dataset is None and (size := config.dataset.image_size):
+        build_model(config, 2, (*size, 3))  # refuses a patch size before anything is decoded
     place = known.data.place if known and known.data else None
     dataset = dataset or load_dataset(
         seed=config.seed,
@@ -217,7 +219,7 @@ def set_up(
         config=config,
         dataset=dataset,
         model=model,
-        loss=build_loss(config),
+        loss=build_loss(config, dataset.class_weights),
         optimizer=make_optimizer(options, learning_rate, model.kernels),
         learning_rate=learning_rate,
         plan=plan,

@@ -149,7 +149,7 @@ def test_a_set_too_large_is_refused_before_any_pixel_is_decoded(tmp_path, monkey
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_png_that_claims(9_000, 9_000))
     monkeypatch.setattr(base, "physical_memory", lambda: 4 * 10**9)
-    refused(tmp_path, "40 images of 9000x9000x1", "half")
+    refused(tmp_path, "40 images of 9000x9000x3", "half")
 
 
 def refused(tmp_path, *words):

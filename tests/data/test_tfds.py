@@ -293,7 +293,8 @@ def test_without_tensorflow_the_ways_out_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     refused(
         "mnist", tmp_path, f"mnist is not prepared in {tmp_path}", "TensorFlow", "not installed",
-        "pip install tensorflow-cpu", "dataset.data_dir", "--config=configs/eanet_digits.py",
+        "make prepare DATASET=mnist", "requirements-prepare.txt", "dataset.data_dir",
+        "--config=configs/eanet_digits.py",
     )  # fmt: skip
 
 

@@ -1,0 +1,36 @@
+"""How many images each class has, in a line or two."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_FEW = 10  # classes that are all named
+_MISSING = 5  # names of classes without images
+
+
+def counts_line(
+    class_names: Sequence[str], labels: np.ndarray, weights: np.ndarray | None = None
+) -> str:
+    """Of the training labels `int[N]`, and the weights of the classes where the loss has some."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    by_count = np.argsort(counts, kind="stable")
+    if len(class_names) <= _FEW:
+        said = ", ".join(f"{class_names[c]} {counts[c]:,}" for c in reversed(by_count))
+    else:
+        least, most = (f"{counts[c]:,} ({class_names[c]})" for c in (by_count[0], by_count[-1]))
+        said = f"smallest {least}, median {np.median(counts):,g}, largest {most}"
+    if weights is not None:
+        used = weights[counts > 0]
+        said += f"; weights of the loss {used.min():.3g} to {used.max():.3g}"
+    return said
+
+
+def missing_line(class_names: Sequence[str], labels: np.ndarray, split: str) -> str | None:
+    """Which classes have no image in a split; None where all have."""
+    missing = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
+    if not len(missing):
+        return None
+    names = ", ".join(class_names[c] for c in missing[:_MISSING])
+    more = f" and {len(missing) - _MISSING:,} more" if len(missing) > _MISSING else ""
+    number = "class has" if len(missing) == 1 else "classes have"
+    return f"{len(missing):,} {number} no {split} images: {names}{more}"
