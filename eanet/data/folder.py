@@ -2,7 +2,8 @@
 
 Images become one channel if every one of them is greyscale, else RGB, see `eanet.data.images`. All
 16-bit images have one scale, that of the largest value. Without a size that is asked for, all must
-have the same one. All that are at fault are found before one line names the first of them.
+have the same one. All headers are looked at before any pixel is decoded, and all that is at fault
+by then is named in one line: the first few, and how many there are.
 """
 
 from collections import Counter

@@ -112,6 +112,10 @@ def _row(table: Path, line: int, values: Mapping[str, Any]) -> Row:
         label = str(label)
     if not isinstance(path, str) or not isinstance(label, str) or not path or not label.strip():
         raise ValueError("it must have a path and a label, both texts")
+    try:
+        f"{path}{label}".encode()
+    except UnicodeEncodeError:  # JSON can write it
+        raise ValueError("its path or label has half of a character") from None
     if os.path.isabs(path) or "\0" in path or os.path.normpath(path).split(os.sep)[0] == "..":
         raise ValueError(f"{path!r} must be a path below the folder of this file")
     if split not in (None, "") and not (isinstance(split, str) and split in _SPLITS):

@@ -180,6 +180,10 @@ def _data(config: Record, model: ModelRecord | None) -> str:
         return f"{text}.\n"
     height, width, channels = model.image_shape
     text += f": {len(model.class_names):,} classes, images {height} × {width} × {channels}.\n"
+    if config.get("dataset.image_size"):
+        text += f"All were resized to that (`{model.resize}`), as is what the model is asked.\n"
+    if model.data and model.data.skipped:
+        text += f"{model.data.skipped:,} files that could not be read are not among them.\n"
     if model.data:
         splits = model.data.splits
         rows = [(_SPLITS[split], f"{splits[split].examples:,}") for split in SPLITS]

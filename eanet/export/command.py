@@ -134,4 +134,5 @@ def _interface(model: Model, form: Form) -> dict[str, Any]:
         "class_names": model.class_names,
         "mean": model.record.mean,
         "std": model.record.std,
+        "resize": model.record.resize_policy,
     }

@@ -52,7 +52,12 @@ def write(model: Model, form: Form) -> bytes:
         producer_name="eanet",
         producer_version=__version__,
     )
-    names = {"class_names": model.class_names, "mean": model.record.mean, "std": model.record.std}
+    names = {
+        "class_names": model.class_names,
+        "mean": model.record.mean,
+        "std": model.record.std,
+        "resize": model.record.resize_policy,
+    }
     helper.set_model_props(written, {name: json.dumps(value) for name, value in names.items()})
     onnx.checker.check_model(written, full_check=True)
     return written.SerializeToString(deterministic=True)

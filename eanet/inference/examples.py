@@ -26,7 +26,8 @@ def load_examples(
     """Loads one split alone, mapping its classes to those of the model by their names.
 
     The split is "test", "val" or "train", divided as the run divides it. Other data is asked for by
-    its name in `dataset`, or by `data_dir`, where it is prepared or the folder itself.
+    its name in `dataset`, or by `data_dir`, where it is prepared or the folder itself; images of
+    another size than the model's are then resized as the model's record says.
 
     Raises:
       UserError: the data cannot be had, is empty or does not suit the model; or it is not what the
@@ -48,8 +49,8 @@ def load_examples(
             class_names=model.class_names,
             image_shape=model.image_shape,
             bits=model.record.bits,
-            image_size=config.dataset.image_size,
-            resize=config.dataset.resize,
+            image_size=model.image_shape[:2] if asked else config.dataset.image_size,
+            resize=model.record.resize_policy,
             test_fraction=config.dataset.test_fraction,
             on_bad_image=config.dataset.on_bad_image,
             data_dir=config.dataset.data_dir if data_dir is None else data_dir,

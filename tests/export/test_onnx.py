@@ -94,7 +94,12 @@ def test_a_file_names_parameters_and_classes(other):
         model.params["blocks"]["attention"]["key_memory"][1],
     )
     named = {entry.key: json.loads(entry.value) for entry in program.metadata_props}
-    assert named == {"class_names": ["a", "b", "c"], "mean": [10, 100, 200], "std": [50, 60, 70]}
+    assert named == {
+        "class_names": ["a", "b", "c"],
+        "mean": [10, 100, 200],
+        "std": [50, 60, 70],
+        "resize": "squash",
+    }
 
 
 def test_what_is_left_was_run_in_batches_of_its_size(trained, model, tmp_path):

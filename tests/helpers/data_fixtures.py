@@ -68,7 +68,7 @@ def write_prepared(root: Path, form: str, splits: dict, name="shapes", version="
         )
     info = {"fileFormat": form, "name": name, "version": version, "splits": infos}
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    shape = [str(size) for size in next(iter(splits.values()))[0].shape[1:]]
+    shape = [str(size) for size in next(iter(splits.values()))[0][0].shape]
     features = {
         "pythonClassName": f"{_TFDS}.features_dict.FeaturesDict",
         "featuresDict": {

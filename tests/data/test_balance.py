@@ -1,0 +1,50 @@
+"""Classes of unlike sizes: what is said of them, and what they weigh."""
+
+import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
+
+from eanet.data.load import load_dataset
+from eanet.data.splits import balanced_weights
+from eanet.display.class_counts import counts_line, missing_line
+from tests.helpers.data_fixtures import write_folder
+
+LABELS = np.repeat([0, 1, 3], [8, 1, 3])
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    weights = balanced_weights(LABELS, 5)
+    expected = compute_class_weight("balanced", classes=np.unique(LABELS), y=LABELS)
+    np.testing.assert_allclose(weights[[0, 1, 3]], expected, 1e-6)
+    assert weights[2] == weights[4] == 0
+    np.testing.assert_allclose(weights[LABELS].mean(), 1, 1e-6)
+
+
+def test_weights_are_those_of_what_is_trained_on(tmp_path):
+    write_folder(tmp_path, {"train/a": 9, "train/b": 3, "val/a": 1})
+    weights = {}
+    for how in ("none", "balanced"):
+        dataset = load_dataset(
+            f"folder:{tmp_path}", val_fraction=0.25, class_weights=how, log=lambda _: None
+        )
+        weights[how] = dataset.class_weights
+    assert weights["none"] is None
+    np.testing.assert_array_equal(weights["balanced"], balanced_weights(dataset.train.labels, 2))
+
+
+def test_few_classes_are_all_named_and_many_by_their_extremes():
+    names = ("cat", "dog", "eel", "fox")
+    assert counts_line(names, LABELS) == "cat 8, fox 3, dog 1, eel 0"
+    told = counts_line(names, LABELS, balanced_weights(LABELS, 4))
+    assert told.endswith("eel 0; weights of the loss 0.5 to 4")
+    names = tuple(map(str, range(20)))
+    labels = np.repeat(np.arange(20), np.arange(20) + 1000)
+    told = counts_line(names, labels)
+    assert told == "smallest 1,000 (0), median 1,009.5, largest 1,019 (19)"
+
+
+def test_classes_without_images_are_one_line():
+    assert missing_line(("a", "b", "c", "d"), LABELS, "test") == "1 class has no test images: c"
+    assert missing_line(("a", "b"), LABELS[:9], "test") is None
+    names = tuple(map(str, range(9)))
+    told = missing_line(names, LABELS, "training")
+    assert told == "6 classes have no training images: 2, 4, 5, 6, 7 and 1 more"
