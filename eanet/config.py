@@ -185,7 +185,10 @@ def parse_value(config: ConfigDict, key: str, text: str) -> Any:
         if kind in (float, str):
             return kind(text)
         if kind is tuple:
-            return None if text == "None" else tuple(map(int, text.strip("([ ,])").split(",")))
+            if text == "None":
+                return None
+            sizes = text[1:-1] if (text[:1], text[-1:]) in (("(", ")"), ("[", "]")) else text
+            return tuple(int(size) for size in sizes.removesuffix(",").split(","))
     except (KeyError, ValueError):
         raise UserError(f"{key}={text} must be {_KINDS[kind]}") from None
     raise UserError(f"{key} cannot be given as a text; change the config file")
@@ -328,7 +331,8 @@ def _take_tuples(section: ConfigDict) -> None:
         if isinstance(value, ConfigDict):
             _take_tuples(value)
         elif isinstance(value, list):
-            with section.ignore_type(), section.unlocked():
+            with section.unlocked():
+                del section[key]  # which would make a list of the tuple
                 section[key] = tuple(value)
 
 

@@ -287,3 +287,40 @@ def test_a_placeholder_is_filled_or_named(tmp_path, monkeypatch):
         config_schema.check(filled)
     assert config_lib.parse_value(loaded, "num_epochs", "3") == 3.0
     config_schema.check(config_lib.override(loaded, {"seed": 4, "num_epochs": 3}))
+
+
+@pytest.mark.parametrize("value", [(16, 24), None])
+def test_a_size_is_the_same_after_it_was_written(tmp_path, value):
+    config = config_lib.override(testing.get_config(), {"dataset.image_size": (4, 4)})
+    config = config_lib.override(config, {"dataset.image_size": value})
+    config_schema.check(config)
+    config_lib.write(tmp_path, config)
+    saved = config_lib.from_json(tmp_path / "config.json")
+    assert saved.dataset.image_size == value
+    assert config_lib.differences(saved, config_lib.filled(config)) == []
+    with config.unlocked():
+        config.dataset.image_size = [1, 2]  # as a person may write it
+    assert config_lib.filled(config).dataset.image_size == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("(16,24)", (16, 24)), ("16, 24", (16, 24)), ("[16, 24]", (16, 24)), ("None", None)],
+)
+def test_a_size_is_given_as_a_text(text, value):
+    assert config_lib.parse_value(testing.get_config(), "dataset.image_size", text) == value
+
+
+@pytest.mark.parametrize("text", ["16x24", "(16,)24", "(16,24", "", "1.5,2", "nan"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UserError, match=r"dataset\.image_size=.* must be whole numbers as in \(32"):
+        config_lib.parse_value(testing.get_config(), "dataset.image_size", text)
+
+
+@pytest.mark.parametrize("value", [(16,), (0, 4), (4, 70_000), (1.5, 2), (True, 4), "44", 16])
+def test_what_no_image_has_is_refused(value):
+    config = testing.get_config()
+    with config.ignore_type():
+        config.dataset.image_size = value
+    with pytest.raises(UserError, match=r"dataset\.image_size=.* must be \(height, width\)"):
+        config_schema.check(config)

@@ -36,7 +36,7 @@ def test_trained_stopped_resumed_evaluated_asked_and_tuned(tmp_path, undrawn, ca
     results = main_job.stopped_and_resumed(config, tmp_path)
     said = capsys.readouterr().out
     assert re.search(
-        r"^classes  china \d+, flower \d+, portrait \d+; weights of the loss 0\.", said, re.M
+        r"^classes  china: \d+, flower: \d+, portrait: \d+; weights of the loss 0\.", said, re.M
     )
     assert "1 files of " in said and "cut.jpg" in said and "Thumbs.db" in said
     assert "balanced accuracy" in said

@@ -15,7 +15,7 @@ def counts_line(
     counts = np.bincount(labels, minlength=len(class_names))
     by_count = np.argsort(counts, kind="stable")
     if len(class_names) <= _FEW:
-        said = ", ".join(f"{class_names[c]} {counts[c]:,}" for c in reversed(by_count))
+        said = ", ".join(f"{class_names[c]}: {counts[c]:,}" for c in reversed(by_count))
     else:
         least, most = (f"{counts[c]:,} ({class_names[c]})" for c in (by_count[0], by_count[-1]))
         said = f"smallest {least}, median {np.median(counts):,g}, largest {most}"

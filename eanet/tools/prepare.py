@@ -2,6 +2,7 @@
 
 from eanet.cli import Parser, say
 from eanet.data.load import load_dataset, refuse_unread
+from eanet.data.resize import DEFAULT, RESIZES
 
 
 def main(arguments: list[str], prog: str) -> None:
@@ -9,7 +10,17 @@ def main(arguments: list[str], prog: str) -> None:
     parser = Parser(prog, __doc__)
     parser.add_argument("name", help="digits, folder:PATH or a TFDS name such as cifar100")
     parser.add_argument("--data_dir", metavar="DIR", help="where TFDS data sets are prepared")
-    options = parser.parse_args(arguments)
-    if options.data_dir is not None:
-        refuse_unread(options.data_dir, options.name)
-    say(load_dataset(options.name, data_dir=options.data_dir, log=say))
+    parser.add_argument(
+        "--image_size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="that all images get, as dataset.image_size; default: all have one size",
+    )
+    parser.add_argument(
+        "--resize", default=DEFAULT, choices=RESIZES, help=f"how; default: {DEFAULT}"
+    )
+    options = vars(parser.parse_args(arguments))
+    if options["data_dir"] is not None:
+        refuse_unread(options["data_dir"], options["name"])
+    say(load_dataset(options.pop("name"), log=say, **options))

@@ -33,9 +33,9 @@ def test_weights_are_those_of_what_is_trained_on(tmp_path):
 
 def test_few_classes_are_all_named_and_many_by_their_extremes():
     names = ("cat", "dog", "eel", "fox")
-    assert counts_line(names, LABELS) == "cat 8, fox 3, dog 1, eel 0"
+    assert counts_line(names, LABELS) == "cat: 8, fox: 3, dog: 1, eel: 0"
     told = counts_line(names, LABELS, balanced_weights(LABELS, 4))
-    assert told.endswith("eel 0; weights of the loss 0.5 to 4")
+    assert told.endswith("eel: 0; weights of the loss 0.5 to 4")
     names = tuple(map(str, range(20)))
     labels = np.repeat(np.arange(20), np.arange(20) + 1000)
     told = counts_line(names, labels)

@@ -19,3 +19,9 @@ def test_sizes_are_printed_and_odd_names_escaped(tmp_path, monkeypatch, capsys):
 def test_a_directory_that_would_not_be_read_is_refused(name):
     with pytest.raises(UserError, match=f"data_dir=here has no effect: {name} is not looked for"):
         prepare.main([name, "--data_dir=here"], "prepare")
+
+
+def test_a_size_may_be_asked_for(tmp_path, capsys):
+    write_folder(tmp_path, {"a": 4, "b": 4}, (8, 8, 1))
+    prepare.main([f"folder:{tmp_path}", "--image_size", "4", "6", "--resize=pad"], "prepare")
+    assert "4 train, 2 val, 2 test images of 4x6x1, 2 classes" in capsys.readouterr().out
