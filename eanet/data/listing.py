@@ -21,6 +21,7 @@ from pathlib import Path
 from eanet.data import table
 from eanet.data.base import Wanted, fingerprint
 from eanet.data.file_names import is_ignored, natural
+from eanet.data.splits import held_out_count
 from eanet.errors import UserError
 
 _PARTS = ("train", "val", "test")
@@ -136,7 +137,7 @@ def _divided(files: Files, fraction: float, root: Path) -> dict[str, Files]:
     parts: dict[str, Files] = {"train": [], "test": []}
     for name, paths in by_class.items():
         paths.sort(key=lambda path: _hash(path, root, draw=b"test draw 1\0"))
-        count = min(max(1, round(fraction * len(paths))), len(paths) - 1)
+        count = held_out_count(len(paths), fraction)
         parts["test"] += [(path, name) for path in paths[:count]]
         parts["train"] += [(path, name) for path in paths[count:]]
     return parts

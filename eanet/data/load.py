@@ -104,8 +104,8 @@ def load_dataset(
 ) -> Dataset:
     """Loads a dataset, memory-mapped from the cache where it was decoded before.
 
-    The test split is the source's own, or its validation split where it has no other; of a folder
-    without either, `test_fraction` of each class. The validation split is the source's own where it
+    The test split is the source's own, or its validation split where it has no other; without
+    either, `test_fraction` of each class. The validation split is the source's own where it
     also has a test split; otherwise it is split from train by `val_fraction`, `val_split` and
     `seed`, see `eanet.data.splits.split_validation`.
 

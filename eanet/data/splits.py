@@ -35,6 +35,23 @@ def split_validation(train: Split, fraction: float, how: str, seed: int) -> tupl
     return train[~chosen], train[chosen]
 
 
+def split_test(train: Split, fraction: float) -> tuple[Split, Split]:
+    """Divides a source that has no test split: some of each class, see `held_out_count`.
+
+    The draw is a fixed one, so that all seeds of a config are tested on the same images.
+    """
+    order = np.random.default_rng(0).permutation(len(train))
+    chosen = np.zeros(len(train), bool)
+    for label, size in enumerate(np.bincount(train.labels)):
+        chosen[order[train.labels[order] == label][: held_out_count(size, fraction)]] = True
+    return train[~chosen], train[chosen]
+
+
+def held_out_count(size: int, fraction: float) -> int:
+    """How many images of a class of this size are tested on: at least one, and never all."""
+    return max(0, min(max(1, round(size * fraction)), size - 1))
+
+
 def stratified_choice(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """`bool[N]`, true for exactly `count` examples, each class in proportion to its size.
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from eanet import files
 from eanet.data.base import Log, MaybePath, Source, Wanted, fingerprint
-from eanet.data.tfds_files import read_info, read_prepared
+from eanet.data.tfds_files import is_divided, read_info, read_prepared
 from eanet.errors import UserError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -88,10 +88,12 @@ def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | No
         found = [(entry.name, entry.stat()) for entry in os.scandir(folder)]
     except OSError as error:
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    only = f":{wanted.part}" if wanted.part else ""
+    divided = "" if is_divided(folder) else f":test{wanted.test_fraction:g}"
     # One without a version in its request is the same source when a newer one appears.
     return Source(
         str(request),
-        f"tfds:{folder.parent}:{request}" + (f":{wanted.part}" if wanted.part else ""),
+        f"tfds:{folder.parent}:{request}{only}{divided}",
         fingerprint(found) + folder.name,
         lambda: read_prepared(folder, wanted),
         str(folder.absolute()),

@@ -21,6 +21,7 @@ from eanet import files
 from eanet.data import images as images_lib
 from eanet.data import resize as resize_lib
 from eanet.data.base import Decoded, Split, Wanted, budget, check_memory, empty_images
+from eanet.data.splits import split_test
 from eanet.errors import UserError
 
 _ADVICE = "prepare it again"
@@ -37,6 +38,15 @@ def read_info(folder: Path) -> dict[str, Any]:
     return files.read_record(folder / "dataset_info.json", _ADVICE) or {}
 
 
+def is_divided(folder: Path) -> bool:
+    """Whether a prepared directory has a split to test on, besides the one for training."""
+    try:
+        names = {split["name"] for split in read_info(folder)["splits"] if sum(_lengths(split))}
+    except (LookupError, TypeError, ValueError):  # damaged, as `read_prepared` will say
+        return True
+    return bool(names & {"test", "validation"})
+
+
 def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
     """Decodes the splits of a prepared directory, or only one, in their order on disk.
 
@@ -51,14 +61,18 @@ def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
         if "test" not in available:
             names = {"train": "train", "test": "validation"}
         names = {part: name for part, name in names.items() if available.get(name)}
-        if not {"train", "test"} <= names.keys():
-            raise UserError(f"{folder} needs a train and a test or validation split: {available}")
-        if wanted.part and wanted.part not in names:
+        if "train" not in names:
+            raise UserError(f"{folder} needs a train split: {available}")
+        if wanted.part and wanted.part not in (*names, "test"):
             raise UserError(f"{folder} has no {wanted.part} split")
-        splits = {}
-        for part, name in names.items():
-            if wanted.part in (None, part):
-                splits[part] = _decode(*examples[name], channels, wanted, f"{folder} ({name})")
+        needed = wanted.part if wanted.part in names else None
+        splits = {
+            part: _decode(*examples[name], channels, wanted, f"{folder} ({name})")
+            for part, name in names.items()
+            if needed in (None, part)
+        }
+        if not is_divided(folder):
+            splits["train"], splits["test"] = split_test(splits["train"], wanted.test_fraction)
     except UserError:
         raise
     except Exception as error:  # damaged files make the readers raise almost anything
@@ -108,7 +122,7 @@ def _examples(folder: Path) -> dict[str, tuple[Iterator[bytes], int]]:
         raise UserError(f"{folder} is in {form} form: prepare it with file_format='array_record'")
     examples: dict[str, tuple[Iterator[bytes], int]] = {}
     for split in info["splits"]:
-        lengths = [int(length) for length in split.get("shardLengths", ())]
+        lengths = _lengths(split)
         template = split.get("filepathTemplate") or _TEMPLATE
         names = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": form}
         paths = [
@@ -118,6 +132,11 @@ def _examples(folder: Path) -> dict[str, tuple[Iterator[bytes], int]]:
         records = itertools.chain.from_iterable(map(_READERS[form], paths))
         examples[split["name"]] = records, sum(lengths)
     return examples
+
+
+def _lengths(split: dict[str, Any]) -> list[int]:
+    """How many examples each file of a split has, as `dataset_info.json` says."""
+    return [int(length) for length in split.get("shardLengths", ())]
 
 
 def _shard_path(template: str, names: dict[str, str], number: int, total: int) -> Path:

@@ -97,6 +97,21 @@ def test_other_sources_are_resized_too(tmp_path):
     np.testing.assert_array_equal(shapes.test.images[4], expected)
 
 
+def test_a_prepared_set_without_a_test_split_is_divided(tmp_path):
+    images, labels = random_images(40)
+    write_prepared(tmp_path, "tfrecord", {"train": (images, labels)})
+    shapes = load_dataset("shapes", data_dir=tmp_path, val_fraction=0, log=quiet)
+    counts = [np.bincount(split.labels) for split in (shapes.train, shapes.test)]
+    np.testing.assert_array_equal(counts[1], np.round(0.2 * np.bincount(labels)))
+    np.testing.assert_array_equal(counts[0] + counts[1], np.bincount(labels))
+    for part, whole in (("test", shapes.test), ("train", shapes.train)):
+        alone = load_part("shapes", part, class_names=shapes.class_names, data_dir=tmp_path,
+                          image_shape=shapes.image_shape, log=quiet)  # fmt: skip
+        np.testing.assert_array_equal(alone.split.images, whole.images)
+    larger = load_dataset("shapes", data_dir=tmp_path, test_fraction=0.5, log=quiet)
+    assert len(larger.test) > 15
+
+
 def test_what_cannot_be_read_is_named_or_left_out(tmp_path):
     write_folder(tmp_path, {"train/a": 6, "train/b": 2, "test/a": 2})
     whole = load(tmp_path)

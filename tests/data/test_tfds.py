@@ -259,8 +259,8 @@ def test_a_pipe_in_place_of_a_file_is_refused(form, tmp_path):
 
 
 def test_sets_of_another_kind_are_refused(tmp_path):
-    folder = write_prepared(tmp_path, "tfrecord", {"train": TRAIN})
-    refused("shapes", tmp_path, "test or validation split")
+    folder = write_prepared(tmp_path, "tfrecord", {"test": TEST})
+    refused("shapes", tmp_path, "needs a train split")
     edit(
         folder / "features.json",
         lambda info: info["featuresDict"]["features"].pop("label"),

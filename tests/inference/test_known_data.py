@@ -316,3 +316,19 @@ def test_an_evaluation_that_began_earlier_says_that_it_is_not_recorded(world, ca
     train.evaluate(world / "run")
     assert "results of a later step" in "".join(capsys.readouterr())
     assert files.read_record(path) == later
+
+
+def test_other_data_of_other_sizes_is_resized_as_the_run_does(world, compiled):
+    other = world / "other"
+    for part in ("train", "test"):
+        for name in SIDES:
+            (other / part / name).mkdir(parents=True)
+            for number, path in enumerate(paths(world, f"{part}/{name}/*.png")):
+                large = Image.open(path).resize(
+                    (8 * (2 + number % 3),) * 2, Image.Resampling.NEAREST
+                )
+                large.save(other / part / name / path.name)
+    examples = load_examples(compiled, "test", dataset=f"folder:{other}", log=print)
+    assert examples.split.images.shape[1:] == compiled.image_shape
+    answers = compiled.predict(examples.split.images).argmax(1)
+    assert (answers == examples.split.labels).mean() > 0.9
