@@ -13,11 +13,14 @@ def counts_line(
 ) -> str:
     """Of the training labels `int[N]`, and the weights of the classes where the loss has some."""
     counts = np.bincount(labels, minlength=len(class_names))
-    by_count = np.argsort(counts, kind="stable")
-    if len(class_names) <= _FEW:
-        said = ", ".join(f"{class_names[c]}: {counts[c]:,}" for c in reversed(by_count))
+    if counts.min() == counts.max():
+        said = f"{counts[0]:,} training images each"
+    elif len(class_names) <= _FEW:
+        by_count = np.argsort(-counts, kind="stable")
+        said = ", ".join(f"{class_names[c]}: {counts[c]:,}" for c in by_count)
     else:
-        least, most = (f"{counts[c]:,} ({class_names[c]})" for c in (by_count[0], by_count[-1]))
+        ends = int(counts.argmin()), int(counts.argmax())
+        least, most = (f"{counts[c]:,} ({class_names[c]})" for c in ends)
         said = f"smallest {least}, median {np.median(counts):,g}, largest {most}"
     if weights is not None:
         used = weights[counts > 0]

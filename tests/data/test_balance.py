@@ -36,6 +36,7 @@ def test_few_classes_are_all_named_and_many_by_their_extremes():
     assert counts_line(names, LABELS) == "cat: 8, fox: 3, dog: 1, eel: 0"
     told = counts_line(names, LABELS, balanced_weights(LABELS, 4))
     assert told.endswith("eel: 0; weights of the loss 0.5 to 4")
+    assert counts_line(names, np.arange(8) % 4) == "2 training images each"
     names = tuple(map(str, range(20)))
     labels = np.repeat(np.arange(20), np.arange(20) + 1000)
     told = counts_line(names, labels)
