@@ -77,8 +77,10 @@ def _read(listing: Listing, wanted: Wanted) -> Decoded:
         count = f"{listing.ignored.total():,}"
         notes.insert(0, f"ignored {count} hidden files or files of the system, such as {names}")
     if broken:
-        kept = np.array([path not in broken for path in headers])
-        pixels = pixels[kept]
+        kept = [place for place, path in enumerate(headers) if path not in broken]
+        for place, old in enumerate(kept):  # a copy of all might not fit the memory
+            pixels[place] = pixels[old]
+        pixels = pixels[: len(kept)]
     return Decoded(
         _splits(listing, bad, pixels),
         listing.class_names,

@@ -164,7 +164,7 @@ def _parts(root: Path, only: str | None) -> dict[str, Path]:
 
 def _check_undivided(root: Path) -> None:
     layouts = "train/CLASS/*.png and test/CLASS/… or val/CLASS/…, or CLASS/*.png alone"
-    folders = [entry for entry in _entries(root, Counter()) if os.path.isdir(entry.path)]
+    folders = [entry for entry in _entries(root, Counter()) if _is_folder(entry)]
     if not folders:
         raise UserError(f"{root} must hold {layouts}")
     for entry in folders:
@@ -178,7 +178,7 @@ def _classes(folder: Path, ignored: Counter[str]) -> Files:
     """The files of a folder of classes, with their classes."""
     files: Files = []
     for entry in _entries(folder, ignored):
-        if not os.path.isdir(entry.path):
+        if not _is_folder(entry):
             hint = f", or name folder:{entry.path}" if entry.name.endswith(table.ENDINGS) else ""
             raise UserError(f"{entry.path} lies beside the class folders; move it away{hint}")
         name = unicodedata.normalize("NFC", entry.name)
@@ -197,7 +197,7 @@ def _files_below(folder: Path, ignored: Counter[str]) -> list[Path]:
         if not entries:
             raise UserError(f"{folder} holds no images; add some or remove it")
         for entry in entries:
-            if not os.path.isdir(entry.path):
+            if not _is_folder(entry):
                 found.append(Path(entry.path))
             elif os.path.islink(entry.path):
                 raise UserError(f"{entry.path} is a link to a folder; move it away")
@@ -219,6 +219,13 @@ def _entries(folder: Path, ignored: Counter[str]) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}") from None
     return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _holds_folders(path: str | Path) -> bool:
