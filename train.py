@@ -220,7 +220,9 @@ def describe(run: Run, console: Console) -> None:
         if missing := missing_line(names, getattr(dataset, split).labels, what):
             console.warn(missing)
     if dataset.skipped:
-        console.warn(f"{dataset.skipped:,} files of {dataset.name} cannot be read and are left out")
+        console.warn(
+            f"left out, as it cannot be read: {dataset.skipped:,} of the files of {dataset.name}"
+        )
     rows = costs.summarize(run.model.abstract)
     console.model_table(rows, costs.totals(rows))
 
