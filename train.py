@@ -118,8 +118,9 @@ def replay(workdir: Path) -> None:
         _, state = checkpoints.restore(step, like=run.abstract_state())
     layers = run.examine(state, step)
     console.layers_table(layers)
-    start = run.plan.offset_in_epoch(step)
-    _, _, reached = run.make_train_steps()(state, *run.placed(step), run.seed, step, start, 1)
+    with run.feed.begin(step) as take:
+        *examples, start = take(step, 1)
+    _, _, reached = run.make_train_steps()(state, *examples, run.seed, step, start, 1)
     if int(reached) == step:
         where = diagnostics.first_not_finite(layers)
         raise TrainingDiverged(f"step {step + 1} fails again (first: {where})")
@@ -207,6 +208,8 @@ def describe(run: Run, console: Console) -> None:
     told = precision.without_effect(run.config.matmul_precision, run.config.model.dtype)
     for warning in filter(None, (host.unused_accelerator(), told)):
         console.warn(warning)
+    if run.streams:
+        console.note("the training images are streamed: the devices get them batch by batch")
     dataset = run.dataset
     console.dataset_table(
         dataset.name,

@@ -44,12 +44,11 @@ def get_config() -> ConfigDict:
     dataset.data_dir = ""  # of prepared TFDS data; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
     dataset.val_fraction = 0.2  # share of the training split that is held out for validation
     dataset.val_split = "last"  # "last": the end of the split, unshuffled; "random": stratified
-    dataset.test_fraction = (
-        0.2  # share of each class, where the source has no test split of its own
-    )
+    dataset.test_fraction = 0.2  # share of each class, where the source has no test split
     dataset.image_size = None  # (height, width) that all images get; None: all have one size
     dataset.resize = "squash"  # to that size, or "crop" around the centre, or "pad" with black
     dataset.on_bad_image = "refuse"  # a file of a folder that cannot be read, or "skip" it
+    dataset.streaming = None  # read images anew in every epoch; None: where memory is too small
     dataset.class_weights = "none"  # of the loss, or "balanced": each class as much as any other
 
     config.augment = augment = ConfigDict()

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FieldReference, FrozenConfigDict
 from ml_collections.config_dict import RequiredValueError
 
 from eanet import files
-from eanet.config_history import ADDED
+from eanet.config_history import ADDED, OPTIONAL
 from eanet.errors import UserError
 from eanet.version import __version__
 
@@ -142,7 +142,7 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
     """A copy with other values by their full keys, locked; references to a changed value follow it.
 
     A value is of its key's type; a whole number may stand for a number, a scalar of NumPy for
-    the number that it is, and None for a tuple.
+    the number that it is, and None for a value of `OPTIONAL`.
 
     Raises:
       UserError: for a key that is unknown, a value of another type, or a value that is missing.
@@ -156,7 +156,7 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
             value = float(value)
         if kind is tuple and isinstance(value, list):
             value = tuple(value)
-        if type(value) is not kind and not (kind is tuple and value is None):
+        if type(value) is not kind and not (key in OPTIONAL and value is None):
             raise UserError(f"{key} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}")
         section, name = _place(config, key)
         with section.ignore_type():  # checked above; that of a reference may be NumPy's
@@ -177,6 +177,8 @@ def override(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 def parse_value(config: ConfigDict, key: str, text: str) -> Any:
     """The value that a text stands for; `UserError` for an unknown key or another type's text."""
     kind = _kind(config, key)
+    if key in OPTIONAL and text == "None":
+        return None
     try:
         if kind is bool:
             return _SWITCH[text.lower()]
@@ -185,8 +187,6 @@ def parse_value(config: ConfigDict, key: str, text: str) -> Any:
         if kind in (float, str):
             return kind(text)
         if kind is tuple:
-            if text == "None":
-                return None
             sizes = text[1:-1] if (text[:1], text[-1:]) in (("(", ")"), ("[", "]")) else text
             return tuple(int(size) for size in sizes.removesuffix(",").split(","))
     except (KeyError, ValueError):
@@ -288,16 +288,15 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _kind(config: ConfigDict, key: str) -> type:
-    """The type of the value of a key, also of a placeholder that nothing was put into.
-
-    Of None itself it is a tuple: no other value of a config may be left out.
-    """
+    """The type of the value of a key, also of a placeholder that nothing was put into."""
     values = dict(flatten(config))
     check_key(key, values)
+    if key in OPTIONAL:
+        return OPTIONAL[key]
     if values[key] is not None:
         return type(values[key])
     field = _field(config, key)
-    return field.get_type() if isinstance(field, FieldReference) else tuple
+    return field.get_type() if isinstance(field, FieldReference) else type(field)
 
 
 def _field(config: ConfigDict, key: str) -> Any:

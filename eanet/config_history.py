@@ -51,7 +51,11 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "dataset.test_fraction": 0.2,
         "dataset.on_bad_image": "refuse",
         "dataset.class_weights": "none",
+        "dataset.streaming": None,
     },
 }
+
+# Keys whose value may be None, and the kind of value that they have otherwise.
+OPTIONAL: dict[str, type] = {"dataset.image_size": tuple, "dataset.streaming": bool}
 
 REQUIRED = FIRST.union(*ADDED.values())

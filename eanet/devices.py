@@ -87,6 +87,11 @@ def microbatch(mesh: Mesh, batch_size: int, microbatch_size: int, images_at_once
     return max(n for n in range(1, min(wanted, share) + 1) if share % n == 0)
 
 
+def fits(model: int, data: int, mesh: Mesh) -> bool:
+    """Whether a device of the mesh may hold both, see `check_memory`."""
+    return model + data <= _available(data, mesh)
+
+
 def check_memory(model: int, data: int, mesh: Mesh) -> None:
     """Raises `UserError` for what cannot fit on a device of the mesh.
 
@@ -95,15 +100,21 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
       data: bytes of the examples, of which each device has a copy, and this process one.
       mesh: the devices; those of the CPU share the memory of the process.
     """
-    statistics = mesh.devices.flat[0].memory_stats() or {}
-    available = statistics.get("bytes_limit", (physical_memory() - data) // mesh.size)
-    if model + data > available:
-        part = f" by {setting}" if (setting := memory_setting()) and statistics else ""
+    if not fits(model, data, mesh):
+        available = _available(data, mesh)
+        on_device = mesh.devices.flat[0].memory_stats()
+        part = f" by {setting}" if (setting := memory_setting()) and on_device else ""
         raise UserError(
             f"this model needs at least {model / 1e9:,.1f} GB of memory and the training data "
             f"{data / 1e9:,.1f} GB, but a device has {max(0, available) / 1e9:,.1f} GB{part}; "
-            f"{_LESS_MEMORY}, or take fewer or smaller images{' or --workers' if part else ''}"
+            f"{_LESS_MEMORY}, take fewer or smaller images{' or --workers' if part else ''}, or do "
+            "without dataset.streaming=False"
         )
+
+
+def _available(data: int, mesh: Mesh) -> int:
+    statistics = mesh.devices.flat[0].memory_stats() or {}
+    return statistics.get("bytes_limit", (physical_memory() - data) // mesh.size)
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ def devices_of_share(count: int) -> float:
     """How many devices each of `count` processes has, see `share`; less than 1 of a shared core."""
     if _accelerator():
         return 1.0 / _workers_per_device(count)
-    return min(_cores() / count, _MAX_CPU_DEVICES)
+    return min(cores() / count, _MAX_CPU_DEVICES)
 
 
 def settings() -> dict[str, str]:
@@ -229,10 +229,10 @@ def _processor() -> str:
 
 def _cpu_devices(processes: int) -> int:
     """How many devices each of several processes makes of the cores that this one may use."""
-    return min(max(1, _cores() // processes), _MAX_CPU_DEVICES)
+    return min(max(1, cores() // processes), _MAX_CPU_DEVICES)
 
 
-def _cores() -> int:
+def cores() -> int:
     """How many cores this process may use."""
     has_affinity = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1

@@ -311,6 +311,20 @@ def test_a_size_is_given_as_a_text(text, value):
     assert config_lib.parse_value(testing.get_config(), "dataset.image_size", text) == value
 
 
+@pytest.mark.parametrize(("text", "value"), [("True", True), ("false", False), ("None", None)])
+def test_a_switch_that_may_be_left_open_is_given_as_a_text(text, value):
+    config, key = testing.get_config(), "dataset.streaming"
+    assert config_lib.parse_value(config, key, text) is value
+    config = config_lib.override(config, {key: value})
+    config_schema.check(config)
+    assert config_lib.override(config, {key: None}).dataset.streaming is None
+    for wrong in ("", "maybe"):
+        with pytest.raises(UserError, match=f"{key}={wrong} must be true or false"):
+            config_lib.parse_value(config, key, wrong)
+    with pytest.raises(UserError, match=f"{key} must be true or false, not 1"):
+        config_lib.override(config, {key: 1})
+
+
 @pytest.mark.parametrize("text", ["16x24", "(16,)24", "(16,24", "", "1.5,2", "nan"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(UserError, match=r"dataset\.image_size=.* must be whole numbers as in \(32"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,11 +19,37 @@ Log = Callable[[str], object]
 MaybePath = str | os.PathLike[str] | None
 
 
+# Where one example is stored: a path, and what else it takes to find it there.
+Reference = Sequence[Any]
+
+
+class TooLarge(UserError):
+    """Images that this machine's memory would not hold."""
+
+
+class Images(Protocol):
+    """`uint8[N, H, W, C]`, an array or what stands for one; `np.asarray` makes it an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """As of an array."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: Any, /) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Split:
     """Images `uint8[N, H, W, C]` with their labels `int32[N]`."""
 
-    images: np.ndarray
+    images: Any  # `Images`
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -49,6 +76,35 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How the examples of a source become pixels, one by one; see `eanet.data.reading`."""
+
+    form: str  # of what they are stored in
+    image_shape: tuple[int, int, int]  # of all of them
+    class_names: tuple[str, ...]
+    bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`
+    resize: str | None = None  # of images of another size; None where there are none
+    largest: tuple[int, int] = (0, 0)  # height and width of the largest image as it is stored
+
+    def __post_init__(self) -> None:
+        for name in ("image_shape", "class_names", "largest"):  # of which JSON makes lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How the examples of a source are read one by one."""
+
+    # By part, where each example is, in their order; takes no longer than to list the files.
+    references: Callable[[], Mapping[str, Sequence[Reference]]]
+    # The recipe, and notes as of `Decoded`; may look at every image.
+    recipe: Callable[[], tuple[Recipe, tuple[str, ...]]]
+    # What becomes of these parts, where some of them are divided further.
+    divide: Callable[[dict[str, Split]], dict[str, Split]] = dict
+    skips_bad: bool = False  # whether examples that cannot be read are left out
+
+
+@dataclass(frozen=True)
 class Source:
     """Where a dataset comes from."""
 
@@ -57,6 +113,7 @@ class Source:
     fingerprint: str  # changes whenever the content does
     read: Callable[[], Decoded]  # decodes everything; seconds to minutes
     place: str | None = None  # absolute path of what is read; None where that is always the same
+    storage: Storage | None = None  # None where it can only be read as a whole
 
 
 @dataclass(frozen=True)
@@ -72,6 +129,7 @@ class Wanted:
     resize: str = resize_lib.DEFAULT
     test_fraction: float = 0.2  # of each class, where the source has no test split of its own
     skip_bad: bool = False  # whether an image that cannot be read is left out, and counted
+    streaming: bool | None = None  # whether images stay in their files; None where memory decides
 
 
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:
@@ -91,16 +149,23 @@ def content_fingerprint(split: Split, class_names: Sequence[str], *, ordered: bo
 
     `ordered` says whether their order counts, as it does in training.
     """
-    shape = str(split.images.shape[1:])
-    starts = [sha256(f"{shape}\0{name}\0".encode("utf-8", "surrogatepass")) for name in class_names]
-
-    def digest(image: np.ndarray, label: int) -> bytes:
-        state = starts[label].copy()
-        state.update(np.ascontiguousarray(image).data)
-        return state.digest()
-
-    digests = list(map(digest, split.images, split.labels.tolist()))
+    survey = getattr(split.images, "survey", None)
+    digests = (
+        list(map(bytes, survey["digest"]))
+        if survey is not None
+        else [
+            example_digest(image, class_names[label])
+            for image, label in zip(split.images, split.labels.tolist(), strict=True)
+        ]
+    )
     return sha256(b"".join(digests if ordered else sorted(digests))).hexdigest()[:32]
+
+
+def example_digest(image: np.ndarray, class_name: str) -> bytes:
+    """A digest over shape, pixels and class name of one example."""
+    state = sha256(f"{image.shape}\0{class_name}\0".encode("utf-8", "surrogatepass"))
+    state.update(np.ascontiguousarray(image).data)
+    return state.digest()
 
 
 def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> np.ndarray:
@@ -110,10 +175,10 @@ def empty_images(count: int, image_shape: tuple[int, ...], name: str | Path) -> 
 
 
 def check_memory(count: int, image_shape: tuple[int, ...], name: str | Path) -> None:
-    """Raises `UserError` for so many images that half of the memory would not hold them."""
+    """Raises `TooLarge` for so many images that half of the memory would not hold them."""
     needed = count * math.prod(image_shape)
     if needed > budget():
-        raise UserError(
+        raise TooLarge(
             f"{name}: {count} images of {'x'.join(map(str, image_shape))} need "
             f"{needed / 1e9:.1f} GB, more than half of this machine's "
             f"{physical_memory() / 1e9:.1f} GB; use smaller or fewer images, or a smaller "

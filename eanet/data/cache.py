@@ -2,12 +2,12 @@
 
 One folder per source: `SPLIT_images.npy` and `SPLIT_labels.npy` of each split, and `index.json`
 with the class names, the fingerprints of the source and of each split, and a CRC-32 of every
-array. A folder is written under a temporary name and renamed when complete, so readers never see
+array. Of a source that is not decoded as a whole there is another one, see `eanet.data.survey`. A
+folder is written under a temporary name and renamed when complete, so readers never see
 half of one.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -16,7 +16,8 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,37 +39,92 @@ def default_cache_dir() -> Path:
     return (base if base.is_absolute() else files.home() / ".cache") / "eanet"
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Arrays by their names, and what else is to be known of them, as JSON has it."""
+
+    arrays: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+
+
 def cached(source: Source, cache_dir: Path, log: Log) -> Decoded:
     """The decoded source, from the cache where that holds a sound and current copy.
 
     Otherwise the source is decoded and stored; a cache that cannot be written is said so
     through `log` and is no error. Several processes may do this at the same time.
     """
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", source.name)[-60:]
-    identity = hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:12]
-    folder = cache_dir / f"{slug}-{identity}"
+
+    def decode() -> Kept:
+        decoded = source.read()
+        for note in decoded.notes:
+            log(f"{source.name}: {note}")
+        fingerprints = {
+            part: content_fingerprint(split, decoded.class_names, ordered=part == "train")
+            for part, split in decoded.splits.items()
+        }
+        arrays = {
+            f"{part}_{what}": array
+            for part, split in decoded.splits.items()
+            for what, array in vars(split).items()
+        }
+        names = list(decoded.class_names)
+        facts = {
+            "splits": fingerprints,
+            "class_names": names,
+            "bits": decoded.bits,
+            "skipped": decoded.skipped,
+        }
+        return Kept(arrays, facts)
+
+    found = kept(source, cache_dir, log, "decoding", decode)
+    arrays, facts = found.arrays, found.facts
+    return Decoded(
+        {
+            part: Split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+            for part in facts["splits"]
+        },
+        tuple(facts["class_names"]),
+        facts["splits"],
+        source.place,
+        facts["bits"],
+        facts.get("skipped", 0),
+    )
+
+
+def kept(source: Source, cache_dir: Path, log: Log, doing: str, make: Callable[[], Kept]) -> Kept:
+    """What `make` gives of this source, from the cache as `cached` does it.
+
+    `doing` says what that is; the same source may be kept in several ways.
+    """
+    folder = _folder(source, cache_dir)
     try:
         return _read(folder, source)
     except FileNotFoundError:
-        log(f"decoding {source.name} once; later starts read the copy in {folder}")
+        log(f"{doing} {source.name} once; later starts read the copy in {folder}")
     except (_Unusable, OSError) as error:
-        log(f"decoding {source.name} again: the copy in {folder} is {error}")
-    decoded = source.read()
-    for note in decoded.notes:
-        log(f"{source.name}: {note}")
-    fingerprints = {
-        part: content_fingerprint(split, decoded.class_names, ordered=part == "train")
-        for part, split in decoded.splits.items()
-    }
-    decoded = dataclasses.replace(decoded, fingerprints=fingerprints, place=source.place)
+        log(f"{doing} {source.name} again: the copy in {folder} is {error}")
+    made = make()
     try:
-        return _write(folder, source, decoded)
+        return _write(folder, source, made)
     except OSError as error:
         log(f"going on without a cache: {error}")
-        return decoded
+        return made
 
 
-def _read(folder: Path, source: Source) -> Decoded:
+def find(source: Source, cache_dir: Path) -> Kept | None:
+    """What is kept of a source; None where that has to be made first."""
+    try:
+        return _read(_folder(source, cache_dir), source)
+    except (_Unusable, OSError):
+        return None
+
+
+def _folder(source: Source, cache_dir: Path) -> Path:
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", source.name)[-60:]
+    return cache_dir / f"{slug}-{hashlib.sha256(os.fsencode(source.identity)).hexdigest()[:12]}"
+
+
+def _read(folder: Path, source: Source) -> Kept:
     """Raises FileNotFoundError where nothing is stored, `_Unusable` where it is not sound."""
     os.stat(folder)
     try:
@@ -81,34 +137,27 @@ def _read(folder: Path, source: Source) -> Decoded:
         if content["fingerprint"] != source.fingerprint:
             raise _Unusable("out of date: its source has changed")
         # Mapped first, checked then: another process may replace the folder at any time.
-        decoded = _load(folder, content, source)
-        if content["arrays"] != _checksums(decoded):
+        found = _load(folder, content)
+        if content["arrays"] != _checksums(found.arrays):
             raise _Unusable("damaged")
-        return decoded
+        return found
     except _Unusable:
         raise
     except Exception as error:  # damaged headers make JSON and NumPy raise almost anything
         raise _Unusable(f"damaged ({error})") from None
 
 
-def _load(folder: Path, content: Mapping[str, Any], source: Source) -> Decoded:
-    def array(split: str, what: str) -> np.ndarray:
-        path = folder / f"{split}_{what}.npy"
-        if not path.is_file():  # a pipe would wait for ever
+def _load(folder: Path, content: Mapping[str, Any]) -> Kept:
+    def array(name: str) -> np.ndarray:
+        path = folder / f"{name}.npy"
+        if not re.fullmatch(r"\w+", name) or not path.is_file():  # a pipe would wait for ever
             raise _Unusable(f"damaged ({path.name})")
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
-    return Decoded(
-        {name: Split(array(name, "images"), array(name, "labels")) for name in content["splits"]},
-        tuple(content["class_names"]),
-        content["splits"],
-        source.place,
-        content["bits"],
-        content.get("skipped", 0),
-    )
+    return Kept({name: array(name) for name in content["arrays"]}, content)
 
 
-def _write(folder: Path, source: Source, decoded: Decoded) -> Decoded:
+def _write(folder: Path, source: Source, made: Kept) -> Kept:
     """Stores the arrays and returns them memory-mapped."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     for path in folder.parent.glob(".*.partial"):  # of processes that were killed
@@ -117,24 +166,20 @@ def _write(folder: Path, source: Source, decoded: Decoded) -> Decoded:
                 shutil.rmtree(path)
     partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
     try:
-        for name, split in decoded.splits.items():
-            for what, array in vars(split).items():
-                path = partial / f"{name}_{what}.npy"
-                np.save(path, array, allow_pickle=False)
-                files.sync(path)
+        for name, array in made.arrays.items():
+            path = partial / f"{name}.npy"
+            np.save(path, array, allow_pickle=False)
+            files.sync(path)
         content = {
             "format": _FORMAT,
             "fingerprint": source.fingerprint,
-            "splits": decoded.fingerprints,
-            "class_names": list(decoded.class_names),
-            "bits": decoded.bits,
-            "skipped": decoded.skipped,
-            "arrays": _checksums(decoded),
+            **made.facts,
+            "arrays": _checksums(made.arrays),
         }
         index = {"crc32": _crc_of_json(content), "content": content}
         (partial / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
         # Mapped before the renaming: whatever another process puts there, these stay ours.
-        mapped = _load(partial, content, source)
+        mapped = _load(partial, content)
         _replace(partial, folder)
         return mapped
     finally:
@@ -159,12 +204,11 @@ def _crc_of_json(content: object) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _checksums(decoded: Decoded) -> dict[str, int]:
+def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
     """A CRC-32 over type, shape and content of every array."""
     checksums = {}
-    for name, split in decoded.splits.items():
-        for what, values in vars(split).items():
-            array = np.ascontiguousarray(values)
-            start = zlib.crc32(f"{array.dtype.str}{array.shape}".encode())
-            checksums[f"{name}_{what}"] = zlib.crc32(array.data.cast("B"), start)
+    for name, values in arrays.items():
+        array = np.ascontiguousarray(values)
+        start = zlib.crc32(f"{array.dtype.str}{array.shape}".encode())
+        checksums[name] = zlib.crc32(array.data.cast("B"), start)
     return checksums

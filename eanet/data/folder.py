@@ -6,6 +6,7 @@ have the same one. All headers are looked at before any pixel is decoded, and al
 by then is named in one line: the first few, and how many there are.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from eanet.data import images as images_lib
-from eanet.data.base import Decoded, Source, Split, Wanted, budget, check_memory, empty_images
+from eanet.data.base import (
+    Decoded,
+    Recipe,
+    Reference,
+    Source,
+    Split,
+    Storage,
+    Wanted,
+    budget,
+    check_memory,
+    empty_images,
+)
 from eanet.data.images import Header
 from eanet.data.listing import Listing, list_images
 from eanet.errors import UserError
@@ -28,6 +40,7 @@ def folder_source(path: str, wanted: Wanted) -> Source:
         UserError: no such folder or table, or not as `eanet.data.listing` describes.
     """
     listing = list_images(path, wanted)
+    looked_at = functools.cache(functools.partial(_look_at, listing, wanted))
     only = f":{wanted.part}:{wanted.channels}:{wanted.bits}" if wanted.part else ""
     divided = "" if listing.divided else f":test{wanted.test_fraction:g}"
     skipping = ":skip" if wanted.skip_bad else ""
@@ -35,59 +48,93 @@ def folder_source(path: str, wanted: Wanted) -> Source:
         f"folder:{listing.place.name}",
         f"folder:{listing.place}{only}{divided}{skipping}",
         listing.fingerprint,
-        lambda: _read(listing, wanted),
+        lambda: _read(listing, wanted, *looked_at()),
         str(listing.place),
+        Storage(
+            functools.partial(_references, listing),
+            lambda: looked_at()[:2],
+            skips_bad=wanted.skip_bad,
+        ),
     )
 
 
 @images_lib.quietly()
-def _read(listing: Listing, wanted: Wanted) -> Decoded:
-    files = [file for files in listing.parts.values() for file in files]
-    paths = [path for path, _ in files]
-    headers, bad = _headers(paths)
-    _refuse(bad, listing, wanted)
-    size = wanted.image_size or _only_size(headers, listing.place)
-    coloured = [path for path, header in headers.items() if not header.greyscale]
-    if coloured and wanted.channels == 1:
-        raise UserError(f"{coloured[0]} has colours, but the images must be greyscale")
-    channels = 3 if coloured or wanted.channels == 3 else 1
-    pixels = empty_images(len(headers), (*size, channels), listing.place)
-    largest, header = max(headers.items(), key=lambda item: item[1].height * item[1].width)
-    check_memory(1, (header.height, header.width, channels), largest)
-    workers = images_lib.workers_within(budget() - pixels.nbytes, header.height, header.width)
-    deep = [path for path, header in headers.items() if header.deep]
-    notes, bits = [], wanted.bits
-    if deep and bits is None:
-        bits = images_lib.bits_of(deep, workers)
-        scale = f"are divided by {2 ** (bits - 8)}" if bits > 8 else "stay as they are"
-        notes.append(
-            f"{len(deep):,} images have 16 bits a value, of which the largest of all needs {bits}: "
-            f"values {scale}"
-        )
-    resize = wanted.resize if wanted.image_size else None
+def _read(
+    listing: Listing,
+    wanted: Wanted,
+    recipe: Recipe,
+    notes: tuple[str, ...],
+    bad: dict[Path, UserError],
+) -> Decoded:
+    paths = [path for files in listing.parts.values() for path, _ in files if path not in bad]
+    pixels = empty_images(len(paths), recipe.image_shape, listing.place)
     broken = images_lib.decode(
-        list(headers), pixels, bits=bits or 16, workers=workers, resize=resize
+        paths,
+        pixels,
+        bits=recipe.bits or 16,
+        workers=images_lib.workers_within(budget() - pixels.nbytes, *recipe.largest),
+        resize=recipe.resize,
     )
-    bad |= broken
+    bad = bad | broken
     _refuse(bad, listing, wanted)
     if bad:
-        notes.append(f"{_told(bad, listing)}; skipped")
-    if listing.ignored:
-        names = ", ".join(name for name, _ in listing.ignored.most_common(_FEW))
-        count = f"{listing.ignored.total():,}"
-        notes.insert(0, f"ignored {count} hidden files or files of the system, such as {names}")
+        notes += (f"{_told(bad, listing)}; skipped",)
     if broken:
-        kept = [place for place, path in enumerate(headers) if path not in broken]
+        kept = [place for place, path in enumerate(paths) if path not in broken]
         for place, old in enumerate(kept):  # a copy of all might not fit the memory
             pixels[place] = pixels[old]
         pixels = pixels[: len(kept)]
     return Decoded(
         _splits(listing, bad, pixels),
         listing.class_names,
-        bits=bits if deep else None,
+        bits=recipe.bits,
         skipped=len(bad),
-        notes=tuple(notes),
+        notes=notes,
     )
+
+
+@images_lib.quietly()
+def _look_at(
+    listing: Listing, wanted: Wanted
+) -> tuple[Recipe, tuple[str, ...], dict[Path, UserError]]:
+    """What all headers say of how to read the images, notes, and what is wrong with some."""
+    headers, bad = _headers([path for files in listing.parts.values() for path, _ in files])
+    _refuse(bad, listing, wanted)
+    size = wanted.image_size or _only_size(headers, listing.place)
+    coloured = [path for path, header in headers.items() if not header.greyscale]
+    if coloured and wanted.channels == 1:
+        raise UserError(f"{coloured[0]} has colours, but the images must be greyscale")
+    channels = 3 if coloured or wanted.channels == 3 else 1
+    largest, header = max(headers.items(), key=lambda item: item[1].height * item[1].width)
+    check_memory(1, (header.height, header.width, channels), largest)
+    notes: tuple[str, ...] = ()
+    if listing.ignored:
+        names = ", ".join(name for name, _ in listing.ignored.most_common(_FEW))
+        count = f"{listing.ignored.total():,}"
+        notes = (f"ignored {count} hidden files or files of the system, such as {names}",)
+    deep = [path for path, header in headers.items() if header.deep]
+    bits = wanted.bits if deep else None
+    if deep and bits is None:
+        bits = images_lib.bits_of(
+            deep, images_lib.workers_within(budget(), header.height, header.width)
+        )
+        scale = f"are divided by {2 ** (bits - 8)}" if bits > 8 else "stay as they are"
+        notes += (
+            f"{len(deep):,} images have 16 bits a value, of which the largest of all needs {bits}: "
+            f"values {scale}",
+        )
+    resize = wanted.resize if wanted.image_size else None
+    shape, largest_size = (*size, channels), (header.height, header.width)
+    recipe = Recipe("file", shape, listing.class_names, bits, resize, largest_size)
+    return recipe, notes, bad
+
+
+def _references(listing: Listing) -> dict[str, list[Reference]]:
+    label_of = {name: label for label, name in enumerate(listing.class_names)}
+    return {
+        part: [(str(path), label_of[name]) for path, name in files]
+        for part, files in listing.parts.items()
+    }
 
 
 def _headers(paths: list[Path]) -> tuple[dict[Path, Header], dict[Path, UserError]]:

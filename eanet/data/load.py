@@ -14,10 +14,21 @@ import numpy as np
 from eanet import rules
 from eanet.data import cifar, splits, tfds
 from eanet.data import resize as resize_lib
-from eanet.data.base import Decoded, Log, MaybePath, Source, Split, Wanted, empty_images
+from eanet.data.base import (
+    Decoded,
+    Log,
+    MaybePath,
+    Source,
+    Split,
+    TooLarge,
+    Wanted,
+    budget,
+    empty_images,
+)
 from eanet.data.cache import cached, default_cache_dir
 from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
+from eanet.data.survey import streamed, surveyed_bytes
 from eanet.errors import UserError
 
 RULES: dict[str, rules.Rule] = {
@@ -27,6 +38,7 @@ RULES: dict[str, rules.Rule] = {
     "resize": rules.NameIn(resize_lib.RESIZES),
     "on_bad_image": rules.Choice("refuse", "skip"),
     "class_weights": rules.Choice("none", "balanced"),
+    "streaming": rules.OrNothing(rules.Switch()),
     **splits.RULES,
 }
 
@@ -96,6 +108,7 @@ def load_dataset(
     resize: str = resize_lib.DEFAULT,
     on_bad_image: str = "refuse",
     class_weights: str = "none",
+    streaming: bool | None = None,
     seed: int = 0,
     place: str | None = None,
     class_names: Sequence[str] = (),
@@ -120,6 +133,10 @@ def load_dataset(
     was when it was loaded before (`Dataset.place`), is a directory, it is read in place of what
     these say. `cache_dir` is by default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
 
+    Images that half of this machine's memory would not hold stay in their files, as
+    `eanet.data.stored.StoredImages`; with `streaming` those of every source do that can be read one
+    by one, or none.
+
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
@@ -128,6 +145,7 @@ def load_dataset(
         resize=resize,
         test_fraction=test_fraction,
         skip_bad=on_bad_image == "skip",
+        streaming=streaming,
     )
     decoded = _decoded(name, data_dir, place, cache_dir, log, wanted)
     decoded = _in_order(decoded, class_names)
@@ -163,6 +181,7 @@ def load_part(
     resize: str = resize_lib.DEFAULT,
     test_fraction: float = 0.2,
     on_bad_image: str = "refuse",
+    streaming: bool | None = None,
     data_dir: MaybePath = None,
     place: str | None = None,
     log: Log = print,
@@ -185,6 +204,7 @@ def load_part(
         resize=resize,
         test_fraction=test_fraction,
         skip_bad=on_bad_image == "skip",
+        streaming=streaming,
     )
     decoded = _decoded(name, data_dir, place, None, log, wanted)
     if part not in decoded.splits:
@@ -221,7 +241,7 @@ def _decoded(
     kind, colon, argument = name.partition(":")
     if source := SOURCES.get(kind + colon):
         argument = place if place and colon else argument
-        decoded = cached(_sized(source(argument, wanted), wanted), cache_dir, log)
+        decoded = _opened(source(argument, wanted), wanted, cache_dir, log)
     else:
         decoded = _load_tfds(name, place or data_dir, cache_dir, log, wanted)
     classes = len(decoded.class_names)
@@ -229,6 +249,22 @@ def _decoded(
         if split.labels.min() < 0 or split.labels.max() >= classes:
             raise UserError(f"{kind}{colon}{argument}: {part} has labels outside 0..{classes - 1}")
     return decoded
+
+
+def _opened(source: Source, wanted: Wanted, cache: Path, log: Log) -> Decoded:
+    """The source decoded as a whole, or with images that stay where they are, as is wanted."""
+    source = _sized(source, wanted)
+    never = source.storage is None or wanted.streaming is False
+    if never or (wanted.streaming is None and surveyed_bytes(source, cache) <= budget()):
+        try:
+            return cached(source, cache, log)
+        except TooLarge as error:
+            if source.storage is None:
+                raise
+            if never:
+                raise UserError(f"{error}, or do without dataset.streaming=False") from None
+            log(f"{source.name}: half of the memory holds no more, so images are read every epoch")
+    return streamed(source, cache, log)
 
 
 def _size(image_size: Sequence[int] | None) -> tuple[int, int] | None:
@@ -290,12 +326,12 @@ def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wa
         )
     root = tfds.tfds_dir(data_dir)
     if source := tfds.prepared_source(request, root, wanted):
-        return cached(_sized(source, wanted), cache, log)
+        return _opened(source, wanted, cache, log)
     reasons = [f"{request} is not prepared in {root}"]
     if str(request) in cifar.ARCHIVES:
         try:
             archive = cifar.cifar_source(request.name, root, cache, log)
-            return cached(_sized(archive, wanted), cache, log)
+            return _opened(archive, wanted, cache, log)
         except cifar.DownloadFailed as error:
             log(str(error))
             reasons.append(str(error))
@@ -303,7 +339,7 @@ def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wa
         tfds.check_known(request, root, SOURCES)
     failure = tfds.prepare(request, root, log)
     if failure is None and (source := tfds.prepared_source(request, root, wanted)):
-        return cached(_sized(source, wanted), cache, log)
+        return _opened(source, wanted, cache, log)
     reasons.append(failure or "TensorFlow prepared something else")
     where = f" DATA_DIR={shlex.quote(os.fspath(data_dir))}" if data_dir else ""
     raise UserError(

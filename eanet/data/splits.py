@@ -3,7 +3,7 @@
 import numpy as np
 
 from eanet import rules
-from eanet.data.base import Split
+from eanet.data.base import Images, Split
 from eanet.errors import UserError
 
 RULES: dict[str, rules.Rule] = {
@@ -79,12 +79,25 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.where(counts > 0, weights, 0.0).astype(np.float32)
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation per channel of images `uint8[N, H, W, C]`, each `float32[C]`.
 
     The sums are exact integers. A deviation below one grey level counts as one, so that a
     constant channel can be divided by it.
     """
+    survey = getattr(images, "survey", None)  # of stored images
+    if survey is not None:
+        total, squares = survey["sums"].sum(axis=0)
+    else:
+        total, squares = _channel_sums(np.asarray(images))
+    count = images.nbytes // images.shape[-1]
+    mean = total / count
+    variance = squares / count - mean**2
+    return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)
+
+
+def _channel_sums(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the values and of their squares, `uint64[C]`."""
     channels = images.shape[-1]
     flat = images.reshape(len(images), -1)
     # Few enough rows that uint32 holds the sums of squares, and small enough for the cache.
@@ -94,7 +107,4 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         chunk = flat[start : start + rows]
         total += chunk.sum(axis=0, dtype=np.uint32)
         total_squares += np.square(chunk, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
-    count = images.size // channels
-    mean = total.reshape(-1, channels).sum(axis=0) / count
-    variance = total_squares.reshape(-1, channels).sum(axis=0) / count - mean**2
-    return mean.astype(np.float32), np.sqrt(np.maximum(variance, 1.0)).astype(np.float32)
+    return total.reshape(-1, channels).sum(axis=0), total_squares.reshape(-1, channels).sum(axis=0)

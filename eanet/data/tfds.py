@@ -17,7 +17,7 @@ from typing import Any
 
 from eanet import files
 from eanet.data.base import Log, MaybePath, Source, Wanted, fingerprint
-from eanet.data.tfds_files import is_divided, read_info, read_prepared
+from eanet.data.tfds_files import is_divided, read_info, read_prepared, storage
 from eanet.errors import UserError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -97,6 +97,7 @@ def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | No
         fingerprint(found) + folder.name,
         lambda: read_prepared(folder, wanted),
         str(folder.absolute()),
+        storage(folder, wanted),
     )
 
 

@@ -5,13 +5,13 @@ features are taken from it, whatever else it holds. Both forms on users' disks a
 `array_record` and TFRecord, each of serialized `tf.train.Example`s.
 """
 
+import contextlib
 import io
 import itertools
-import os
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,24 @@ import numpy as np
 
 from eanet import files
 from eanet.data import images as images_lib
+from eanet.data import record_files
 from eanet.data import resize as resize_lib
-from eanet.data.base import Decoded, Split, Wanted, budget, check_memory, empty_images
+from eanet.data.base import (
+    Decoded,
+    Recipe,
+    Split,
+    Storage,
+    Wanted,
+    budget,
+    check_memory,
+    empty_images,
+)
+from eanet.data.record_files import References
 from eanet.data.splits import split_test
 from eanet.errors import UserError
 
 _ADVICE = "prepare it again"
-_RECORDS_AT_ONCE = 1024
+_EXAMPLES_AT_ONCE = 1024
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _MOST_CLASSES = 1_000_000
 # By channels: how Pillow names them.
@@ -53,32 +64,109 @@ def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
     Raises:
         UserError: it is damaged, or of another kind than images with class labels.
     """
-    try:
+    with _named(folder):
         channels, class_names = _features(folder)
-        examples = _examples(folder)
-        available = {name: count for name, (_, count) in examples.items()}
-        names = {"train": "train", "test": "test", "val": "validation"}
-        if "test" not in available:
-            names = {"train": "train", "test": "validation"}
-        names = {part: name for part, name in names.items() if available.get(name)}
-        if "train" not in names:
-            raise UserError(f"{folder} needs a train split: {available}")
-        if wanted.part and wanted.part not in (*names, "test"):
-            raise UserError(f"{folder} has no {wanted.part} split")
-        needed = wanted.part if wanted.part in names else None
-        splits = {
-            part: _decode(*examples[name], channels, wanted, f"{folder} ({name})")
-            for part, name in names.items()
-            if needed in (None, part)
-        }
-        if not is_divided(folder):
-            splits["train"], splits["test"] = split_test(splits["train"], wanted.test_fraction)
+        form, shards = _shards(folder)
+        splits = {}
+        for part, name in _parts(folder, shards, wanted.part).items():
+            where, counts = f"{folder} ({name})", shards[name]
+            found = itertools.chain.from_iterable(map(partial(record_files.records, form), counts))
+            first = next(found, None)
+            if first is None:
+                raise ValueError(f"{where} has none of the records it states")
+            recipe = _recipe(form, first, channels, class_names, wanted)
+            splits[part] = _decode(
+                itertools.chain([first], found), sum(counts.values()), recipe, where
+            )
+        return Decoded(_divided(folder, wanted, splits), class_names)
+
+
+def storage(folder: Path, wanted: Wanted) -> Storage:
+    """How the examples of a prepared directory are read one by one; raises as `read_prepared`."""
+
+    def references() -> dict[str, References]:
+        with _named(folder):
+            form, shards = _shards(folder)
+            parts = _parts(folder, shards, wanted.part)
+            return {part: References(form, shards[name]) for part, name in parts.items()}
+
+    @images_lib.quietly()
+    def recipe() -> tuple[Recipe, tuple[str, ...]]:
+        with _named(folder):
+            channels, class_names = _features(folder)
+            form, shards = _shards(folder)
+            name = next(iter(_parts(folder, shards, wanted.part).values()))
+            first = next(record_files.records(form, next(iter(shards[name]))))
+            return _recipe(form, first, channels, class_names, wanted), ()
+
+    return Storage(references, recipe, partial(_divided, folder, wanted))
+
+
+def _divided(folder: Path, wanted: Wanted, splits: dict[str, Split]) -> dict[str, Split]:
+    """With a part to test on, which is taken from train where a prepared directory has none."""
+    if is_divided(folder):
+        return splits
+    train, test = split_test(splits["train"], wanted.test_fraction)
+    return {**splits, "train": train, "test": test}
+
+
+def example(record: bytes, recipe: Recipe, name: str) -> tuple[np.ndarray, int]:
+    """The pixels and the label of a serialized example, which messages call by this name."""
+    (height, width, channels), (image, label) = recipe.image_shape, _parsed(record)
+    if recipe.resize is None and image.size != (width, height):
+        raise UserError(
+            f"{name}: all images must have one size, found {image.width}x{image.height} and "
+            f"{width}x{height} (width x height). Say what size all shall get, "
+            "--config.dataset.image_size='(32,32)' (height, width), and how, "
+            "--config.dataset.resize=squash, crop or pad"
+        )
+    check_memory(1, (image.height, image.width, channels), name)
+    image = image.convert(_MODES[channels])
+    if recipe.resize is not None:
+        image = resize_lib.fit(image, (height, width), recipe.resize)
+    return np.asarray(image).reshape(recipe.image_shape), label
+
+
+def _recipe(
+    form: str, first: bytes, channels: int, class_names: tuple[str, ...], wanted: Wanted
+) -> Recipe:
+    """That of all records, whose images have the size of the first one if no other is wanted."""
+    from PIL import Image
+
+    if size := wanted.image_size:
+        side = int((Image.MAX_IMAGE_PIXELS or 2**27) ** 0.5)  # sizes are not known beforehand
+        return Recipe(form, (*size, channels), class_names, None, wanted.resize, (side, side))
+    image, _ = _parsed(first)
+    size = image.height, image.width
+    return Recipe(form, (*size, channels), class_names, largest=size)
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Whatever is wrong inside is one line for the user."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:  # damaged files make the readers raise almost anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise UserError(f"{folder} cannot be read, {_ADVICE}: {reason}") from None
-    return Decoded(splits, class_names)
+
+
+def _parts(
+    folder: Path, shards: Mapping[str, Mapping[Path, int]], only: str | None
+) -> dict[str, str]:
+    """What the splits to be read, or the only one, are called there."""
+    available = {name: sum(lengths.values()) for name, lengths in shards.items()}
+    names = {"train": "train", "test": "test", "val": "validation"}
+    if "test" not in available:
+        names = {"train": "train", "test": "validation"}
+    names = {part: name for part, name in names.items() if available.get(name)}
+    if "train" not in names:
+        raise UserError(f"{folder} needs a train split: {available}")
+    if only and only not in (*names, "test"):
+        raise UserError(f"{folder} has no {only} split")
+    return {part: name for part, name in names.items() if only in (None, part) or only not in names}
 
 
 def _features(folder: Path) -> tuple[int, tuple[str, ...]]:
@@ -114,24 +202,22 @@ def _features(folder: Path) -> tuple[int, tuple[str, ...]]:
     return channels, names
 
 
-def _examples(folder: Path) -> dict[str, tuple[Iterator[bytes], int]]:
-    """By split the records of its files, read when they are asked for, and how many there are."""
+def _shards(folder: Path) -> tuple[str, dict[str, dict[Path, int]]]:
+    """The form of the files, and for each split their paths and numbers of records."""
     info = read_info(folder)
     form = info.get("fileFormat", "tfrecord")
-    if form not in _READERS:
+    if form not in record_files.FORMS:
         raise UserError(f"{folder} is in {form} form: prepare it with file_format='array_record'")
-    examples: dict[str, tuple[Iterator[bytes], int]] = {}
+    shards: dict[str, dict[Path, int]] = {}
     for split in info["splits"]:
         lengths = _lengths(split)
         template = split.get("filepathTemplate") or _TEMPLATE
         names = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": form}
-        paths = [
-            folder / _shard_path(template, names, number, len(lengths))
-            for number in range(len(lengths))
-        ]
-        records = itertools.chain.from_iterable(map(_READERS[form], paths))
-        examples[split["name"]] = records, sum(lengths)
-    return examples
+        shards[split["name"]] = {
+            folder / _shard_path(template, names, number, len(lengths)): length
+            for number, length in enumerate(lengths)
+        }
+    return form, shards
 
 
 def _lengths(split: dict[str, Any]) -> list[int]:
@@ -150,84 +236,18 @@ def _shard_path(template: str, names: dict[str, str], number: int, total: int) -
     return path
 
 
-def _tfrecords(path: Path) -> Iterator[bytes]:
-    """Records of a TFRecord file: uint64 length, its checksum, the bytes, their checksum.
-
-    The checksums (CRC-32C, which Python lacks) are skipped; sizes are checked here, counts and
-    encoded images by the caller.
-    """
-    with os.fdopen(files.open_regular(path, follow=True), "rb") as file:
-        remaining = os.fstat(file.fileno()).st_size
-        while remaining:
-            header = file.read(12)
-            length = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else remaining
-            remaining -= 12 + length + 4
-            if remaining < 0:
-                raise ValueError(f"{path.name} is truncated")
-            yield file.read(length)
-            file.seek(4, os.SEEK_CUR)
-
-
-def _array_records(path: Path) -> Iterator[bytes]:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    os.close(files.open_regular(path, follow=True))  # for a pipe the reader would wait
-    reader = ArrayRecordReader(str(path))
-    try:
-        count = reader.num_records()
-        for start in range(0, count, _RECORDS_AT_ONCE):
-            yield from reader.read(start, min(start + _RECORDS_AT_ONCE, count))
-    finally:
-        reader.close()
-
-
-_READERS = {"tfrecord": _tfrecords, "array_record": _array_records}
-
-
 @images_lib.quietly()
-def _decode(
-    records: Iterator[bytes], count: int, channels: int, wanted: Wanted, name: str
-) -> Split:
-    """Images and labels of `count` serialized examples.
-
-    Memory for all is asked for by the header of the first image, before any is decoded.
-    """
-    from PIL import Image
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    def parse(record: bytes) -> tuple[Any, int]:
-        feature = tf_example_pb2.Example.FromString(record).features.feature
-        encoded = io.BytesIO(feature["image"].bytes_list.value[0])
-        image = Image.open(encoded, formats=("PNG", "JPEG", "GIF", "BMP"))
-        return image, feature["label"].int64_list.value[0]
+def _decode(records: Iterator[bytes], count: int, recipe: Recipe, name: str) -> Split:
+    """Images and labels of `count` serialized examples."""
 
     def decode(index: int, record: bytes) -> None:
-        image, labels[index] = parse(record)
-        if wanted.image_size:
-            check_memory(1, (image.height, image.width, channels), name)
-            image = resize_lib.fit(image.convert(_MODES[channels]), shape[:2], wanted.resize)
-        elif (image.height, image.width) != shape[:2]:
-            raise UserError(
-                f"{name}: all images must have one size, found {image.width}x{image.height} and "
-                f"{shape[1]}x{shape[0]} (width x height). Say what size all shall get, "
-                "--config.dataset.image_size='(32,32)' (height, width), and how, "
-                "--config.dataset.resize=squash, crop or pad"
-            )
-        images[index] = np.asarray(image.convert(_MODES[channels])).reshape(shape)
+        images[index], labels[index] = example(record, recipe, name)
 
-    first = next(records, None)
-    if first is None:
-        raise ValueError(f"{name} has none of the {count} records it states")
-    image, _ = parse(first)
-    shape = (*(wanted.image_size or (image.height, image.width)), channels)
-    images, labels = empty_images(count, shape, name), np.empty(count, np.int32)
-    # The sizes of the others are not known yet.
-    side = int((Image.MAX_IMAGE_PIXELS or 2**27) ** 0.5) if wanted.image_size else 0
-    largest = max(image.height, side), max(image.width, side)
-    workers = images_lib.workers_within(budget() - images.nbytes, *largest)
-    done, records = 0, itertools.chain([first], records)
+    images, labels = empty_images(count, recipe.image_shape, name), np.empty(count, np.int32)
+    workers = images_lib.workers_within(budget() - images.nbytes, *recipe.largest)
+    done = 0
     with ThreadPoolExecutor(workers) as pool:
-        while batch := list(itertools.islice(records, _RECORDS_AT_ONCE)):
+        while batch := list(itertools.islice(records, _EXAMPLES_AT_ONCE)):
             if done + len(batch) > count:
                 raise ValueError(f"{name} has more than the {count} records it states")
             list(pool.map(decode, itertools.count(done), batch))
@@ -235,3 +255,14 @@ def _decode(
     if done != count:
         raise ValueError(f"{name} has {done} of the {count} records it states")
     return Split(images, labels)
+
+
+def _parsed(record: bytes) -> tuple[Any, int]:
+    """The image, whose pixels are not decoded yet, and the label of a serialized example."""
+    from PIL import Image
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    encoded = io.BytesIO(feature["image"].bytes_list.value[0])
+    image = Image.open(encoded, formats=("PNG", "JPEG", "GIF", "BMP"))
+    return image, feature["label"].int64_list.value[0]

@@ -35,7 +35,7 @@ def images_for(
         console.warn(f"checked on random images, for there is no test split: {error}")
         shape = (_IMAGES, *model.image_shape)
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8), "random, seed 0"
-    images = examples.split.images[:_IMAGES]
+    images = np.asarray(examples.split.images[:_IMAGES])
     return images, f"test split of {examples.other or model.config.dataset.name}"
 
 

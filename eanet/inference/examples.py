@@ -53,6 +53,7 @@ def load_examples(
             resize=model.record.resize_policy,
             test_fraction=config.dataset.test_fraction,
             on_bad_image=config.dataset.on_bad_image,
+            streaming=config.dataset.streaming,
             data_dir=config.dataset.data_dir if data_dir is None else data_dir,
             place=place,
             log=log,

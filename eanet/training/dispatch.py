@@ -54,11 +54,12 @@ def take_steps(
     pace: Pace,
     should_stop: Callable[[], bool],
     on_finished: Callable[[int, Any], None],
+    most: int = 2**31 - 1,
 ) -> tuple[TrainState, int, bool]:
     """Takes the steps from `step` to `end`, or fewer where `should_stop` says so before a dispatch.
 
-    `run(state, step, count)` hands steps to the device and returns the new state, its sums and the
-    step it reached; `on_finished` is told step and sums of each dispatch.
+    `run(state, step, count)` hands steps, at most `most`, to the device and returns the new state,
+    its sums and the step it reached; `on_finished` is told step and sums of each dispatch.
 
     Returns:
       The new state, the step it stands at, and whether a step could not be taken because its loss
@@ -74,7 +75,7 @@ def take_steps(
 
     running: tuple[int, int, Any, jax.Array] | None = None
     while step < end and not should_stop():
-        count, before = min(pace.steps, end - step), running
+        count, before = min(pace.steps, most, end - step), running
         state, sums, at = run(state, step, count)
         pace.started()
         running = step + count, count, sums, at

@@ -1,6 +1,7 @@
 """Exact evaluation: every image once, in microbatches that fit the caches."""
 
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from jaxtyping import Array
 
 from eanet import devices
 from eanet.data.load import Split
+from eanet.data.stored import ahead
 from eanet.models.functional import Apply
 from eanet.training import metrics
 from eanet.training.loss import Loss
@@ -71,19 +73,20 @@ def make_evaluate(
         logits: np.ndarray | None = None,
     ) -> dict[str, float] | None:
         totals: dict[str, float] = {}
-        for start in range(0, len(examples), block):
-            if should_stop():
-                return None
-            part = examples[start : start + block]
-            missing = block - len(part)
-            images = np.pad(part.images, [(0, missing)] + [(0, 0)] * (part.images.ndim - 1))
-            labels = np.pad(part.labels, (0, missing), constant_values=-1)
-            placed = jax.device_put((images, labels), sharding)
-            sums, answers = evaluate_block(params, placed)
-            for name, value in jax.device_get(sums).items():
-                totals[name] = totals.get(name, 0.0) + float(value)
-            if logits is not None:
-                logits[start : start + block] = np.asarray(answers)[: len(part)]
+        blocks = [slice(start, start + block) for start in range(0, len(examples), block)]
+        with closing(ahead(examples.images, blocks, 1)) as parts:
+            for chosen, part in zip(blocks, parts, strict=True):
+                if should_stop():
+                    return None
+                missing = block - len(part)
+                images = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
+                labels = np.pad(examples.labels[chosen], (0, missing), constant_values=-1)
+                placed = jax.device_put((images, labels), sharding)
+                sums, answers = evaluate_block(params, placed)
+                for name, value in jax.device_get(sums).items():
+                    totals[name] = totals.get(name, 0.0) + float(value)
+                if logits is not None:
+                    logits[chosen] = np.asarray(answers)[: len(part)]
         return metrics.means(totals)
 
     return evaluate

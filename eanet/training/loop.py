@@ -12,7 +12,7 @@ from eanet import devices
 from eanet.checkpoints.manager import Checkpoints
 from eanet.display.console import Console
 from eanet.environment import device
-from eanet.errors import Interrupted, TrainingDiverged
+from eanet.errors import Interrupted, TrainingDiverged, UserError
 from eanet.signals import Request
 from eanet.training import diagnostics, metrics
 from eanet.training.dispatch import Pace, take_steps
@@ -20,6 +20,14 @@ from eanet.training.run import Run
 from eanet.training.step import TrainState
 from eanet.workdir.lock import RunLock
 from eanet.workdir.log import RunLog
+
+
+class _Unreadable(Exception):
+    """The examples of the next step cannot be read; this is the state before it."""
+
+    def __init__(self, state: TrainState):
+        super().__init__()
+        self.state = state
 
 
 @dataclasses.dataclass
@@ -36,6 +44,7 @@ class Training:
     save: Request
     pace: Pace = dataclasses.field(default_factory=Pace)
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
+    unreadable: BaseException | None = None  # says which example cannot be read
 
     def go_on(self, state: TrainState, step: int, train_steps: Future[Any]) -> None:
         """Trains from `step` to the end of the plan, or until a signal.
@@ -43,20 +52,25 @@ class Training:
         Raises:
           Interrupted: by a signal; the state is saved.
           TrainingDiverged: loss or gradient are no longer finite.
-          UserError: another process has taken the workdir, or it cannot be written.
+          UserError: another process has taken the workdir, or it cannot be written; or an image
+            that was sound at the start can no longer be read, and the state is saved.
         """
         run, plan, start = self.run, self.run.plan, step
         self._mark_lost_lines(step)
         if self._is_complete(step):
             return
-        examples = run.dataset.train.images, run.dataset.train.labels
-        images, labels = devices.replicate(examples, run.mesh)
-        with self.console.progress(
-            plan.total_steps, step, plan.steps_per_epoch, run.config.num_epochs
-        ) as progress:
+        with (
+            run.feed.begin(step) as take,
+            self.console.progress(
+                plan.total_steps, step, plan.steps_per_epoch, run.config.num_epochs
+            ) as progress,
+        ):
 
             def dispatch(state, step, count):
-                offset = plan.offset_in_epoch(step)
+                try:
+                    images, labels, order, offset = take(step, count)
+                except UserError as error:
+                    raise _Unreadable(state) from error
                 arguments = images, labels, order, run.seed, step, offset, count
                 return train_steps.result()(state, *arguments)
 
@@ -73,23 +87,32 @@ class Training:
                         self.pace.restart()
                     zeros = devices.replicate(metrics.zero_sums(), run.mesh)
                     state = dataclasses.replace(state, sums=zeros)
-                if val or self.stop or self._saves_at(step):
+                if val or self.stop or self.unreadable or self._saves_at(step):
                     self._save(state, step, val)
-                if self.stop or step == plan.total_steps:
+                if self.stop or self.unreadable or step == plan.total_steps:
                     break
-                order = devices.replicate(run.order(step), run.mesh)
-                state, step, failed = take_steps(
-                    dispatch,
-                    state,
-                    step,
-                    plan.next_event(step),
-                    pace=self.pace,
-                    should_stop=lambda: bool(self.stop) or self._save_is_due(),
-                    on_finished=show,
-                )
+                try:
+                    state, step, failed = take_steps(
+                        dispatch,
+                        state,
+                        step,
+                        plan.next_event(step),
+                        most=run.feed.most,
+                        pace=self.pace,
+                        should_stop=lambda: bool(self.stop) or self._save_is_due(),
+                        on_finished=show,
+                    )
+                except _Unreadable as reason:
+                    self.unreadable = reason.__cause__
+                    state, step, failed = reason.state, int(reason.state.step), False
                 if failed:
                     self._diverged(state, step)
         self.checkpoints.wait()
+        if self.unreadable:
+            raise UserError(
+                f"{self.unreadable}; the state after step {step} is saved: once this is mended, "
+                "the same command goes on"
+            )
         if self.stop.signal is not None and not self._is_complete(step):
             raise Interrupted(
                 self.stop.signal,
@@ -147,7 +170,8 @@ class Training:
         """Logs the training metrics and, where it is time for it, those of validation.
 
         Returns:
-          The latter; None also where a signal cut validation short: the next start repeats it.
+          The latter; None also where a signal or an image that cannot be read cut validation short:
+          the next start repeats it.
         """
         run, epoch = self.run, self.run.plan.epochs(step)
         means = metrics.means(state.sums)
@@ -155,7 +179,10 @@ class Training:
             self._log_training(state, step, epoch, means)
         val = None
         if self._validates_at(step):
-            val = run.evaluate(state.eval_params, run.dataset.val, lambda: bool(self.stop))
+            try:
+                val = run.evaluate(state.eval_params, run.dataset.val, lambda: bool(self.stop))
+            except UserError as error:
+                self.unreadable = error
             if val is None:
                 return None
             self.log.write(step, epoch, "val", **val)

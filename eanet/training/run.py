@@ -17,6 +17,7 @@ from eanet import devices, precision
 from eanet.augment import pipeline
 from eanet.data.base import Log
 from eanet.data.load import Dataset, load_dataset
+from eanet.data.stored import StoredImages
 from eanet.models import costs
 from eanet.models.eanet import EANet
 from eanet.models.functional import SplitModel, split_model
@@ -28,6 +29,7 @@ from eanet.training import step as step_lib
 from eanet.training.batches import Prepare, epoch_order, make_prepare, normalizer
 from eanet.training.diagnostics import Layers, make_examine
 from eanet.training.evaluation import make_evaluate
+from eanet.training.feed import Feed, Resident, Streamed
 from eanet.training.loss import Loss, make_loss
 from eanet.training.optimizer import OptimizerOptions, make_optimizer, make_schedule
 from eanet.training.plan import Plan
@@ -50,18 +52,25 @@ class Run:
     prepare: Prepare
     evaluate: Callable[..., dict[str, float] | None]
     microbatch: int  # images that a device takes through the model at once, in training
+    streams: bool = False  # whether the training examples come to the devices batch by batch
 
     @property
     def seed(self) -> np.uint32:
         """As an argument of compiled functions."""
         return lowest_word(self.config.seed)
 
+    @functools.cached_property
+    def feed(self) -> Feed:
+        """How the training examples come to the devices."""
+        kind = Streamed if self.streams else Resident
+        return kind(self.dataset.train, self.plan, self.mesh, self._epoch_order)
+
     def order(self, step: int) -> jax.Array:
         """Indices of the examples of the epoch in which the batch after `step` begins."""
-        plan = self.plan
-        return epoch_order(
-            self.config.seed, plan.epoch_of(step), plan.num_examples, plan.batch_size
-        )
+        return self._epoch_order(self.plan.epoch_of(step))
+
+    def _epoch_order(self, epoch: int) -> jax.Array:
+        return epoch_order(self.config.seed, epoch, self.plan.num_examples, self.plan.batch_size)
 
     def placed(self, step: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The training images and labels and the order of their epoch, on the devices."""
@@ -104,12 +113,8 @@ class Run:
         )
 
     def lower_train_steps(self, like: TrainState) -> Any:
-        """`make_train_steps` for a state `like` this and what `placed` gives, to be compiled."""
-        examples = self.dataset.train
-        placed = self._abstract(
-            (examples.images, examples.labels, jax.eval_shape(lambda: self.order(0)))
-        )
-        return self.make_train_steps().lower(like, *placed, self.seed, 0, 0, 1)
+        """`make_train_steps` for a state `like` this and what `feed` gives, to be compiled."""
+        return self.make_train_steps().lower(like, *self.feed.shapes(), self.seed, 0, 0, 1)
 
     def examine(self, state: TrainState, step: int) -> Layers:
         """Activations and gradients by layer in the step after `step`, see `make_examine`."""
@@ -204,15 +209,19 @@ def set_up(
     mesh = devices.make_mesh(config.batch_size)
     model = build_model(config, dataset.num_classes, dataset.image_shape)
     images = dataset.train.images
-    held = images.nbytes + costs.batch_bytes(config.batch_size // mesh.size, images.shape[1:])
-    microbatch = devices.microbatch(
-        mesh,
-        config.batch_size,
-        config.microbatch_size,
-        costs.images_at_once(model.abstract, mesh, training=True, held=held),
-    )
-    needed = costs.least_bytes(model.abstract, microbatch)
-    devices.check_memory(needed, dataset.train.images.nbytes, mesh)
+
+    def microbatch_beside(resident: int) -> int:
+        held = resident + costs.batch_bytes(config.batch_size // mesh.size, images.shape[1:])
+        at_once = costs.images_at_once(model.abstract, mesh, training=True, held=held)
+        return devices.microbatch(mesh, config.batch_size, config.microbatch_size, at_once)
+
+    streams = config.dataset.streaming
+    if streams is None:
+        needed = costs.least_bytes(model.abstract, microbatch_beside(images.nbytes))
+        streams = isinstance(images, StoredImages) or not devices.fits(needed, images.nbytes, mesh)
+    resident = 0 if streams else images.nbytes
+    microbatch = microbatch_beside(resident)
+    devices.check_memory(costs.least_bytes(model.abstract, microbatch), resident, mesh)
     options = OptimizerOptions(**config.optimizer)
     learning_rate = make_schedule(options, plan.total_steps, plan.steps(options.warmup_epochs))
     return Run(
@@ -233,4 +242,5 @@ def set_up(
         ),
         evaluate=build_evaluate(config, model, dataset.mean, dataset.std),
         microbatch=microbatch,
+        streams=streams,
     )

@@ -111,10 +111,11 @@ def make_train_steps(
     """Builds `train_steps(state, images, labels, order, seed, first, start, count)`, jitted.
 
     It runs the steps `first`, ..., `first + count - 1` in one dispatch; the first takes the
-    examples `order[start:][:batch_size]`, the next those that follow. A device takes
-    `microbatch` of them through the model at once. Returned are the new state (the old one is
-    donated), and copies of its sums and of its step. The result does not depend on how the steps
-    are divided into dispatches.
+    examples `order[start:][:batch_size]`, the next those that follow. Where `order` is None,
+    images and labels are batches themselves, `[steps, batch_size, ...]`, and the first step takes
+    `images[start]`. A device takes `microbatch` of them through the model at once. Returned are the
+    new state (the old one is donated), and copies of its sums and of its step. The result does not
+    depend on how the steps are divided into dispatches, nor on where the examples lie.
 
     A step whose loss or gradient is not finite leaves everything as it was but the counters, up to
     `nonfinite_limit` times. Beyond that it is not taken at all: the state stays as it was before
@@ -157,8 +158,11 @@ def make_train_steps(
 
         def body(carry):
             done, state = carry
-            index = jax.lax.dynamic_slice(order, (start + done * batch_size,), (batch_size,))
-            index = jax.lax.with_sharding_constraint(index, sharding)
+            if order is None:
+                index = start + done
+            else:
+                index = jax.lax.dynamic_slice(order, (start + done * batch_size,), (batch_size,))
+                index = jax.lax.with_sharding_constraint(index, sharding)
             return done + 1, train_step(state, seed, images[index], labels[index])
 
         _, state = jax.lax.while_loop(is_next, body, (0, state))

@@ -23,10 +23,11 @@ LOCK = ".lock"
 _SHOWN_DIFFERENCES = 6
 
 
-# What may change in a run that has begun: how long and how often, nothing that a step computes but
-# the learning rate of a schedule that has an end, and whether augmentation is mild.
+# What may change in a run that has begun: how long and how often, and whether data is streamed;
+# nothing that a step computes but the learning rate of a schedule that has an end, and whether
+# augmentation is mild.
 MAY_CHANGE = (
-    *("num_epochs", "eval_every_epochs", "layer_statistics"),
+    *("num_epochs", "eval_every_epochs", "layer_statistics", "dataset.streaming"),
     *(f"checkpoint_every_{unit}" for unit in ("epochs", "steps", "minutes")),
 )
 

@@ -74,7 +74,7 @@ def test_memory_is_asked_for_by_the_size_that_images_get(tmp_path, monkeypatch):
     assert load(tmp_path, image_size=(4, 3)).image_shape == (4, 3, 3)
     for size in (None, (40, 31)):
         with pytest.raises(UserError, match=r"4 images of 40x3.x3 need .* dataset\.image_size"):
-            load(tmp_path, image_size=size)
+            load(tmp_path, image_size=size, streaming=False)
     monkeypatch.setattr(base, "physical_memory", lambda: 40 * 30 * 3)
     with pytest.raises(UserError, match=r"a/\d\.png: 1 images of 40x30x3"):
         load(tmp_path, image_size=(4, 4))

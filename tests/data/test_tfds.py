@@ -278,7 +278,7 @@ def test_images_without_labels_are_refused(tmp_path):
 def test_more_than_memory_is_refused(tmp_path, monkeypatch):
     write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST})
     monkeypatch.setattr(base, "physical_memory", lambda: 1000)
-    refused("shapes", tmp_path, "half")
+    refused("shapes", tmp_path, "half", "dataset.streaming", streaming=False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""Processes that decode images for this one, and end with it.
+
+Each is started as `python -m eanet.data.worker`, so that it holds nothing of this process, neither
+JAX nor its memory. It is asked through a pipe and answers through another, which needs no shared
+memory, of which containers have little. As its input ends with this process, so does it.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eanet.data.base import Recipe, Reference, budget
+from eanet.data.images import workers_within
+from eanet.errors import UserError
+from eanet.host import cores
+
+_ROOT = str(Path(__file__).parents[2])
+
+
+class Workers:
+    """As many processes as there are cores and memory for, or as `count` says, while in use."""
+
+    def __init__(self, recipe: Recipe, count: int | None = None):
+        self.recipe = recipe
+        self._count = count or min(cores(), workers_within(budget(), *recipe.largest))
+        self._lock = threading.Lock()
+        self._users = 0
+        self._pool: _Pool | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Within it examples can be asked for; contexts may overlap, and share the processes."""
+        with self._lock:
+            self._pool = self._pool or _Pool(self.recipe, self._count)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                ended = None if self._users else self._pool
+                self._pool = self._pool if self._users else None
+            if ended:
+                ended.close()
+
+    def submit(self, what: str, references: Sequence[Reference], out: np.ndarray) -> "Future[None]":
+        """Has a worker fill `out`, one entry for each example, see `eanet.data.reading.look`.
+
+        The result raises `UserError` for an example that cannot be read, or where a worker died.
+        """
+        assert self._pool, "nothing is running"
+        return self._pool.threads.submit(self._pool.ask, what, references, out)
+
+
+class _Pool:
+    """Threads, each of which has a process."""
+
+    def __init__(self, recipe: Recipe, count: int):
+        self._recipe = recipe
+        self._lock, self._own = threading.Lock(), threading.local()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._closed = False
+        self.threads = ThreadPoolExecutor(count, "decoding")
+
+    def ask(self, what: str, references: Sequence[Reference], out: np.ndarray) -> None:
+        worker = self._worker()
+        answers: Any = worker.stdout
+        line = b""
+        with contextlib.suppress(BrokenPipeError):
+            _tell(worker, {"what": what, "references": references})
+            line = answers.readline()
+        error = json.loads(line) if line else self._death(worker)
+        if error:
+            raise UserError(error)
+        content = out.reshape(-1).view(np.uint8).data
+        if answers.readinto(content) != len(content):
+            raise UserError(self._death(worker))
+
+    def close(self) -> None:
+        """Ends all processes at once: they have nothing to lose."""
+        with self._lock:
+            self._closed = True
+        for process in self._processes:
+            process.kill()
+        self.threads.shutdown(cancel_futures=True)
+        for process in self._processes:
+            process.communicate()
+
+    def _worker(self) -> subprocess.Popen[bytes]:
+        if not hasattr(self._own, "worker"):
+            with self._lock:
+                if self._closed:
+                    raise UserError("interrupted")
+                self._own.worker = _start(self._recipe)
+                self._processes.append(self._own.worker)
+        return self._own.worker
+
+    def _death(self, worker: subprocess.Popen[bytes]) -> str:
+        del self._own.worker  # the next task gets another one
+        return (
+            f"a process that decodes images ended with code {worker.wait()}; where memory is "
+            "short, let the program use fewer cores (taskset)"
+        )
+
+
+def _start(recipe: Recipe) -> subprocess.Popen[bytes]:
+    paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    worker = subprocess.Popen(
+        [sys.executable, "-P", "-m", "eanet.data.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        start_new_session=True,  # signals of the terminal are for this process
+    )
+    _tell(worker, asdict(recipe))
+    return worker
+
+
+def _tell(worker: subprocess.Popen[bytes], message: Any) -> None:
+    assert worker.stdin
+    worker.stdin.write(json.dumps(message).encode() + b"\n")
+    worker.stdin.flush()

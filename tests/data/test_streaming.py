@@ -1,0 +1,204 @@
+"""Images that stay in their files: the same as decoded ones in all that one sees of them."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from eanet.data import base, workers
+from eanet.data.load import load_dataset, load_part
+from eanet.data.stored import StoredImages, ahead
+from eanet.errors import UserError
+from tests.helpers.data_fixtures import random_images, write_folder, write_prepared
+
+SIZES = {"train/a": 21, "train/b": 19, "test/a": 3, "test/b": 5}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(workers, "cores", lambda: 1)  # to start one takes most of the time here
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_folder(tmp_path / "shapes", SIZES)
+    return tmp_path / "shapes"
+
+
+def load(name, **options):
+    return load_dataset(name, **{"log": lambda line: None} | options)
+
+
+def children():
+    """The processes that decode for this one."""
+    return [
+        child for child in psutil.Process().children()
+        if any("eanet.data.worker" in word for word in child.cmdline())
+    ]  # fmt: skip
+
+
+def assert_same(streamed, decoded):
+    for part in ("train", "val", "test"):
+        one, other = getattr(streamed, part), getattr(decoded, part)
+        assert isinstance(one.images, StoredImages) and isinstance(other.images, np.ndarray)
+        np.testing.assert_array_equal(np.asarray(one.images), other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        for ordered in (True, False):
+            prints = [
+                base.content_fingerprint(split, decoded.class_names, ordered=ordered)
+                for split in (one, other)
+            ]
+            assert prints[0] == prints[1]
+    for name in ("class_names", "image_shape", "fingerprints", "place", "bits", "skipped"):
+        assert getattr(streamed, name) == getattr(decoded, name), name
+    np.testing.assert_array_equal(streamed.mean, decoded.mean)
+    np.testing.assert_array_equal(streamed.std, decoded.std)
+
+
+@pytest.mark.parametrize(("mixed", "val_split"), [(False, "random"), (True, "last")])
+def test_a_streamed_folder_is_the_decoded_one(folder, mixed, val_split):
+    options = {"val_split": val_split}
+    if mixed:  # in size, in kind, and one that nobody can read
+        Image.new("L", (40, 9), 77).save(folder / "train" / "a" / "wide.png")
+        (folder / "train" / "b" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnone")
+        options |= {"image_size": (8, 7), "resize": "crop", "on_bad_image": "skip"}
+    name = f"folder:{folder}"
+    streamed = load(name, streaming=True, **options)
+    assert_same(streamed, load(name, streaming=False, **options))
+    assert streamed.skipped == mixed
+
+
+@pytest.mark.parametrize(("form", "size"), [("array_record", None), ("tfrecord", (4, 9))])
+def test_streamed_records_are_the_decoded_ones(form, size, tmp_path):
+    splits = {"train": random_images(40), "test": random_images(7, seed=1)}
+    write_prepared(tmp_path, form, splits, shards=3)
+    options = {"data_dir": tmp_path, "image_size": size}
+    decoded = load("shapes", streaming=False, **options)
+    assert_same(load("shapes", streaming=True, **options), decoded)
+    part = load_part(
+        "shapes", "test", class_names=decoded.class_names, image_shape=decoded.image_shape,
+        streaming=True, log=lambda line: None, **options,
+    )  # fmt: skip
+    np.testing.assert_array_equal(part.split.images, decoded.test.images)
+
+
+def test_what_half_of_the_memory_does_not_hold_is_streamed_and_looked_at_once(folder, monkeypatch):
+    monkeypatch.setattr(base, "physical_memory", lambda: 2 * 6 * 5 * 3 * 47)  # of 48 images
+    said, name = [], f"folder:{folder}"
+    assert isinstance(load(name, log=said.append).train.images, StoredImages)
+    assert any("half of the memory" in line for line in said)
+    monkeypatch.setattr("eanet.data.survey._look_at_all", None)
+    assert isinstance(load(name).train.images, StoredImages)
+    monkeypatch.undo()
+
+
+def test_images_are_an_array_in_all_that_is_asked_of_them(folder, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 3)
+    name = f"folder:{folder}"
+    images = load(name, streaming=True).train.images
+    array = load(name, streaming=False).train.images
+    assert images.shape == array.shape and len(images) == len(array)
+    assert images.nbytes == array.nbytes
+    mask = np.arange(len(array)) % 3 == 0
+    for chosen in (slice(3, 9), slice(None, None, -2), mask):
+        assert isinstance(images[chosen], StoredImages)
+        np.testing.assert_array_equal(images[chosen], array[chosen])
+        np.testing.assert_array_equal(images[chosen][1:][-1], array[chosen][1:][-1])
+    for chosen in (4, -1, np.array([5, 5, 0])):
+        assert isinstance(images[chosen], np.ndarray)
+        np.testing.assert_array_equal(images[chosen], array[chosen])
+    requests = [np.array([7, 1]), slice(0, 20), np.array([], int), slice(20, None)]
+    for most in (1, 9):
+        parts = ahead(images, iter(requests), most)
+        for request, part in zip(requests, parts, strict=True):
+            np.testing.assert_array_equal(part, array[request])
+    assert children() == []
+
+
+def test_no_more_is_decoded_ahead_than_was_asked_for(folder):
+    images, asked = load(f"folder:{folder}", streaming=True).train.images, []
+
+    def requests():
+        for start in range(0, 30, 2):
+            asked.append(start)
+            yield slice(start, start + 2)
+
+    with contextlib.closing(ahead(images, requests(), 3)) as parts:
+        assert asked == []
+        next(parts)
+        assert len(asked) == 4
+        next(parts)
+        assert len(asked) == 5 and len(children()) > 0
+    assert children() == []
+
+
+def test_one_line_names_the_images_that_cannot_be_read(folder):
+    path = folder / "train" / "b" / "\x1b[2Jodd.png"
+    whole = next((folder / "train" / "b").glob("*.png")).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cannot be read.*x1b\[2Jodd.png.*on_bad_image=skip"):
+        load(f"folder:{folder}", streaming=True)
+    path.unlink()
+    images = load(f"folder:{folder}", streaming=True).train.images
+    for lost in (folder / "train" / "a").iterdir():
+        lost.unlink()
+    with pytest.raises(UserError, match=f"{folder}/train/a/.* cannot be read"):
+        list(ahead(images, [slice(None)], 1))
+    assert children() == []
+
+
+def test_a_worker_that_dies_is_one_clear_line(folder):
+    images = load(f"folder:{folder}", streaming=True).train.images
+    with contextlib.closing(ahead(images, [slice(0, 1)] * 1000, 1)) as parts:
+        next(parts)
+        for child in children():
+            child.kill()
+        with pytest.raises(UserError, match="decodes images ended with code -9"):
+            list(parts)
+    assert len(np.asarray(images[:3])) == 3
+
+
+_READS = """
+import sys
+from eanet.data.load import load_dataset
+from eanet.data.stored import ahead
+images = load_dataset(sys.argv[1], streaming=True, val_fraction=0).train.images
+for part in ahead(images, iter(lambda: slice(0, 1), None), 1):
+    print("reading", flush=True)
+"""
+
+
+def test_workers_end_with_the_process_that_was_killed_and_know_no_jax(folder):
+    root = Path(__file__).parents[2]
+    reader = subprocess.Popen(
+        [sys.executable, "-c", _READS, f"folder:{folder}"], cwd=root, stdout=subprocess.PIPE
+    )
+    while b"reading" not in reader.stdout.readline():
+        assert reader.poll() is None
+    found = psutil.Process(reader.pid).children()
+    assert found
+    mapped = {map.path for child in found for map in child.memory_maps()}
+    assert any("_imaging" in path for path in mapped)
+    assert not any("jaxlib" in path for path in mapped)
+    # A signal of the terminal is for the process alone.
+    os.kill(found[0].pid, signal.SIGCONT)
+    assert all(os.getpgid(child.pid) != os.getpgid(reader.pid) for child in found)
+    reader.kill()
+    _, alive = psutil.wait_procs(found, timeout=20)
+    assert alive == []
+    reader.stdout.close()
+    reader.wait()
+
+
+def test_there_are_no_more_workers_than_memory_holds_images(monkeypatch):
+    recipe = base.Recipe("file", (8, 8, 3), ("a",), largest=(9000, 9000))
+    monkeypatch.setattr(base, "physical_memory", lambda: 10**9)
+    assert workers.Workers(recipe)._count == 1

@@ -1,0 +1,209 @@
+"""Examples that come to the devices batch by batch: the same ones, and the same bytes of a run."""
+
+import json
+import shutil
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import train
+from configs import testing
+from eanet.data.base import Split, Wanted
+from eanet.data.digits import digits_source
+from eanet.display.progress import Progress
+from eanet.errors import UserError
+from eanet.tools.verify_resume import digests
+from eanet.training import feed as feed_lib
+from eanet.training.batches import epoch_order
+from eanet.training.feed import Resident, Streamed
+from eanet.training.plan import Plan
+from eanet.training.run import set_up
+from tests.helpers import data_fixtures
+from tests.helpers.command_line import ROOT, start_python
+from tests.helpers.training_cases import mesh_of
+
+
+def examples(count):
+    """Each image is its own number."""
+    numbers = np.arange(count, dtype=np.int32)
+    return Split(numbers.astype(np.uint8)[:, None, None, None], numbers)
+
+
+def taken(feed, start, counts):
+    """The labels, and the images, of so many steps at once, one after the other."""
+    labels, images, step = [], [], start
+    with feed.begin(start) as take:
+        for count in counts:
+            found, names, order, first = take(step, count)
+            if order is None:
+                batches = np.asarray(names)[first : first + count]
+                pixels = np.asarray(found)[first : first + count]
+            else:
+                index = np.asarray(order)[first:]
+                size = feed._plan.batch_size
+                index = index[: count * size].reshape(count, size)
+                batches, pixels = np.asarray(names)[index], np.asarray(found)[index]
+            labels += list(batches)
+            images += list(pixels[..., 0, 0, 0])
+            step += count
+    return np.array(labels), np.array(images)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), seed=st.integers(0, 3))
+@pytest.mark.parametrize(("count", "batch"), [(21, 4), (24, 8), (9, 8)])
+def test_a_step_takes_the_same_examples_wherever_they_lie(count, batch, data, seed):
+    plan = Plan(count, batch, 3.0, 1.0, 1.0)
+    start = data.draw(st.integers(0, plan.total_steps - 1))
+
+    def order(epoch):
+        return epoch_order(seed, epoch, count, batch)
+
+    arguments = examples(count), plan, mesh_of(2), order
+    with mock.patch.object(feed_lib, "_WINDOW", 3 * batch):
+        streamed = Streamed(*arguments)
+    assert streamed.most == 3
+    left, counts = plan.total_steps - start, []
+    while left:
+        counts.append(data.draw(st.integers(1, min(3, left))))
+        left -= counts[-1]
+    labels, images = taken(streamed, start, counts)
+    np.testing.assert_array_equal(images, labels)
+    expected, _ = taken(Resident(*arguments), start, [1] * sum(counts))
+    np.testing.assert_array_equal(labels, expected)
+    if start == 0:  # every example once an epoch
+        epochs = labels.reshape(-1)[: 3 * count].reshape(3, count)
+        assert (np.sort(epochs) == np.arange(count)).all()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The digits as PNG files, `PART/CLASS/NUMBER.png`."""
+    root = tmp_path_factory.mktemp("digits")
+    for part, split in digits_source("", Wanted()).read().splits.items():
+        for number, (pixels, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            path = root / part / str(label) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[..., 0]).save(path)
+    return root
+
+
+def make_config(root, *, streaming):
+    config = testing.get_config()
+    config.dataset.name = f"folder:{root}"
+    config.dataset.streaming = streaming
+    return config
+
+
+@pytest.fixture(scope="module")
+def decoded(digits, tmp_path_factory):
+    """A run on the digits, decoded as a whole."""
+    workdir = tmp_path_factory.mktemp("decoded") / "run"
+    train.train(make_config(digits, streaming=False), workdir)
+    return workdir
+
+
+pytestmark = pytest.mark.usefixtures("undrawn_once")
+
+
+@pytest.fixture(scope="module")
+def undrawn_once():
+    """As `undrawn`, for the fixtures of this file too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eanet.inference.report.Report.files", lambda *_: {})
+        patch.setattr("eanet.inference.evaluate.plot_curves", lambda *_: None)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("streaming", "fits", "expected"),
+    [(None, True, Resident), (None, False, Streamed), (True, True, Streamed)],
+)
+def test_what_no_device_holds_is_streamed(streaming, fits, expected, monkeypatch):
+    config = testing.get_config()
+    config.dataset.streaming = streaming
+    monkeypatch.setattr("eanet.devices.fits", lambda model, data, mesh: fits or data == 0)
+    assert type(set_up(config, print).feed) is expected
+    if not fits:
+        config.dataset.streaming = False
+        with pytest.raises(UserError, match=r"do without dataset\.streaming=False"):
+            set_up(config, print)
+
+
+def test_a_streamed_run_outlives_lost_images_and_ends_with_the_same_bytes(
+    digits, decoded, tmp_path
+):
+    root, epoch_done = shutil.copytree(digits, tmp_path / "digits"), Progress.epoch_done
+    lost = {path: path.read_bytes() for path in (root / "train").glob("[456]/1*.png")}
+
+    def lose(*arguments, **options):
+        epoch_done(*arguments, **options)
+        for path in lost:
+            path.write_bytes(b"gone")
+
+    config, workdir = make_config(root, streaming=True), tmp_path / "run"
+    # With windows of one batch, the second epoch is not decoded yet when the first one ends.
+    with (
+        mock.patch.object(Progress, "epoch_done", lose),
+        mock.patch.object(feed_lib, "_WINDOW", 1),
+        pytest.raises(UserError, match=r"png cannot be read.*; the state after step") as caught,
+    ):
+        train.train(config, workdir)
+    step = int(str(caught.value).split("after step ")[1].split()[0])
+    assert 20 <= step < 39 and (workdir / "checkpoints" / str(step)).is_dir()
+    for path, whole in lost.items():
+        path.write_bytes(whole)
+    train.train(None, workdir)
+    assert digests(workdir) == digests(decoded)
+
+
+@pytest.mark.slow
+def test_a_streamed_run_that_was_killed_ends_with_the_same_bytes(digits, tmp_path):
+    done = start_python(
+        "-m", "eanet", "verify-resume", f"--config={ROOT / 'configs/testing.py'}", "--kills=1",
+        f"--config.dataset.name=folder:{digits}", "--config.dataset.streaming=true",
+        "--config.num_epochs=10", "--config.checkpoint_every_steps=15", "--seed=3",
+        f"--out={tmp_path / 'found.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["same"] and found["stops"] == {"in all": 1, "while training": 1, "SIGKILL": 1}
+
+
+_TRAINS = """
+import sys
+from pathlib import Path
+from eanet import host
+host.set_up()
+import train
+from configs import testing
+from eanet.training import feed
+feed._WINDOW = 2**22  # so that few images fill all that is decoded ahead
+config = testing.get_config()
+config.dataset.name, config.dataset.data_dir = "shapes", sys.argv[1]
+config.dataset.streaming, config.num_epochs, config.model.patch_size = True, 1.0, 32
+config.augment.rotation = config.augment.zoom = config.augment.mixup = 0.0
+train.train(config, Path(sys.argv[1]) / "run")
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print("peak", int(peak.split()[1]) * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
+    peaks, image = {}, np.full((128, 128, 3), 9, np.uint8)  # decoded 49 kB, few in the file
+    encoded = data_fixtures.png(image)
+    monkeypatch.setattr(data_fixtures, "png", lambda _: encoded)
+    for count in (500, 4_000):
+        images = np.broadcast_to(image, (count, *image.shape))
+        labels = np.arange(count, dtype=np.int32) % 3
+        parts = {"train": (images, labels), "test": (images[:9], labels[:9])}
+        data_fixtures.write_prepared(tmp_path / str(count), "tfrecord", parts)
+        done = start_python("-c", _TRAINS, tmp_path / str(count))
+        assert done.returncode == 0, done.stderr
+        peaks[count] = int(done.stdout.split("peak ")[1])
+    assert peaks[4_000] - peaks[500] < 3_500 * image.nbytes / 4
