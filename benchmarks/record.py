@@ -1,4 +1,4 @@
-"""What a measurement leaves behind: a JSON file, and a picture of the same name beside it."""
+"""What a measurement leaves behind: a JSON file, and beside it a picture, where there is one."""
 
 import datetime
 import os
@@ -29,7 +29,7 @@ def _known(text: str) -> bool:
 
 
 def write(directory: str, name: str, values: Mapping[str, Any]) -> Path:
-    """Writes `NAME.json` with the machine and the command, and its picture, `NAME.png`.
+    """Writes `NAME.json` with the machine and the command, and its picture of `PICTURES`.
 
     Raises:
       UserError: the directory cannot be written.
@@ -46,8 +46,9 @@ def write(directory: str, name: str, values: Mapping[str, Any]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, strict_json(record, indent=1))
-        for kind, data in as_files(name, PICTURES[name](record), kinds(FIGURES.value)).items():
-            write_atomically(path.with_name(kind), data)
+        if draw := PICTURES.get(name):
+            for kind, data in as_files(name, draw(record), kinds(FIGURES.value)).items():
+                write_atomically(path.with_name(kind), data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
