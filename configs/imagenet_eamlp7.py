@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.batch_size = 512  # 64 a process there; the number of processes is not in the log
     config.num_epochs = 300.0
     config.dataset.name = "imagenet2012"
+    config.dataset.image_size = (384, 384)
+    config.dataset.resize = "crop"
     config.dataset.val_fraction = 0.02
     config.dataset.val_split = "random"
     augment = config.augment

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     """A third of the tokens of EAMLP-7, and more blocks."""
     config = imagenet_eamlp7.get_config()
     config.batch_size = 1024
+    config.dataset.image_size = (224, 224)
     config.model.stem = "convolutions"
     config.model.local_mixing = True
     config.model.pooling = "attention"
