@@ -104,11 +104,15 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
         available = _available(data, mesh)
         on_device = mesh.devices.flat[0].memory_stats()
         part = f" by {setting}" if (setting := memory_setting()) and on_device else ""
+        ways = [_LESS_MEMORY]
+        if data:
+            ways += ["take fewer or smaller images", "do without dataset.streaming=False"]
+        if part:
+            ways += ["start fewer --workers"]
         raise UserError(
             f"this model needs at least {model / 1e9:,.1f} GB of memory and the training data "
             f"{data / 1e9:,.1f} GB, but a device has {max(0, available) / 1e9:,.1f} GB{part}; "
-            f"{_LESS_MEMORY}, take fewer or smaller images{' or --workers' if part else ''}, or do "
-            "without dataset.streaming=False"
+            f"{', or '.join(ways)}"
         )
 
 

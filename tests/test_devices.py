@@ -49,7 +49,7 @@ def test_a_part_of_a_gpu_that_does_not_suffice_is_said(monkeypatch):
     mesh = SimpleNamespace(devices=np.array([device]), size=1)
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.25")
     devices.check_memory(10**9, 10**9, mesh)
-    told = r"a device has 4\.0 GB by XLA_CLIENT_MEM_FRACTION=0\.25; .* or --workers$"
+    told = r"a device has 4\.0 GB by XLA_CLIENT_MEM_FRACTION=0\.25; .* or start fewer --workers$"
     with pytest.raises(UserError, match=told):
         devices.check_memory(10**10, 0, mesh)
 

@@ -27,11 +27,12 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def settings_for_keras(request):
-    """Keras promotes ranks. Compiling takes most of the time; once it is done as for a user."""
-    jax.config.update("jax_disable_most_optimizations", "real" not in request.node.name)
+    """Keras promotes ranks. What compares with real images is compiled as for a user."""
+    if "real" in request.node.name:
+        jax.config.update("jax_disable_most_optimizations", False)
     with jax.numpy_rank_promotion("allow"):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def random_images(options, count=3, seed=0):
