@@ -9,7 +9,7 @@ import train
 from configs import testing
 from eanet.augment.pipeline import AUGMENTATIONS, Augmentation
 from eanet.data.base import Decoded, Source, Split
-from eanet.data.load import SOURCES
+from eanet.data.sources import SOURCES
 from eanet.errors import UserError
 from eanet.rules import Number
 from eanet.training import config_schema

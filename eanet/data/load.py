@@ -1,34 +1,15 @@
-"""A dataset name becomes uint8 arrays, labels and class names.
+"""A dataset name becomes the three splits that a run uses, or one part for a model."""
 
-Names are those of `SOURCES`, and those of TFDS, also as `name/config` and `name:version`.
-"""
-
-import os
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from eanet import rules
-from eanet.data import cifar, splits, tfds
 from eanet.data import resize as resize_lib
-from eanet.data.base import (
-    Decoded,
-    Log,
-    MaybePath,
-    Source,
-    Split,
-    TooLarge,
-    Wanted,
-    budget,
-    empty_images,
-)
-from eanet.data.cache import cached, default_cache_dir
-from eanet.data.digits import digits_source
-from eanet.data.folder import folder_source
-from eanet.data.survey import streamed, surveyed_bytes
+from eanet.data import splits
+from eanet.data.base import Decoded, Log, MaybePath, Split, Wanted
+from eanet.data.sources import decode
 from eanet.errors import UserError
 
 RULES: dict[str, rules.Rule] = {
@@ -40,13 +21,6 @@ RULES: dict[str, rules.Rule] = {
     "class_weights": rules.Choice("none", "balanced"),
     "streaming": rules.OrNothing(rules.Switch()),
     **splits.RULES,
-}
-
-# By the name of a dataset: of what is wanted, see `Wanted`. Where the name ends in a colon, an
-# argument follows it, which comes first. All other names are those of TFDS.
-SOURCES: dict[str, Callable[[str, Wanted], Source]] = {
-    "digits": digits_source,
-    "folder:": folder_source,
 }
 
 _FEW = 8  # class names in a message
@@ -128,10 +102,10 @@ def load_dataset(
     `eanet.data.splits.balanced_weights`. `class_names`, where a run has recorded these very
     classes, is the order to give them in.
 
-    The name is of `SOURCES`, as in `folder:PATH`, or of TFDS; what TFDS has prepared lies in
-    `data_dir`, by default TFDS_DATA_DIR or ~/tensorflow_datasets. While `place`, where the dataset
-    was when it was loaded before (`Dataset.place`), is a directory, it is read in place of what
-    these say. `cache_dir` is by default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
+    The name is of `eanet.data.sources.SOURCES`, as in `folder:PATH`, or of TFDS; what TFDS has
+    prepared lies in `data_dir`, by default TFDS_DATA_DIR or ~/tensorflow_datasets. While `place`,
+    where the dataset was when it was loaded before (`Dataset.place`), is there, it is read in place
+    of what these say. `cache_dir` is by default `$XDG_CACHE_HOME/eanet` or `~/.cache/eanet`.
 
     Images that half of this machine's memory would not hold stay in their files, as
     `eanet.data.stored.StoredImages`; with `streaming` those of every source do that can be read one
@@ -147,7 +121,7 @@ def load_dataset(
         skip_bad=on_bad_image == "skip",
         streaming=streaming,
     )
-    decoded = _decoded(name, data_dir, place, cache_dir, log, wanted)
+    decoded = decode(name, data_dir, place, cache_dir, log, wanted)
     decoded = _in_order(decoded, class_names)
     train, val = decoded.splits["train"], decoded.splits.get("val")
     if val is None:
@@ -206,7 +180,7 @@ def load_part(
         skip_bad=on_bad_image == "skip",
         streaming=streaming,
     )
-    decoded = _decoded(name, data_dir, place, None, log, wanted)
+    decoded = decode(name, data_dir, place, None, log, wanted)
     if part not in decoded.splits:
         raise UserError(f"{name} has no {part} split of its own")
     split = decoded.splits[part]
@@ -226,80 +200,10 @@ def load_part(
     return Part(Split(split.images, labels), decoded.fingerprints[part], decoded.place)
 
 
-def refuse_unread(data_dir: str, name: str) -> None:
-    """Raises `UserError` for a `data_dir` that is asked for with data that does not lie in one."""
-    kind, colon, _ = name.partition(":")
-    if kind + colon in SOURCES:
-        raise UserError(f"data_dir={data_dir} has no effect: {name} is not looked for in one")
-
-
-def _decoded(
-    name: str, data_dir: MaybePath, place: str | None, cache: MaybePath, log: Log, wanted: Wanted
-) -> Decoded:
-    cache_dir = Path(cache).expanduser() if cache else default_cache_dir()
-    place = place if place and os.path.exists(place) else None
-    kind, colon, argument = name.partition(":")
-    if source := SOURCES.get(kind + colon):
-        argument = place if place and colon else argument
-        decoded = _opened(source(argument, wanted), wanted, cache_dir, log)
-    else:
-        decoded = _load_tfds(name, place or data_dir, cache_dir, log, wanted)
-    classes = len(decoded.class_names)
-    for part, split in decoded.splits.items():
-        if split.labels.min() < 0 or split.labels.max() >= classes:
-            raise UserError(f"{kind}{colon}{argument}: {part} has labels outside 0..{classes - 1}")
-    return decoded
-
-
-def _opened(source: Source, wanted: Wanted, cache: Path, log: Log) -> Decoded:
-    """The source decoded as a whole, or with images that stay where they are, as is wanted."""
-    source = _sized(source, wanted)
-    never = source.storage is None or wanted.streaming is False
-    if never or (wanted.streaming is None and surveyed_bytes(source, cache) <= budget()):
-        try:
-            return cached(source, cache, log)
-        except TooLarge as error:
-            if source.storage is None:
-                raise
-            if never:
-                raise UserError(f"{error}, or do without dataset.streaming=False") from None
-            log(f"{source.name}: half of the memory holds no more, so images are read every epoch")
-    return streamed(source, cache, log)
-
-
 def _size(image_size: Sequence[int] | None) -> tuple[int, int] | None:
     """Height and width of a config, which JSON may have made a list."""
     rules.check({"image_size": RULES["image_size"]}, {"image_size": image_size}, "dataset.")
     return None if image_size is None else (image_size[0], image_size[1])
-
-
-def _sized(source: Source, wanted: Wanted) -> Source:
-    """The source with images of the size that is wanted, if it does not see to that itself."""
-    size, how = wanted.image_size, wanted.resize
-    if size is None:
-        return source
-
-    def sized(split: Split) -> Split:
-        from PIL import Image
-
-        channels = split.images.shape[3]
-        if split.images.shape[1:3] == size:
-            return split
-        images = empty_images(len(split), (*size, channels), source.name)
-        for place, image in zip(images, split.images, strict=True):
-            fitted = resize_lib.fit(
-                Image.fromarray(image[..., 0] if channels == 1 else image), size, how
-            )
-            place[:] = np.asarray(fitted).reshape(place.shape)
-        return Split(images, split.labels)
-
-    def read() -> Decoded:
-        decoded = source.read()
-        parts = {part: sized(split) for part, split in decoded.splits.items()}
-        return replace(decoded, splits=parts)
-
-    height, width = size
-    return replace(source, identity=f"{source.identity}:{height}x{width}:{how}", read=read)
 
 
 def _in_order(decoded: Decoded, class_names: Sequence[str]) -> Decoded:
@@ -313,37 +217,3 @@ def _in_order(decoded: Decoded, class_names: Sequence[str]) -> Decoded:
         part: Split(split.images, labels[split.labels]) for part, split in decoded.splits.items()
     }
     return replace(decoded, splits=parts, class_names=names)
-
-
-def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wanted) -> Decoded:
-    """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
-    request = tfds.Request.parse(name)
-    if request is None:
-        names = ", ".join(f"{known}…" if known[-1] == ":" else known for known in SOURCES)
-        raise UserError(
-            f"dataset.name={name!r} is no dataset: write {names} or a TFDS name such as "
-            "cifar100, name/config or name:1.2.3"
-        )
-    root = tfds.tfds_dir(data_dir)
-    if source := tfds.prepared_source(request, root, wanted):
-        return _opened(source, wanted, cache, log)
-    reasons = [f"{request} is not prepared in {root}"]
-    if str(request) in cifar.ARCHIVES:
-        try:
-            archive = cifar.cifar_source(request.name, root, cache, log)
-            return _opened(archive, wanted, cache, log)
-        except cifar.DownloadFailed as error:
-            log(str(error))
-            reasons.append(str(error))
-    else:
-        tfds.check_known(request, root, SOURCES)
-    failure = tfds.prepare(request, root, log)
-    if failure is None and (source := tfds.prepared_source(request, root, wanted)):
-        return _opened(source, wanted, cache, log)
-    reasons.append(failure or "TensorFlow prepared something else")
-    where = f" DATA_DIR={shlex.quote(os.fspath(data_dir))}" if data_dir else ""
-    raise UserError(
-        f"{'; '.join(reasons)}. Ways out: `make prepare DATASET={request}{where}` once, which "
-        "installs TensorFlow for it (requirements-prepare.txt); or dataset.data_dir=DIR that holds "
-        "it prepared; or the embedded set, --config=configs/eanet_digits.py"
-    )

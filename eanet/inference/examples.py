@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 
 from eanet.data.base import Log, Split
-from eanet.data.load import load_part, refuse_unread
+from eanet.data.load import load_part
+from eanet.data.sources import refuse_unread
 from eanet.data.splits import split_validation
 from eanet.errors import UserError
 from eanet.inference.model import Model

@@ -1,8 +1,9 @@
 """Downloads, prepares and caches a data set, and prints its sizes."""
 
 from eanet.cli import Parser, say
-from eanet.data.load import load_dataset, refuse_unread
+from eanet.data.load import load_dataset
 from eanet.data.resize import DEFAULT, RESIZES
+from eanet.data.sources import refuse_unread
 
 
 def main(arguments: list[str], prog: str) -> None:

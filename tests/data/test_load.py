@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eanet.data import load
 from eanet.data.base import Decoded, Source, Split
-from eanet.data.load import load_dataset
+from eanet.data.load import load_dataset, load_part
+from eanet.data.sources import SOURCES
 from eanet.data.splits import channel_statistics, split_validation, stratified_choice
 from eanet.errors import UserError
 from tests.helpers.data_fixtures import random_images, write_folder, write_prepared
@@ -171,7 +171,8 @@ def test_a_start_from_the_cache_imports_nothing_heavy(tmp_path):
         load_dataset(name, data_dir=tmp_path, log=quiet)
     program = f"""
 import sys
-from eanet.data.load import load_dataset
+from eanet.data.load import load_dataset, load_part
+from eanet.data.sources import SOURCES
 for name in {names!r}:
     load_dataset(name, data_dir={str(tmp_path)!r}, log=lambda line: sys.exit("not cached: " + line))
 heavy = {{"tensorflow", "tensorflow_datasets", "sklearn", "PIL", "jax", "array_record"}}
@@ -196,11 +197,11 @@ def bands(argument, wanted):
 
 def test_a_source_of_ones_own_is_an_entry_of_the_table(monkeypatch, tmp_path):
     for name in ("bands", "bands:"):
-        monkeypatch.setitem(load.SOURCES, name, bands)
+        monkeypatch.setitem(SOURCES, name, bands)
     assert len(load_dataset("bands", log=quiet).train) == 51
     elsewhere = load_dataset("bands:/old", val_fraction=0, place=str(tmp_path), log=quiet)
     assert elsewhere.place == str(tmp_path) and elsewhere.class_names == ("dark", "bright")
-    part = load.load_part(
+    part = load_part(
         "bands:x", "test", class_names=("bright", "dark"), image_shape=(4, 4, 1), log=quiet
     )
     assert part.split.labels.tolist() == [1, 0] * 32
