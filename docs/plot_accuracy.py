@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 RUNS = {
     "Keras example, here": ["cifar100_50epochs"],
     "fast": [f"cifar100_fast/seed{seed}" for seed in range(3)],
+    "pure": ["cifar100_pure/seed0"],
 }
 
 

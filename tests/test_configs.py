@@ -34,6 +34,7 @@ PARAMETERS = {
     ("eanet_cifar100", ""): 361_380,
     ("eanet_cifar10", ""): 355_530,
     ("eanet_cifar100_fast", ""): 417_572,
+    ("eanet_cifar100_pure", ""): 417_572,
     ("eanet_digits", ""): 137_802,
     ("vit_cifar100", ""): 623_268,
     ("vit_cifar100", "per_head"): 225_444,
