@@ -19,9 +19,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as eanet/host.py does
 
-# Small models run for a moment: to optimise their programs takes longer than it saves.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
 import jax
 import jaxtyping
 import pytest

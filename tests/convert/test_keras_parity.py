@@ -27,12 +27,11 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def settings_for_keras(request):
-    """Keras promotes ranks. What compares with real images is compiled as for a user."""
-    if "real" in request.node.name:
-        jax.config.update("jax_disable_most_optimizations", False)
+    """Keras promotes ranks. Compiling takes most of the time; once it is done as for a user."""
+    jax.config.update("jax_disable_most_optimizations", "real" not in request.node.name)
     with jax.numpy_rank_promotion("allow"):
         yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def random_images(options, count=3, seed=0):

@@ -28,11 +28,15 @@ _SETTINGS = {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME
 
 def environment() -> dict[str, str]:
     """Without the user's settings, but with the caches and the devices of all tests."""
-    kept = ("JAX_COMPILATION_CACHE_DIR", "JAX_DISABLE_MOST_OPTIMIZATIONS")
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("JAX_") or k in kept}
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     for name in ("TFDS_DATA_DIR", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL"):
         keep.pop(name, None)
-    return keep | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONUTF8": "1"}
+    compiled = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    return keep | {
+        "JAX_COMPILATION_CACHE_DIR": compiled,
+        "JAX_NUM_CPU_DEVICES": "2",
+        "PYTHONUTF8": "1",
+    }
 
 
 def start_main(*arguments: object) -> subprocess.CompletedProcess[str]:
