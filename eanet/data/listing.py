@@ -67,10 +67,10 @@ def list_images(path: str, wanted: Wanted) -> Listing:
         UserError: there is none, or it is not as above.
     """
     place = Path(os.path.realpath(os.path.expanduser(path)))
-    if path and place.suffix.lower() in table.ENDINGS and os.path.exists(place):
-        listing = _of_table(place)
-    elif path and os.path.isdir(place):
+    if path and os.path.isdir(place):
         listing = _of_folder(place, wanted.part)
+    elif path and place.suffix.lower() in table.ENDINGS and os.path.exists(place):
+        listing = _of_table(place, wanted.part)
     else:
         raise UserError(
             f"folder:{path}: there is no such folder; write folder:PATH of a folder, or of a table "
@@ -110,16 +110,16 @@ def _of_folder(root: Path, only: str | None) -> Listing:
     return Listing(root, listed, names, {}, bool(folders), ignored)
 
 
-def _of_table(place: Path) -> Listing:
+def _of_table(place: Path, only: str | None) -> Listing:
     rows = table.read_table(place)
     divided = rows[0].split is not None
     parts: dict[str, Files] = {}
     for row in rows:
         parts.setdefault(row.split or "train", []).append((row.path, row.label))
     if divided:
-        if "test" not in parts and "val" in parts:
+        if "test" not in parts and "val" in parts and only != "val":
             parts["test"] = parts.pop("val")
-        if not {"train", "test"} <= parts.keys():
+        if only is None and not {"train", "test"} <= parts.keys():
             raise UserError(
                 f"{place} has splits, and so needs lines of train, and of test or val: it has "
                 f"{', '.join(parts)}"
@@ -232,7 +232,7 @@ def _holds_folders(path: str | Path) -> bool:
     """Whether there are folders in it, as in a folder of classes."""
     try:
         with os.scandir(path) as scan:
-            return any(not is_ignored(entry.name) and entry.is_dir() for entry in scan)
+            return any(not is_ignored(entry.name) and _is_folder(entry) for entry in scan)
     except OSError:
         return False
 

@@ -19,6 +19,7 @@ from eanet.errors import UserError
 ENDINGS = (".csv", ".jsonl")
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _MOST_BYTES = 2**30
+_LONGEST_LABEL = 255  # characters; a folder of a class has no longer name either
 
 
 class Row(NamedTuple):
@@ -121,4 +122,6 @@ def _row(table: Path, line: int, values: Mapping[str, Any]) -> Row:
     if split not in (None, "") and not (isinstance(split, str) and split in _SPLITS):
         raise ValueError(f"its split {split!r} must be one of {', '.join(_SPLITS)}")
     name = unicodedata.normalize("NFC", label.strip())
+    if len(name) > _LONGEST_LABEL:
+        raise ValueError(f"its label has more than {_LONGEST_LABEL} characters")
     return Row(line, table.parent / os.path.normpath(path), name, _SPLITS.get(split or ""))

@@ -66,6 +66,10 @@ def test_folders_that_seem_to_be_parts_are_no_classes(tmp_path):
     assert len(listed(tmp_path / "train")[0]["test"]) == 1
     touch(tmp_path / "of_vehicles", "train/x.png", "train/y.png", "car/x.png", "car/y.png")
     assert listed(tmp_path / "of_vehicles")[1] == ("car", "train")
+    touch(tmp_path / "named.csv", "train/a/x.png", "test/a/x.png")
+    assert listed(tmp_path / "named.csv")[1] == ("a",)
+    (tmp_path / "named.csv" / "train" / "loop").symlink_to("loop")
+    refused(tmp_path / "named.csv", "train/loop lies beside the class folders", part="train")
     touch(tmp_path / "lone", "a/x.png", "b/x.png")
     refused(tmp_path / "lone", "no class of two images")
 
@@ -88,6 +92,14 @@ def test_a_table_names_the_images(name, text, tmp_path):
     before = list_images(str(tmp_path / name), Wanted()).fingerprint
     touch(tmp_path, "A/1.png")
     assert list_images(str(tmp_path / name), Wanted()).fingerprint != before
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_one_part_of_a_table_may_stand_alone(part, tmp_path):
+    (tmp_path / "t.csv").write_text(f"path,label,split\nx.png,a,{part}\n")
+    assert listed(tmp_path / "t.csv", part)[0] == {part: [("x.png", "a")]}
+    if part == "val":  # which is what is tested on where there is nothing else
+        assert listed(tmp_path / "t.csv", "test")[0] == {"test": [("x.png", "a")]}
 
 
 def test_a_table_without_splits_is_divided_as_a_folder_is(tmp_path):
@@ -114,6 +126,7 @@ def test_a_table_without_splits_is_divided_as_a_folder_is(tmp_path):
         ("path,label,split\nx.png,a,train\n", "needs lines of train, and of test or val"),
         (b"path,label\nx.png,a\n\xff.png,a\n", "line 3: it is not UTF-8"),
         ("path,label\nx\0.png,a\n", "line 2: 'x\\x00.png' must be a path"),
+        (f"path,label\nx.png,{'a' * 256}\n", "line 2: its label has more than 255 characters"),
     ],
 )
 def test_what_a_csv_cannot_mean_is_refused_by_its_line(text, told, tmp_path):
