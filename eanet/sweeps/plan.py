@@ -17,6 +17,7 @@ from eanet.sweeps.keys import short_names
 from eanet.sweeps.spec import Between, OneOf, Overrides, Space, axis, product
 
 _MAX_NAME = 120  # characters; file systems allow 255 bytes
+_COMMA = r",(?![^(\[]*[)\]])"  # between values; not in one, as in (32,32)
 
 
 class PlannedRun(NamedTuple):
@@ -119,7 +120,8 @@ def _parse(definition: str, base: ConfigDict) -> tuple[str, list[Overrides]]:
         if key in axes:
             raise UserError(f"--sweep: {key} stands twice")
         try:
-            values = [each for text in texts.split(",") for each in _values(base, key, text)]
+            split = re.split(_COMMA, texts)
+            values = [each for text in split for each in _values(base, key, text)]
         except UserError as error:
             raise UserError(f"--sweep: {error}") from None
         axes[key] = axis(key, *values)

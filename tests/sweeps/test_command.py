@@ -98,6 +98,9 @@ def test_a_run_is_its_resolved_config_and_named_after_what_it_overrides():
 def test_values_that_would_share_a_directory_do_not():
     runs = plan("x", sweep_x=lambda: spec.axis("dataset.name", "folder:a/b", "folder:a:b")).runs
     assert len({run.name for run in runs}) == 2 and not any("/" in run.name for run in runs)
+    sized = plan("dataset.image_size=(8,8),[16, 32],None;dataset.resize=squash,crop").runs
+    sizes = [run.config.dataset.image_size for run in sized]
+    assert sizes == [(8, 8), (8, 8), (16, 32), (16, 32), None, None]
     (run,) = plan("x", sweep_x=lambda: spec.axis("dataset.name", "folder:" + "a" * 300)).runs
     assert len(run.name) < 140
 
