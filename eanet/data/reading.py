@@ -30,11 +30,20 @@ def room(what: str, recipe: Recipe, count: int) -> np.ndarray:
     return np.zeros(count, survey_type(recipe.image_shape[2]))
 
 
-def look(what: str, recipe: Recipe, references: Sequence[Reference], out: np.ndarray) -> None:
+def look(
+    what: str,
+    recipe: Recipe,
+    references: Sequence[Reference],
+    out: np.ndarray,
+    digests: Sequence[str] | None = None,
+) -> None:
     """Fills an array of `room` with the "pixels" of examples, or a "survey" of them.
 
+    `digests`, in hexadecimal, are those of their survey.
+
     Raises:
-        UserError: the pixels of one cannot be read; a survey goes on.
+        UserError: the pixels of one cannot be read, or are others than in the survey; a survey goes
+            on.
     """
     for place, reference in enumerate(references):
         try:
@@ -44,6 +53,11 @@ def look(what: str, recipe: Recipe, references: Sequence[Reference], out: np.nda
                 raise
             out[place]["label"] = UNREADABLE
             continue
+        if digests is not None and _digest(recipe, pixels, label).hex() != digests[place]:
+            raise UserError(
+                f"{reference[0]} has changed since the start; put back what it was, or begin "
+                "another run"
+            )
         out[place] = pixels if what == "pixels" else _surveyed(recipe, pixels, label)
 
 
@@ -51,9 +65,13 @@ def _surveyed(recipe: Recipe, pixels: np.ndarray, label: int) -> tuple[int, np.n
     flat = pixels.reshape(-1, pixels.shape[-1])
     squares = np.square(flat, dtype=np.uint16)
     sums = np.stack([values.sum(axis=0, dtype=np.uint64) for values in (flat, squares)])
+    return label, sums, np.frombuffer(_digest(recipe, pixels, label), np.uint8)
+
+
+def _digest(recipe: Recipe, pixels: np.ndarray, label: int) -> bytes:
     # A label that is none is refused by the caller, who sees all.
     name = recipe.class_names[label] if 0 <= label < len(recipe.class_names) else ""
-    return label, sums, np.frombuffer(example_digest(pixels, name), np.uint8)
+    return example_digest(pixels, name)
 
 
 def _file(recipe: Recipe, reference: Reference) -> tuple[np.ndarray, int]:

@@ -95,8 +95,8 @@ class StoredImages:
         pixels = np.empty((len(index), *self.shape[1:]), np.uint8)
 
         def decode(place: int) -> None:
-            references = [self._references[index[place]]]
-            look("pixels", self._workers.recipe, references, pixels[place : place + 1])
+            references, digests = self._question(index[place : place + 1])
+            look("pixels", self._workers.recipe, references, pixels[place : place + 1], digests)
 
         with images_lib.quietly(), ThreadPoolExecutor(cores()) as pool:
             list(pool.map(decode, range(len(index))))
@@ -106,9 +106,15 @@ class StoredImages:
         pixels = np.empty((len(index), *self.shape[1:]), np.uint8)
         tasks = []
         for start in range(0, len(index), _TASK):
-            references = [self._references[i] for i in index[start : start + _TASK]]
-            tasks.append(self._workers.submit("pixels", references, pixels[start : start + _TASK]))
+            references, digests = self._question(index[start : start + _TASK])
+            out = pixels[start : start + _TASK]
+            tasks.append(self._workers.submit("pixels", references, out, digests))
         return pixels, tasks
+
+    def _question(self, index: np.ndarray) -> tuple[list[Reference], list[str]]:
+        """Where these examples are, and what they were when they were first looked at."""
+        references = [self._references[place] for place in index]
+        return references, [bytes(digest).hex() for digest in self._survey["digest"][index]]
 
 
 def ahead(images: Images, requests: Iterable[Any], most: int) -> Generator[np.ndarray, None, None]:

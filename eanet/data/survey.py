@@ -24,6 +24,7 @@ from eanet.data.base import (
     Source,
     Split,
     Storage,
+    check_memory,
     content_fingerprint,
 )
 from eanet.data.cache import Kept, find, kept
@@ -80,6 +81,7 @@ def _surveyed(source: Source) -> Source:
 def _survey(source: Source, references: References, log: Log) -> Kept:
     assert source.storage
     recipe, notes = source.storage.recipe()
+    check_memory(1, recipe.image_shape, source.name)
     for note in notes:
         log(f"{source.name}: {note}")
     seen = {part: room("survey", recipe, len(listed)) for part, listed in references.items()}

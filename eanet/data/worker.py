@@ -21,10 +21,10 @@ def main() -> None:
         recipe = Recipe(**json.loads(sys.stdin.buffer.readline()))
         for line in sys.stdin.buffer:
             asked = json.loads(line)
-            what, references = asked["what"], asked["references"]
+            what, references, digests = (asked[name] for name in ("what", "references", "digests"))
             out, error = room(what, recipe, len(references)), None
             try:
-                look(what, recipe, references, out)
+                look(what, recipe, references, out, digests)
             except UserError as reason:
                 error = str(reason)
             answers.write(json.dumps(error).encode() + b"\n")

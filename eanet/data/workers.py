@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +32,8 @@ class Workers:
 
     def __init__(self, recipe: Recipe, count: int | None = None):
         self.recipe = recipe
-        self._count = count or min(cores(), workers_within(budget(), *recipe.largest))
+        sides = map(max, recipe.largest, recipe.image_shape[:2])
+        self._count = count or min(cores(), workers_within(budget(), *sides))
         self._lock = threading.Lock()
         self._users = 0
         self._pool: _Pool | None = None
@@ -53,13 +54,20 @@ class Workers:
             if ended:
                 ended.close()
 
-    def submit(self, what: str, references: Sequence[Reference], out: np.ndarray) -> "Future[None]":
+    def submit(
+        self,
+        what: str,
+        references: Sequence[Reference],
+        out: np.ndarray,
+        digests: Sequence[str] | None = None,
+    ) -> "Future[None]":
         """Has a worker fill `out`, one entry for each example, see `eanet.data.reading.look`.
 
         The result raises `UserError` for an example that cannot be read, or where a worker died.
         """
         assert self._pool, "nothing is running"
-        return self._pool.threads.submit(self._pool.ask, what, references, out)
+        question = {"what": what, "references": references, "digests": digests}
+        return self._pool.threads.submit(self._pool.ask, question, out)
 
 
 class _Pool:
@@ -72,12 +80,12 @@ class _Pool:
         self._closed = False
         self.threads = ThreadPoolExecutor(count, "decoding")
 
-    def ask(self, what: str, references: Sequence[Reference], out: np.ndarray) -> None:
+    def ask(self, question: Mapping[str, Any], out: np.ndarray) -> None:
         worker = self._worker()
         answers: Any = worker.stdout
         line = b""
         with contextlib.suppress(BrokenPipeError):
-            _tell(worker, {"what": what, "references": references})
+            _tell(worker, question)
             line = answers.readline()
         error = json.loads(line) if line else self._death(worker)
         if error:

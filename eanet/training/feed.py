@@ -14,12 +14,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from eanet import devices
-from eanet.data.base import Split
+from eanet.data.base import Split, budget
 from eanet.data.stored import ahead
+from eanet.errors import UserError
 from eanet.training.plan import Plan
 
 # Bytes of images, and batches, that are handed to the devices at once where they are streamed.
 _WINDOW, _MOST_BATCHES = 2**25, 16
+# Windows that wait, are filled or are on a device at once.
+_WINDOWS = 6
 
 # Of a step and a number of steps, `images, labels, order, start` of `make_train_steps`.
 Take = Callable[[int, int], tuple[Any, Any, Any, int]]
@@ -91,6 +94,14 @@ class Streamed:
         self._batch_shape = plan.batch_size, *examples.images.shape[1:]
         fitting = _WINDOW // int(np.prod(self._batch_shape))
         self.most = min(max(fitting, 1), _MOST_BATCHES)
+        needed = _WINDOWS * int(np.prod(self._batch_shape))
+        if not fitting and needed > budget():
+            raise UserError(
+                f"while they are streamed, {_WINDOWS} batches of {plan.batch_size} images of "
+                f"{'x'.join(map(str, self._batch_shape[1:]))} need {needed / 1e9:.1f} GB, more "
+                "than half of this machine's memory; take a smaller batch_size or "
+                "dataset.image_size"
+            )
 
     def shapes(self) -> tuple[Any, Any, Any]:
         """See `Feed`."""

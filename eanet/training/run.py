@@ -224,7 +224,7 @@ def set_up(
     devices.check_memory(costs.least_bytes(model.abstract, microbatch), resident, mesh)
     options = OptimizerOptions(**config.optimizer)
     learning_rate = make_schedule(options, plan.total_steps, plan.steps(options.warmup_epochs))
-    return Run(
+    run = Run(
         config=config,
         dataset=dataset,
         model=model,
@@ -244,3 +244,5 @@ def set_up(
         microbatch=microbatch,
         streams=streams,
     )
+    run.feed.shapes()  # refuses batches that memory would not hold before a workdir is made
+    return run

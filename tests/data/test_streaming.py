@@ -147,7 +147,14 @@ def test_one_line_names_the_images_that_cannot_be_read(folder):
     with pytest.raises(UserError, match=r"cannot be read.*x1b\[2Jodd.png.*on_bad_image=skip"):
         load(f"folder:{folder}", streaming=True)
     path.unlink()
-    images = load(f"folder:{folder}", streaming=True).train.images
+    images = load(f"folder:{folder}", streaming=True, val_fraction=0).train.images
+    other, changed = (folder / "train" / "b" / f"{number}.png" for number in (0, 1))
+    before = changed.read_bytes()
+    changed.write_bytes(other.read_bytes())
+    for look in (np.asarray, lambda images: list(ahead(images, [slice(None)], 1))):
+        with pytest.raises(UserError, match=f"{changed} has changed since the start; put back"):
+            look(images)
+    changed.write_bytes(before)
     for lost in (folder / "train" / "a").iterdir():
         lost.unlink()
     with pytest.raises(UserError, match=f"{folder}/train/a/.* cannot be read"):
@@ -202,3 +209,11 @@ def test_there_are_no_more_workers_than_memory_holds_images(monkeypatch):
     recipe = base.Recipe("file", (8, 8, 3), ("a",), largest=(9000, 9000))
     monkeypatch.setattr(base, "physical_memory", lambda: 10**9)
     assert workers.Workers(recipe)._count == 1
+
+
+def test_an_image_that_memory_does_not_hold_is_refused_before_it_is_decoded(folder, monkeypatch):
+    monkeypatch.setattr(base, "physical_memory", lambda: 2**20)
+    monkeypatch.setattr("eanet.data.survey._look_at_all", None)
+    for streaming in (None, True):
+        with pytest.raises(UserError, match=r"images of 512x512x3 need .* dataset\.image_size"):
+            load(f"folder:{folder}", streaming=streaming, image_size=(512, 512))

@@ -132,6 +132,11 @@ def test_what_no_device_holds_is_streamed(streaming, fits, expected, monkeypatch
         config.dataset.streaming = False
         with pytest.raises(UserError, match=r"do without dataset\.streaming=False"):
             set_up(config, print)
+    elif streaming:
+        monkeypatch.setattr(feed_lib, "_WINDOW", 1)
+        monkeypatch.setattr(feed_lib, "budget", lambda: 6 * 64 * 8 * 8 - 1)
+        with pytest.raises(UserError, match=r"6 batches of 64 images of 8x8x1 need .* batch_size"):
+            set_up(config, print)
 
 
 def test_a_streamed_run_outlives_lost_images_and_ends_with_the_same_bytes(
