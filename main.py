@@ -2,6 +2,8 @@
 
 python main.py --config=configs/eanet_cifar100.py [--workdir=DIR] [--config.KEY=VALUE ...]
 python main.py --workdir=DIR [--extend_to=EPOCHS]    # goes on with the run there
+python main.py --config=FILE --distributed [--heartbeat_timeout=SECONDS] [...]    # on every host
+    [--coordinator=HOST:PORT --num_processes=N --process_id=I]    # where no cluster is found
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
     [--dataset=NAME] [--data_dir=DIR]    # on other data, or where the data is now
     [--figures=png,svg,pdf]    # kinds of files of pictures; also for training and sweeps
@@ -23,6 +25,7 @@ from absl import flags
 
 from eanet import config as config_lib
 from eanet import config_flags, host, hub, signals
+from eanet.cluster import address
 from eanet.data import resize
 from eanet.display import plot_style
 from eanet.errors import UserError
@@ -80,6 +83,26 @@ WORKERS = flags.DEFINE_integer("workers", 1, "For sweep: runs at once on this ma
 STORAGE = flags.DEFINE_string("storage", None, "For sweep: URL of a database for many machines.")
 SEARCH = flags.DEFINE_enum("search", None, ["tpe", "random"], "For sweep: search this way.")
 TRIALS = flags.DEFINE_integer("trials", 20, "For search: runs in all.")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "For training: with the processes of this SLURM or Open MPI job, Kubernetes job or TPU pod.",
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "For training by several processes: HOST:PORT of process 0."
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator: how many processes.", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator: which one this is, from 0.", lower_bound=0
+)
+HEARTBEAT_TIMEOUT = flags.DEFINE_float(
+    "heartbeat_timeout",
+    address.HEARTBEAT_TIMEOUT,
+    "For training by several processes: seconds without a sign of life after which one is gone.",
+    lower_bound=3,
+)
 STOP_AT_EOF = flags.DEFINE_bool("stop_at_eof", False, "Stop when standard input ends.")
 DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "On a GPU: add up in the same order each time, at some cost of speed."
@@ -90,6 +113,10 @@ HOST_SETUP = flags.DEFINE_bool("host_setup", True, "A CPU device for each core."
 MODES = {
     "config": ("train", "sweep"),
     "extend_to": ("train",),
+    **dict.fromkeys(
+        ("distributed", "coordinator", "num_processes", "process_id", "heartbeat_timeout"),
+        ("train",),
+    ),
     "checkpoint": ("eval", "predict"),
     **dict.fromkeys(("split", "dataset", "data_dir"), ("eval",)),
     "figures": ("train", "eval", "sweep"),
@@ -121,8 +148,13 @@ def main(arguments: Sequence[str]) -> None:
     at_hub = mode in ("eval", "predict") and hub.is_address(WORKDIR.value)
     workdir = local_path(WORKDIR.value) if WORKDIR.value and not at_hub else None
     figures = plot_style.kinds(FIGURES.value)
+    meeting = address.address_of(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    distributed = DISTRIBUTED.value or meeting is not None
+    if HEARTBEAT_TIMEOUT.present and not distributed:
+        raise UserError("--heartbeat_timeout has no effect without --distributed or --coordinator")
     host.import_jax()
     import train  # after the flags, so that a mistyped one is answered at once
+    from eanet.cluster.join import joined
     from eanet.inference.predict import predict
 
     if STOP_AT_EOF.value:
@@ -153,13 +185,15 @@ def main(arguments: Sequence[str]) -> None:
                 figures=figures,
             )
     elif mode == "train" and CONFIG.value is None and workdir is not None:
-        train.train(
-            None,
-            workdir,
-            extend_to=EXTEND_TO.value,
-            figures=figures,
-            begun=host.process_start(),
-        )
+        with joined(distributed, meeting, HEARTBEAT_TIMEOUT.value) as members:
+            train.train(
+                None,
+                workdir,
+                extend_to=EXTEND_TO.value,
+                figures=figures,
+                begun=host.process_start(),
+                members=members,
+            )
     elif EXTEND_TO.value is not None:
         raise UserError(
             "--extend_to goes with --workdir=DIR alone; with --config say --config.num_epochs"
@@ -168,7 +202,14 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
     elif mode == "train":
         workdir = workdir or Path(f"runs/{config_flags.config_file().stem}")
-        train.train(CONFIG.value, workdir, figures=figures, begun=host.process_start())
+        with joined(distributed, meeting, HEARTBEAT_TIMEOUT.value) as members:
+            train.train(
+                CONFIG.value,
+                workdir,
+                figures=figures,
+                begun=host.process_start(),
+                members=members,
+            )
     else:
         sweep(workdir, figures)
 

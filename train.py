@@ -2,34 +2,45 @@
 
 import dataclasses
 import functools
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet import devices, host, precision
+from eanet.checkpoints import storage
 from eanet.checkpoints.manager import Checkpoints
+from eanet.cluster.members import ALONE, Members
 from eanet.display.class_counts import counts_line, missing_line
 from eanet.display.console import Console
 from eanet.display.plot_style import DEFAULT_KINDS
-from eanet.environment import device, versions
+from eanet.environment import code, device, versions
 from eanet.errors import TrainingDiverged, UserError
-from eanet.inference.evaluate import evaluate
+from eanet.inference.evaluate import evaluate, take_part
 from eanet.models import costs
 from eanet.signals import save_request, stop_request
 from eanet.sweeps.estimate import RunSize
 from eanet.training import config_schema, diagnostics
+from eanet.training.following import NoCheckpoints, NoLock, NoLog
 from eanet.training.loop import Training
 from eanet.training.run import Run, set_up
+from eanet.training.step import TrainState
 from eanet.transfer.start import initial_state, write_record
 from eanet.workdir import machine, model_record
-from eanet.workdir.claim import MAY_CHANGE, claimed, take_changes
+from eanet.workdir.claim import LOCK, MAY_CHANGE, claimed, take_changes
 from eanet.workdir.log import RunLog
 from eanet.workdir.model_record import ModelRecord
+
+# Settings under which processes would not compute the same, and keys of a config that may differ.
+_SAME_SETTINGS = ("JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE", "XLA_FLAGS")
+_PLACES = ("dataset.data_dir",)
 
 
 @devices.refusals()
@@ -40,7 +51,8 @@ def train(
     extend_to: float | None = None,
     figures: Sequence[str] = DEFAULT_KINDS,
     begun: float | None = None,
-) -> dict[str, Any]:
+    members: Members = ALONE,
+) -> dict[str, Any] | None:
     """Trains, or goes on where the newest good checkpoint stands; gives test results of the best.
 
     Args:
@@ -49,6 +61,7 @@ def train(
       extend_to: epochs in all, more than the run was for.
       figures: kinds of files of the pictures, see `eanet.display.plot_style.KINDS`.
       begun: when the program began, as of `time.time`; None for now.
+      members: the processes that train together; those that follow give None.
 
     Raises:
       UserError: for what the user can mend.
@@ -57,21 +70,30 @@ def train(
     """
     console = Console()
     begun = time.time() if begun is None else begun
+    members.refuse_differences(same_program())
     config = config or config_schema.read(workdir / "config.json")
     if extend_to is not None:
         extend(config, extend_to)
+    members.refuse_differences(same_config(config))
     known = known_of(workdir, config, console)
     run = set_up(config, console.note, known=known)
     config_schema.refuse_hopeless(config)
     first = functools.cache(functools.partial(initial_state, run, console))
     if config.init_from and not (workdir / "config.json").exists():
         first()  # what does not fit is refused before a workdir is made
+    members.refuse_differences(same_data(run))
+    members.connect(run.mesh)
+    if not members.leads:
+        follow(workdir, run, lambda: first()[0], members)
+        return None
     claim = claimed(workdir, config, console.warn, may_change=MAY_CHANGE)
     with claim as lock, save_request() as save:
+        members.refuse_another_place(workdir / LOCK)
         describe(run, console)
         with open_checkpoints(workdir, console, config) as checkpoints:
             like = run.abstract_state()
             step, state, history = checkpoints.restore_newest(like) or (0, None, "")
+            restored = state is not None
             record_start(workdir, run, known, step, console, has_begun=bool(checkpoints.steps()))
             with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
                 train_steps: Future[Any] = Future()
@@ -92,12 +114,75 @@ def train(
                     RunLog(workdir, step=step, history=history, say=console.note) as log,
                     stop_request() as stop,
                 ):
-                    training = Training(run, workdir, lock, checkpoints, log, console, stop, save)
+                    members.exchange(json.dumps([step, restored, log.lines()]))
+                    state = from_leader(state, run, members)
+                    training = Training(
+                        run, workdir, lock, checkpoints, log, console, stop, save, members
+                    )
                     training.go_on(state, step, train_steps)
         begun = None if step else begun  # of a run that goes on, a part is not known
-        results = evaluate(workdir, figures=figures, run=run, begun=begun, console=console)
+        results = evaluate(
+            workdir, figures=figures, run=run, begun=begun, console=console, members=members
+        )
     console.next_steps(workdir)
     return results
+
+
+def follow(workdir: Path, run: Run, first: Callable[[], TrainState], members: Members) -> None:
+    """Trains and evaluates with the process that leads, and writes nothing.
+
+    Raises:
+      Interrupted: if SIGTERM or SIGINT came to any of them; the state is saved.
+      TrainingDiverged: if loss or gradient are no longer finite.
+    """
+    with save_request() as save, stop_request() as stop:
+        members.refuse_another_place(workdir / LOCK)
+        step, restored, lines = json.loads(members.exchange("")[0])
+        like = run.abstract_state()
+        with ThreadPoolExecutor(1) as background:
+            train_steps: Future[Any] = Future()
+            if step < run.plan.total_steps:
+                train_steps = background.submit(run.lower_train_steps(like).compile)
+            empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+            state = from_leader(empty if restored else first(), run, members)
+            here = NoLock(), NoCheckpoints(), NoLog(lines), Console()
+            training = Training(run, workdir, *here, stop, save, members)
+            training.go_on(state, step, train_steps)
+    take_part(run, members)
+
+
+def from_leader(state: TrainState, run: Run, members: Members) -> TrainState:
+    """The state of the process that leads, on the devices of this one."""
+    if members is ALONE:
+        return state
+    host_state = members.broadcast(state, run.mesh)
+    return jax.tree.map(storage.place, host_state, run.abstract_state())
+
+
+def same_program() -> dict[str, str]:
+    """What all processes of a training must have alike before they look at anything."""
+    devices.local_devices()
+    settings = {name: value for name, value in host.settings().items() if name in _SAME_SETTINGS}
+    own = {"code": code(), "platform": jax.default_backend()}
+    return own | versions() | settings
+
+
+def same_config(config: ConfigDict) -> dict[str, str]:
+    """Likewise of the config; where the data lies may differ."""
+    return {key: repr(value) for key, value in config_lib.flatten(config) if key not in _PLACES}
+
+
+def same_data(run: Run) -> dict[str, str]:
+    """Likewise of the data, as it is used."""
+    dataset = run.dataset
+    statistics = [float(value) for value in (*dataset.mean, *dataset.std)]
+    used = {f"{name} images": str(digest) for name, digest in dataset.fingerprints.items()}
+    return used | {
+        "classes": ", ".join(dataset.class_names),
+        "examples": str([len(split) for split in (dataset.train, dataset.val, dataset.test)]),
+        "mean and deviation": str(statistics),
+        "streamed": str(run.streams),
+    }
 
 
 @devices.refusals()
@@ -199,7 +284,7 @@ def known_of(workdir: Path, config: ConfigDict, console: Console) -> ModelRecord
 
 def describe(run: Run, console: Console) -> None:
     """Shows data and model, and says where not all devices compute."""
-    there, used = len(devices.local_devices()), run.mesh.size
+    there, used = jax.device_count(), run.mesh.size
     if used < there:
         console.warn(
             f"{used} of {there} devices are used: batch_size={run.config.batch_size} is a multiple "

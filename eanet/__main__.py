@@ -21,6 +21,7 @@ TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
     "import-keras": ("eanet.convert.keras_import", "make a run of weights of the Keras example"),
     "export-keras": ("eanet.export.keras_command", "the same as export --format=keras"),
     "verify-keras": ("eanet.convert.keras_verify", "compare the model with Keras, block by block"),
+    "launch": ("eanet.tools.launch", "train by several processes on this machine"),
     "verify-resume": ("eanet.tools.verify_resume", "prove that a stopped run ends as any other"),
     "report": ("eanet.sweeps.report", "write the report of a sweep anew"),
     "compare": ("eanet.tools.compare", "compare runs on the same images"),
@@ -30,7 +31,7 @@ TOOLS: dict[str, tuple[str, str]] = {  # name: (module, what it does)
     "latency": ("eanet.sweeps.latency", "measure the models of a sweep, one image at a time"),
 }
 # These run beside a training, whose accelerator they leave alone.
-_COMPUTE_NOTHING = ("prepare", "report", "compare")
+_COMPUTE_NOTHING = ("launch", "prepare", "report", "compare")
 
 
 def main() -> NoReturn:

@@ -1,7 +1,8 @@
 """What every command line of this project does alike: parsing, one-line errors, exit codes.
 
-Exit codes: 0 done; 2 the user's input is at fault; 3 training diverged; 128 + signal interrupted,
-with the state saved. For all but the first, one line on standard error says why.
+Exit codes: 0 done; 2 the user's input is at fault; 3 training diverged; 4 another process of the
+training has ended or hangs; 128 + signal interrupted, with the state saved. For all but the first,
+one line on standard error says why.
 """
 
 import argparse
@@ -13,7 +14,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from eanet import signals, streams
-from eanet.errors import Interrupted, TrainingDiverged, UserError, as_line, printable
+from eanet.errors import (
+    Interrupted,
+    TrainingDiverged,
+    UserError,
+    as_line,
+    exit_code,
+    printable,
+)
 
 _OPEN_FILES_NEEDED, _OPEN_FILES_WANTED = 64, 1024
 
@@ -29,12 +37,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         _allow_open_files()
         with signals.end_at_stop():
             code = main() or 0
-    except UserError as error:
-        code, message = 2, f"error: {error}"
-    except TrainingDiverged as error:
-        code, message = 3, f"error: {error}"
+    except (UserError, TrainingDiverged) as error:
+        code, message = exit_code(error), f"error: {error}"
     except Interrupted as error:
-        code, message = 128 + error.signal, str(error)
+        code, message = exit_code(error), str(error)
     except KeyboardInterrupt:
         code, message = 128 + signal.SIGINT, "interrupted"
     finally:  # absl exits by itself

@@ -1,10 +1,16 @@
-"""Data parallelism over all local devices: the batch is split, everything else replicated."""
+"""Data parallelism over all devices: the batch is split, everything else replicated.
 
+They are those of this process or, where several have joined (`eanet.cluster`), of all of them.
+"""
+
+import collections
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from eanet.errors import UserError
@@ -52,10 +58,23 @@ def local_devices() -> list[jax.Device]:
 
 
 def make_mesh(batch_size: int) -> Mesh:
-    """A mesh of as many local devices as divide the batch evenly; raises as `local_devices`."""
-    devices = local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return jax.make_mesh((count,), (BATCH_AXIS,), (AxisType.Auto,), devices=devices[:count])
+    """A mesh of as many devices as divide the batch evenly, equally many of each process.
+
+    Raises `UserError` as `local_devices`, and where the processes do not divide the batch.
+    """
+    local_devices()
+    by_process = collections.defaultdict(list)
+    for device in jax.devices():
+        by_process[device.process_index].append(device)
+    processes, least = len(by_process), min(map(len, by_process.values()))
+    counts = [n for n in range(1, least + 1) if batch_size % (n * processes) == 0]
+    if not counts:
+        raise UserError(
+            f"batch_size={batch_size} cannot be divided among {processes} processes; choose a "
+            f"multiple of {processes}, or fewer processes"
+        )
+    devices = [each for index in sorted(by_process) for each in by_process[index][: counts[-1]]]
+    return jax.make_mesh((len(devices),), (BATCH_AXIS,), (AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -69,8 +88,86 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Copies a tree of arrays to every device of the mesh."""
-    return jax.device_put(tree, replicated(mesh))
+    """Copies a tree of arrays to every device of the mesh; all processes have the same ones."""
+    return put(tree, replicated(mesh))
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays of the host on the devices, on those of this process only what is theirs."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+
+    def one(leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(one, tree)
+
+
+def own_part(mesh: Mesh, batch_size: int) -> slice:
+    """Which examples of a batch, that is split over the mesh, are for the devices of this process."""
+    here = [i for i, each in enumerate(mesh.devices.flat) if each in set(mesh.local_devices)]
+    share = batch_size // mesh.size
+    return slice(here[0] * share, (here[-1] + 1) * share)
+
+
+def put_part(part: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...]) -> jax.Array:
+    """An array of this shape, of which each process gives the part for its own devices."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(part, sharding)
+    return jax.make_array_from_process_local_data(sharding, part, shape)
+
+
+def broadcast(tree: Any, mesh: Mesh) -> Any:
+    """The arrays of process 0 in every process, to the last bit, as arrays of NumPy.
+
+    The others give some of the same shapes and types.
+    """
+    leaves, form = jax.tree.flatten(tree)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    # As bytes: the others add zeros, and −0.0 + 0.0 is 0.0.
+    data = np.concatenate(
+        [np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in arrays]
+    )
+    nothing = np.zeros_like(data)
+
+    def row(index: Any) -> np.ndarray:
+        return (nothing if index[0].start else data)[None]
+
+    shape = mesh.size, len(data)
+    rows = jax.make_array_from_callback(shape, split_batch(mesh), row)
+    received = np.asarray(_sum_of_rows(mesh)(rows))
+    parts = np.split(received, np.cumsum([each.nbytes for each in arrays])[:-1])
+    values = [
+        part.view(each.dtype).reshape(each.shape) for part, each in zip(parts, arrays, strict=True)
+    ]
+    return jax.tree.unflatten(form, values)
+
+
+def connect(mesh: Mesh, meet: Callable[[], object]) -> None:
+    """Lets the devices of all processes meet for the first time, right after the processes `meet`.
+
+    On a CPU that fails where it takes one of them 30 seconds longer; later they may take any time.
+    """
+    rows = put(np.zeros((mesh.size, 1), np.uint8), split_batch(mesh))
+    compiled = _sum_of_rows(mesh).lower(rows).compile()
+    meet()
+    compiled(rows).block_until_ready()
+
+
+def _sum_of_rows(mesh: Mesh) -> Any:
+    return jax.jit(
+        lambda rows: jnp.sum(rows, axis=0, dtype=rows.dtype), out_shardings=replicated(mesh)
+    )
+
+
+def gather(array: jax.Array) -> np.ndarray:
+    """All of an array, wherever its parts are; each process calls it."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def microbatch(mesh: Mesh, batch_size: int, microbatch_size: int, images_at_once: int) -> int:
@@ -102,7 +199,7 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
     """
     if not fits(model, data, mesh):
         available = _available(data, mesh)
-        on_device = mesh.devices.flat[0].memory_stats()
+        on_device = mesh.local_devices[0].memory_stats()
         part = f" by {setting}" if (setting := memory_setting()) and on_device else ""
         ways = [_LESS_MEMORY]
         if data:
@@ -117,8 +214,9 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
 
 
 def _available(data: int, mesh: Mesh) -> int:
-    statistics = mesh.devices.flat[0].memory_stats() or {}
-    return statistics.get("bytes_limit", (physical_memory() - data) // mesh.size)
+    here = mesh.local_devices
+    statistics = here[0].memory_stats() or {}
+    return statistics.get("bytes_limit", (physical_memory() - data) // len(here))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -26,14 +27,18 @@ def environment() -> dict[str, Any]:
 
 
 def device(devices: Iterable[Any] = ()) -> str:
-    """Devices, all that JAX has by default, such as "2 × cpu (AMD EPYC 9R14)"."""
+    """Devices, all that JAX has by default, such as "2 × cpu (AMD EPYC 9R14)".
+
+    Those of several processes end in " in 2 processes".
+    """
     import jax
 
     devices = list(devices) or jax.devices()
     name = f"{len(devices)} × {devices[0].device_kind}"
     if devices[0].platform == "cpu" and (model := _cpu_model()):
         name += f" ({model})"
-    return name
+    processes = len({each.process_index for each in devices})
+    return f"{name} in {processes} processes" if processes > 1 else name
 
 
 def versions() -> dict[str, str]:
@@ -43,6 +48,17 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
+
+
+def code() -> str:
+    """A digest of this program's own files."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted([*root.glob("eanet/**/*.py"), root / "main.py", root / "train.py"]):
+        with contextlib.suppress(OSError):  # not of an installed package
+            digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _cpu_model() -> str:

@@ -1,5 +1,8 @@
 """The ways in which a run may end that are not the program's fault."""
 
+# The exit code of a process that ends because another one of its training has.
+PEER_ENDED = 4
+
 _LONGEST = 1000
 
 
@@ -37,3 +40,15 @@ class Interrupted(Exception):
     def __init__(self, signal: int, message: str):
         super().__init__(message)
         self.signal = signal
+
+
+def exit_code(error: Exception) -> int:
+    """The code with which the program ends for this reason; 1 for a fault of its own."""
+    match error:
+        case UserError():
+            return 2
+        case TrainingDiverged():
+            return 3
+        case Interrupted():
+            return 128 + error.signal
+    return 1

@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,19 @@ class Share:
 
     cores: frozenset[int] | None  # by number; None where the system does not let one choose
     environment: dict[str, str]  # of the process, all of it
+
+    @contextlib.contextmanager
+    def on_cores(self) -> Iterator[None]:
+        """Processes that are started meanwhile run on these cores alone."""
+        if self.cores is None:
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self.cores)
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
 
 def share(index: int, count: int) -> Share:

@@ -61,8 +61,10 @@ def save_request() -> Iterator[Request]:
 
 
 @contextmanager
-def end_at_stop() -> Iterator[None]:
+def end_at_stop(first: Callable[[int], object] = lambda _: None) -> Iterator[None]:
     """While the context lasts, a signal of `STOP` ends the process: one line, code 128 + signal.
+
+    What is to be done `first` is told the signal.
 
     Not by an exception, which may be swallowed by whatever runs at that moment, such as a callback
     of garbage collection. In a `stop_request` within, that counts.
@@ -73,6 +75,8 @@ def end_at_stop() -> Iterator[None]:
             sys.stdout.flush()
         with suppress(OSError):
             os.write(2, b"interrupted\n")
+        with suppress(Exception):
+            first(number)
         os._exit(128 + number)
 
     with _handled((each for each in STOP if signal.getsignal(each) != signal.SIG_IGN), end):

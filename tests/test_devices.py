@@ -46,12 +46,25 @@ def test_more_than_a_device_has_is_refused(monkeypatch):
 
 def test_a_part_of_a_gpu_that_does_not_suffice_is_said(monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 4e9})
-    mesh = SimpleNamespace(devices=np.array([device]), size=1)
+    mesh = SimpleNamespace(devices=np.array([device]), local_devices=[device], size=1)
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.25")
     devices.check_memory(10**9, 10**9, mesh)
     told = r"a device has 4\.0 GB by XLA_CLIENT_MEM_FRACTION=0\.25; .* or start fewer --workers$"
     with pytest.raises(UserError, match=told):
         devices.check_memory(10**10, 0, mesh)
+
+
+def test_what_is_broadcast_is_the_same_to_the_last_bit():
+    tree = {
+        "zeros": np.array([0.0, -0.0, np.nan], np.float32),
+        "count": np.int32(-7),
+        "half": np.ones((2, 0, 3), np.float16),
+        "bits": np.arange(256, dtype=np.uint8).reshape(16, 16),
+    }
+    received = devices.broadcast(tree, devices.make_mesh(2))
+    for name, array in tree.items():
+        assert received[name].shape == array.shape and received[name].dtype == array.dtype
+        assert received[name].tobytes() == array.tobytes()
 
 
 def test_a_shortage_is_one_line():

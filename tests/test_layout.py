@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a folder imports from those before it and from itself alone.
 FLOORS = (
     "eanet",  # the modules beside the packages
+    "eanet/cluster",
     "eanet/augment",
     "eanet/models",
     "eanet/data",

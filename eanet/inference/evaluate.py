@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet import devices, files, host, precision
+from eanet.cluster.members import ALONE, Members
 from eanet.data.base import Split, content_fingerprint
 from eanet.display import titles
 from eanet.display.console import Console
@@ -48,6 +49,7 @@ def evaluate(
     run: Run | None = None,
     begun: float | None = None,
     console: Console | None = None,
+    members: Members = ALONE,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run on one split; writes and returns `results_SPLIT.json`.
 
@@ -64,6 +66,7 @@ def evaluate(
       run: what `set_up` made of the config, where that is at hand.
       begun: when the run began, as of `time.time`; None where that is not how long it took.
       console: where to say what happens.
+      members: the processes that evaluate together: the others `take_part`.
 
     Raises:
       UserError: if the workdir is no run, the checkpoint is missing, damaged or does not fit, or
@@ -84,7 +87,15 @@ def evaluate(
         measure = run.evaluate
     held_out = partial(_validation, model, run, data_dir if dataset is None else None, console)
     fitted_here = split == "val" and examples.other is None
-    answers = _answers(model, mesh, measure, examples.split, None if fitted_here else held_out)
+    answers = _answers(
+        model.params,
+        len(model.class_names),
+        mesh,
+        measure,
+        examples.split,
+        None if fitted_here else held_out,
+        members,
+    )
     report = None
     if np.isfinite(answers.logits).all():
         report = Report.of(
@@ -117,6 +128,22 @@ def evaluate(
     return results
 
 
+def take_part(run: Run, members: Members) -> None:
+    """Does the part of a process that follows in `evaluate` at the end of training."""
+    params = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), run.abstract_state().params
+    )
+    _answers(
+        params,
+        run.dataset.num_classes,
+        run.mesh,
+        run.evaluate,
+        run.dataset.test,
+        lambda: run.dataset.val if len(run.dataset.val) else None,
+        members,
+    )
+
+
 class _Answers(NamedTuple):
     """What a model answers to the images of a split."""
 
@@ -127,16 +154,21 @@ class _Answers(NamedTuple):
 
 
 def _answers(
-    model: Model,
+    params: Any,
+    classes: int,
     mesh: jax.sharding.Mesh,
     measure: Callable[..., dict[str, float] | None],
     examples: Split,
     held_out: Callable[[], Split | None] | None,
+    members: Members,
 ) -> _Answers:
-    """Takes the examples through the model, and validation, `held_out`; None: it is the same."""
-    params = devices.replicate(model.params, mesh)
+    """Takes the examples through the model, and validation, `held_out`; None: it is the same.
+
+    The parameters are those of the process that leads.
+    """
+    params = devices.replicate(members.broadcast(params, mesh), mesh)
     with stop_request() as stop:
-        answer = partial(_answer, measure, params, len(model.class_names), stop)
+        answer = partial(_answer, measure, params, classes, members.shared(stop))
         start = time.perf_counter()
         metrics, logits = answer(examples)
         seconds = time.perf_counter() - start

@@ -4,8 +4,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ class RunProcess:
         append = files.open_regular(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         with open(append, "ab") as log:
             self._log_start = log.tell()
-            with nullcontext() if share.cores is None else _on_cores(share.cores):
+            with share.on_cores():
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,
@@ -79,14 +78,3 @@ class RunProcess:
         telling = [line for line in lines if re.match(r"(error:|[\w.]*(Error|Exception)\b)", line)]
         words = (telling or list(filter(None, lines)) or [""])[-1]
         return words.removeprefix("error: ")[:500]
-
-
-@contextmanager
-def _on_cores(cores: frozenset[int]) -> Iterator[None]:
-    """Processes that are started meanwhile run on these cores alone."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)

@@ -2,11 +2,14 @@
 
 One run is left alone; another is stopped at random moments, most often by SIGKILL, a quarter of the
 time while it saves, and started again; where it comes to its end before it was stopped often
-enough, one more follows. Then the digests of all parameters, optimizer state and averages, and of
-the metrics but for the speed, are compared. Exit code 0: the same bytes; 1: not.
+enough, one more follows. With --processes=N each run is N processes on this machine, of which a
+random one is stopped; all of them end, and start again. Then the digests of all parameters,
+optimizer state and averages, and of the metrics but for the speed, are compared. Exit code 0: the
+same bytes; 1: not.
 """
 
 import collections
+import functools
 import hashlib
 import json
 import random
@@ -24,7 +27,8 @@ from eanet.checkpoints.manager import Checkpoints
 from eanet.cli import in_checkout, say
 from eanet.config_flags import ConfigParser
 from eanet.environment import environment
-from eanet.errors import UserError
+from eanet.errors import PEER_ENDED, UserError
+from eanet.tools import launch
 from eanet.training import config_schema
 from eanet.workdir.log import read
 
@@ -33,40 +37,49 @@ _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, sign
 _MOMENTS = ("while starting", "while training", "while training", "while saving")
 # A stop while saving comes at most so many seconds after the save began.
 _SAVING_SECONDS = 0.05
+# Seconds after which processes notice that one of them has been killed.
+_HEARTBEAT_TIMEOUT = 10
 
 
 def main(arguments: list[str], prog: str) -> int:
     """The command `verify-resume`."""
     parser = ConfigParser(prog, __doc__)
     parser.add_argument("--kills", type=int, default=5, metavar="K", help="how often to stop")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="that train together")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and signals")
     parser.add_argument("--out", metavar="FILE", help="write stops and digests as JSON")
     options, config, given = parser.parse(arguments)
     if options.kills < 1:
         parser.error(f"--kills={options.kills} must be at least 1")
+    if options.processes < 1:
+        parser.error(f"--processes={options.processes} must be at least 1")
     config_schema.check(config)
     if options.out:
         files.check_place(Path(options.out), "choose another --out")
     command = [sys.executable, str(in_checkout("main.py", "run this command there")), *given]
     with tempfile.TemporaryDirectory() as directory:
-        found = _verify(command, Path(directory), options.kills, options.seed)
+        started = functools.partial(_Run, command, options.processes)
+        found = _verify(started, Path(directory), options.kills, options.seed)
     same = all(end == found["left_alone"] for end in found["stopped"])
     for part, digest in found["left_alone"].items():
         verdict = all(end.get(part) == digest for end in found["stopped"])
         say(f"{part:<10} {digest[:16]}  {'the same' if verdict else 'DIFFERENT'}")
     say(", ".join(f"{count} {kind}" for kind, count in found["stops"].items()))
     if options.out:
-        record = {"arguments": given, "seed": options.seed, "same": same, **found}
+        asked = {"arguments": given, "processes": options.processes, "seed": options.seed}
+        record = {**asked, "same": same, **found}
         files.write_json(options.out, record | environment())
     return 0 if same else 1
 
 
-def _verify(command: Sequence[str], directory: Path, kills: int, seed: int) -> dict[str, Any]:
+def _verify(
+    started: Callable[[Path], "_Run"], directory: Path, kills: int, seed: int
+) -> dict[str, Any]:
     """Runs a training left alone and stopped, in workdirs below an empty directory.
 
     Returns how often it was stopped, by signal and by moment, and the digests of the ends.
     """
-    left_alone = _Run(command, directory / "left_alone")
+    left_alone = started(directory / "left_alone")
     left_alone.wait_until_training()
     began = time.monotonic()
     left_alone.end_with(0)
@@ -78,15 +91,16 @@ def _verify(command: Sequence[str], directory: Path, kills: int, seed: int) -> d
     stops: collections.Counter[str] = collections.Counter()
     while stops["in all"] < kills:
         before = stops["in all"]
-        disturbed = _Run(command, directory / f"stopped_{len(ends) + 1}")
+        disturbed = started(directory / f"stopped_{len(ends) + 1}")
         while stops["in all"] < kills:
             with_signal, moment = draw.choice(_SIGNALS), draw.choice(_MOMENTS)
             if not disturbed.wait_for(moment, draw.uniform(0, 2 * seconds / (kills + 1))):
                 break
-            disturbed.process.send_signal(with_signal)
-            disturbed.end_with(-with_signal, 128 + with_signal, 0)
-            stops.update(("in all", moment, with_signal.name))
-            say(f"stop {stops['in all']} of {kills}: {with_signal.name} {moment}")
+            member = disturbed.send_signal(with_signal, draw)
+            disturbed.end_with(128 + with_signal, PEER_ENDED, 0)
+            stops.update(("in all", moment, with_signal.name, *member))
+            to = "".join(f" to {each}" for each in member)
+            say(f"stop {stops['in all']} of {kills}: {with_signal.name}{to} {moment}")
             disturbed.start()
         disturbed.end_with(0)
         ends.append(digests(disturbed.workdir))
@@ -112,21 +126,32 @@ def digests(workdir: Path) -> dict[str, str]:
 
 
 class _Run:
-    """`main.py` in a process of its own, from now on and again and again on one workdir."""
+    """`main.py` in processes of its own, from now on and again and again on one workdir."""
 
-    def __init__(self, command: Sequence[str], workdir: Path):
+    def __init__(self, command: Sequence[str], processes: int, workdir: Path):
         self.workdir = workdir
         self._command = [*command, f"--workdir={workdir}"]
+        self._count = processes
         self._said = workdir.with_suffix(".txt")
         self.start()
 
     def start(self) -> None:
         with self._said.open("wb") as said:
-            self.process = subprocess.Popen(self._command, stdout=said, stderr=said)
+            if self._count > 1:
+                soon = f"--heartbeat_timeout={_HEARTBEAT_TIMEOUT}"
+                self._processes = launch.start([*self._command, soon], self._count, said)
+            else:
+                self._processes = [subprocess.Popen(self._command, stdout=said, stderr=said)]
+
+    def send_signal(self, number: signal.Signals, draw: random.Random) -> list[str]:
+        """Sends it to one of the processes, and names that where there are several."""
+        index = draw.randrange(self._count) if self._count > 1 else 0
+        self._processes[index].send_signal(number)
+        return [f"process {index}"] if self._count > 1 else []
 
     def end_with(self, *codes: int) -> None:
-        """Waits for the end of the process; refuses any other exit code."""
-        code = self.process.wait()
+        """Waits for the end of all processes; refuses any other exit code."""
+        code = launch.outcome(self._processes)
         if code not in codes:
             last = self._said.read_text(errors="replace").strip().splitlines()[-1:]
             raise UserError(f"main.py ended with code {code}: {' '.join(last)}")
@@ -149,7 +174,7 @@ class _Run:
 
     def _wait(self, condition: Callable[[], bool]) -> bool:
         while not condition():
-            if self.process.poll() is not None:
+            if any(process.poll() is not None for process in self._processes):
                 return False
             time.sleep(0.001)
         return True

@@ -81,12 +81,12 @@ def make_evaluate(
                 missing = block - len(part)
                 images = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
                 labels = np.pad(examples.labels[chosen], (0, missing), constant_values=-1)
-                placed = jax.device_put((images, labels), sharding)
+                placed = devices.put((images, labels), sharding)
                 sums, answers = evaluate_block(params, placed)
                 for name, value in jax.device_get(sums).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 if logits is not None:
-                    logits[chosen] = np.asarray(answers)[: len(part)]
+                    logits[chosen] = devices.gather(answers)[: len(part)]
         return metrics.means(totals)
 
     return evaluate

@@ -91,6 +91,7 @@ class Streamed:
         """As of `Resident`."""
         self._examples, self._plan, self._order = examples, plan, order
         self._place = NamedSharding(mesh, PartitionSpec(None, devices.BATCH_AXIS))
+        self._own = devices.own_part(mesh, plan.batch_size)  # all that this process reads
         self._batch_shape = plan.batch_size, *examples.images.shape[1:]
         fitting = _WINDOW // int(np.prod(self._batch_shape))
         self.most = min(max(fitting, 1), _MOST_BATCHES)
@@ -119,18 +120,25 @@ class Streamed:
 
         def indices(step: int) -> np.ndarray:
             start = plan.offset_in_epoch(step)
-            return order(plan.epoch_of(step))[start : start + plan.batch_size]
+            return order(plan.epoch_of(step))[start : start + plan.batch_size][self._own]
 
         requests = map(indices, range(step, plan.total_steps))
         with contextlib.closing(ahead(self._examples.images, requests, 2 * self.most)) as batches:
 
             def take(step: int, count: int) -> tuple[Any, Any, Any, int]:
-                images = np.empty((self.most, *self._batch_shape), np.uint8)
+                own = self._own.stop - self._own.start
+                images = np.empty((self.most, own, *self._batch_shape[1:]), np.uint8)
                 labels = np.zeros(images.shape[:2], np.int32)
                 for place in range(count):
                     images[place] = next(batches)
                     labels[place] = self._examples.labels[indices(step + place)]
-                return *jax.device_put((images, labels), self._place), None, 0
+                whole = self.most, *self._batch_shape
+                return (
+                    devices.put_part(images, self._place, whole),
+                    devices.put_part(labels, self._place, whole[:2]),
+                    None,
+                    0,
+                )
 
             yield take
 

@@ -10,16 +10,20 @@ from typing import Any
 
 from eanet import devices
 from eanet.checkpoints.manager import Checkpoints
+from eanet.cluster.members import ALONE, Members, Wishes
 from eanet.display.console import Console
 from eanet.environment import device
 from eanet.errors import Interrupted, TrainingDiverged, UserError
 from eanet.signals import Request
 from eanet.training import diagnostics, metrics
 from eanet.training.dispatch import Pace, take_steps
+from eanet.training.following import NoCheckpoints, NoLock, NoLog
 from eanet.training.run import Run
 from eanet.training.step import TrainState
 from eanet.workdir.lock import RunLock
 from eanet.workdir.log import RunLog
+
+_NOTHING = Wishes(stop=None, save=None, due=False, steps=1)
 
 
 class _Unreadable(Exception):
@@ -36,15 +40,17 @@ class Training:
 
     run: Run
     workdir: Path
-    lock: RunLock  # on the workdir
-    checkpoints: Checkpoints
-    log: RunLog
+    lock: RunLock | NoLock  # on the workdir
+    checkpoints: Checkpoints | NoCheckpoints
+    log: RunLog | NoLog
     console: Console
     stop: Request
     save: Request
+    members: Members = ALONE
     pace: Pace = dataclasses.field(default_factory=Pace)
     saved_at: float = dataclasses.field(default_factory=time.monotonic)
     unreadable: BaseException | None = None  # says which example cannot be read
+    agreed: Wishes = dataclasses.field(default=_NOTHING)  # by all members, when they last met
 
     def go_on(self, state: TrainState, step: int, train_steps: Future[Any]) -> None:
         """Trains from `step` to the end of the plan, or until a signal.
@@ -80,6 +86,7 @@ class Training:
 
             while True:
                 self.lock.confirm()
+                self._agree()
                 val = None
                 if plan.reports_at(step):
                     if not self._is_reported(step):
@@ -87,9 +94,9 @@ class Training:
                         self.pace.restart()
                     zeros = devices.replicate(metrics.zero_sums(), run.mesh)
                     state = dataclasses.replace(state, sums=zeros)
-                if val or self.stop or self.unreadable or self._saves_at(step):
+                if val or self._stops() or self.unreadable or self._saves_at(step):
                     self._save(state, step, val)
-                if self.stop or self.unreadable or step == plan.total_steps:
+                if self._stops() or self.unreadable or step == plan.total_steps:
                     break
                 try:
                     state, step, failed = take_steps(
@@ -99,7 +106,7 @@ class Training:
                         plan.next_event(step),
                         most=run.feed.most,
                         pace=self.pace,
-                        should_stop=lambda: bool(self.stop) or self._save_is_due(),
+                        should_stop=self._should_pause,
                         on_finished=show,
                     )
                 except _Unreadable as reason:
@@ -109,33 +116,51 @@ class Training:
                     self._diverged(state, step)
         self.checkpoints.wait()
         if self.unreadable:
+            saved = f"the state after step {step} is saved: " if self.members.leads else ""
             raise UserError(
-                f"{self.unreadable}; the state after step {step} is saved: once this is mended, "
-                "the same command goes on"
+                f"{self.unreadable}; {saved}once this is mended, the same command goes on"
             )
-        if self.stop.signal is not None and not self._is_complete(step):
+        if self.agreed.stop is not None and not self._is_complete(step):
             raise Interrupted(
-                self.stop.signal,
+                self.agreed.stop,
                 f"interrupted after step {step}, state saved: the same command goes on",
             )
 
     def _images_per_second(self) -> float:
         return self.pace.steps_per_second() * self.run.config.batch_size
 
+    def _agree(self) -> None:
+        """Asks all processes what they were asked for, and takes steps as many at once as they."""
+        minutes = self.run.config.checkpoint_every_minutes
+        due = 0 < 60 * minutes <= time.monotonic() - self.saved_at
+        wishes = Wishes(self.stop.signal, self.save.signal, due, self.pace.steps)
+        self.agreed = self.members.agree(wishes)
+        self.pace.steps = self.agreed.steps
+
+    def _should_pause(self) -> bool:
+        self._agree()
+        return self._stops() or self._save_is_due()
+
+    def _should_stop(self) -> bool:
+        self._agree()
+        return self._stops()
+
+    def _stops(self) -> bool:
+        return self.agreed.stop is not None
+
     def _saves_at(self, step: int) -> bool:
         return self.run.plan.saves_at(step) or self._save_is_due()
 
     def _save_is_due(self) -> bool:
-        minutes = self.run.config.checkpoint_every_minutes
-        return bool(self.save) or 0 < 60 * minutes <= time.monotonic() - self.saved_at
+        return self.agreed.save is not None or self.agreed.due
 
     def _save(self, state: TrainState, step: int, val: dict[str, float] | None) -> None:
         accuracy = val["accuracy"] if val else None
         self.checkpoints.save(step, state, val_accuracy=accuracy, history=self.log.text())
         self.saved_at = time.monotonic()
-        if self.save.signal is not None:
+        if self.agreed.save is not None:
             self.checkpoints.wait()
-            name = signal.Signals(self.save.signal).name
+            name = signal.Signals(self.agreed.save).name
             self.save.clear()
             self.console.note(f"{name}: the state after step {step} is saved; training goes on")
 
@@ -180,7 +205,7 @@ class Training:
         val = None
         if self._validates_at(step):
             try:
-                val = run.evaluate(state.eval_params, run.dataset.val, lambda: bool(self.stop))
+                val = run.evaluate(state.eval_params, run.dataset.val, self._should_stop)
             except UserError as error:
                 self.unreadable = error
             if val is None:
@@ -201,7 +226,7 @@ class Training:
                 f"{self.run.config.nonfinite_limit}: their loss or gradient was not finite"
             )
         self.log.write(step, epoch, "train", **line)
-        if self.run.config.layer_statistics:
+        if self.run.config.layer_statistics and self.members.leads:
             layers = self.run.examine(state, step)
             named = {f"{name}/{key}": layers[name][key] for name in layers for key in layers[name]}
             self.log.write(step, epoch, "layers", **named)
@@ -215,6 +240,8 @@ class Training:
         run, config = self.run, self.run.config
         self.checkpoints.save(step, state, history=self.log.text())
         self.checkpoints.wait()
+        if not self.members.leads:
+            raise TrainingDiverged(f"loss or gradient are not finite in step {step + 1}")
         layers = run.examine(state, step)
         where, skipped = diagnostics.first_not_finite(layers), int(state.skipped)
         replay = f"python main.py --mode=replay --workdir={shlex.quote(str(self.workdir))}"

@@ -91,6 +91,10 @@ class RunLog:
         """That record; empty where there is none."""
         return self._records.get((step, split), {})
 
+    def lines(self) -> list[tuple[int, str]]:
+        """Of which steps and splits the metrics are recorded."""
+        return list(self._records)
+
     def text(self) -> str:
         """All lines by now, also where somebody has removed the file."""
         return _as_written(self._records).decode()

@@ -1,0 +1,110 @@
+"""Sees that another process of the training has ended or hangs, and ends this one with a line.
+
+Every process gives a sign of life once a second. Process 0 watches the others and they watch it, so
+that the effort grows with their number and not with its square.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from eanet.cluster.store import Store
+from eanet.errors import PEER_ENDED, as_line
+
+_BEAT = 1.0  # seconds
+_GONE = "gone"
+# Seconds that process 0 stays, for the others to read what it has found.
+_LINGER = 3.0
+
+
+class Watch:
+    """The threads that give a sign of life and look for those of others.
+
+    Args:
+      store: which all processes read.
+      index: of this process.
+      names: of all, as people know them.
+      timeout: seconds without a sign after which a process counts as gone.
+    """
+
+    def __init__(self, store: Store, index: int, names: Sequence[str], timeout: float):
+        self._store, self._index, self._names, self._timeout = store, index, names, timeout
+        self._done = threading.Event()
+        self._reported = False
+        for task in (self._beat, self._look):
+            threading.Thread(target=task, daemon=True).start()
+
+    def report(self, how: str) -> None:
+        """Tells the others that this process ends, and how; they end too."""
+        self._reported = True
+        line = f"{self._names[self._index]} ended: {how}"
+        with suppress(Exception):  # who holds the store may be gone
+            self._store.put_first(_GONE, json.dumps({"of": self._index, "line": line}))
+        if self._index == 0:
+            time.sleep(_LINGER)
+
+    def await_verdict(self) -> None:
+        """Waits for what may be found: this process cannot go on, perhaps since another is gone."""
+        self._done.wait(self._timeout + 10 * _BEAT)
+
+    def close(self) -> None:
+        """Ends the watch."""
+        self._done.set()
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._done.wait(_BEAT):
+            count += 1
+            with suppress(Exception):  # what that means, `_look` sees
+                self._store.put(f"beat/{self._index}", str(count))
+
+    def _look(self) -> None:
+        watched = range(1, len(self._names)) if self._index == 0 else [0]
+        last: dict[int, str | None] = {}
+        # Looks, and not seconds: of the time in which this process itself was stopped none counts.
+        silent = dict.fromkeys(watched, 0.0)
+        while not self._done.is_set():
+            start = time.monotonic()
+            with suppress(Exception):
+                self._heed(self._store.get(_GONE, _BEAT))
+            if (relay := self._store.relay) and relay.lost.is_set():
+                self._end(0, f"{self._names[0]} has ended")
+            seconds = min(time.monotonic() - start, 2 * _BEAT)
+            for other in watched:
+                beat = None
+                with suppress(Exception):
+                    beat = self._store.get(f"beat/{other}", 0.1)
+                alive = beat is not None and beat != last.get(other)
+                last[other] = beat or last.get(other)
+                silent[other] = 0.0 if alive else silent[other] + seconds
+                if silent[other] > self._timeout:
+                    self._end(
+                        other,
+                        f"{self._names[other]} has ended or hangs: "
+                        f"no sign of life for {self._timeout:g} s",
+                    )
+
+    def _heed(self, verdict: str | None) -> None:
+        if verdict and not self._reported:
+            found = json.loads(verdict)
+            self._end(int(found["of"]), str(found["line"]))
+
+    def _end(self, of: int, line: str) -> None:
+        """Ends this process at once: what it computes waits for one that is gone."""
+        if self._done.is_set():
+            return
+        if self._index == 0:
+            with suppress(Exception):
+                self._store.put_first(_GONE, json.dumps({"of": of, "line": line}))
+        with suppress(Exception):
+            sys.stdout.flush()
+        text = as_line(f"error: {line}; this process ends too, and the same command goes on") + "\n"
+        with suppress(OSError):
+            os.write(2, text.encode())
+        if self._index == 0:
+            time.sleep(_LINGER)
+        os._exit(PEER_ENDED)

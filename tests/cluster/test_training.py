@@ -1,0 +1,77 @@
+"""Several processes train one run: the same bytes as one process, and one end for all."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from eanet.tools import launch
+from eanet.tools.verify_resume import digests
+from tests.helpers.command_line import MAIN, ROOT, environment, fork_main
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, MAIN, "--config=configs/testing.py"]
+
+
+@pytest.fixture
+def one_device_each(monkeypatch):
+    """Processes that are started have one device, so that two have those of `trained`."""
+    monkeypatch.chdir(ROOT)
+    for name, value in (environment() | {"JAX_NUM_CPU_DEVICES": "1"}).items():
+        monkeypatch.setenv(name, value)
+
+
+def started(workdir, count=2):
+    with workdir.with_suffix(".txt").open("wb") as said:
+        return launch.start([*COMMAND, f"--workdir={workdir}"], count, said)
+
+
+def said(workdir):
+    return workdir.with_suffix(".txt").read_text()
+
+
+def test_two_processes_train_as_one_process_with_two_devices(one_device_each, trained, tmp_path):
+    workdir = tmp_path / "run"
+    assert launch.outcome(started(workdir)) == 0, said(workdir)
+    assert digests(workdir) == digests(trained)
+    for name in ("predictions_test.csv", "classes_test.csv"):
+        assert (workdir / name).read_bytes() == (trained / name).read_bytes()
+    assert said(workdir).count("Results on the test split") == 1
+    assert "in 2 processes" in json.loads((workdir / "machine.json").read_text())["device"]
+
+
+def test_a_signal_to_one_saves_and_one_process_goes_on(one_device_each, trained, tmp_path):
+    workdir = tmp_path / "run"
+    processes = started(workdir)
+    while "\ntraining " not in said(workdir):
+        assert processes[0].poll() is None, said(workdir)
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    assert launch.outcome(processes) == 128 + signal.SIGTERM, said(workdir)
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
+    assert said(workdir).count("state saved: the same command goes on") == 1
+    done = fork_main("--config=configs/testing.py", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert digests(workdir) == digests(trained)
+
+
+def test_a_process_with_another_config_is_refused_by_all(one_device_each, tmp_path):
+    port = launch.free_port()
+    processes = [
+        subprocess.Popen(
+            [*COMMAND, f"--workdir={tmp_path / 'run'}", f"--config.seed={index}",
+             f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={index}"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ),
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    (_, error), (_, other) = (process.communicate() for process in processes)
+    assert [process.returncode for process in processes] == [2, 2]
+    assert error.startswith("error: process 1 on ") and error.count("\n") == 1
+    assert "seed is 1 there and 0 here" in error and not other
+    assert not (tmp_path / "run").exists()
