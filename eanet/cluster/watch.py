@@ -35,8 +35,10 @@ class Watch:
         self._store, self._index, self._names, self._timeout = store, index, names, timeout
         self._done = threading.Event()
         self._reported = False
-        for task in (self._beat, self._look):
-            threading.Thread(target=task, daemon=True).start()
+        tasks = (self._beat, self._look)
+        self._threads = [threading.Thread(target=task, daemon=True) for task in tasks]
+        for thread in self._threads:
+            thread.start()
 
     def report(self, how: str) -> None:
         """Tells the others that this process ends, and how; they end too."""
@@ -52,8 +54,10 @@ class Watch:
         self._done.wait(self._timeout + 10 * _BEAT)
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Ends the watch; Python aborts where it ends within a call to the store."""
         self._done.set()
+        for thread in self._threads:
+            thread.join(10 * _BEAT)
 
     def _beat(self) -> None:
         count = 0
