@@ -105,7 +105,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def own_part(mesh: Mesh, batch_size: int) -> slice:
-    """Which examples of a batch, that is split over the mesh, are for the devices of this process."""
+    """Which examples of a batch are for the devices of this process."""
     here = [i for i, each in enumerate(mesh.devices.flat) if each in set(mesh.local_devices)]
     share = batch_size // mesh.size
     return slice(here[0] * share, (here[-1] + 1) * share)
