@@ -1,0 +1,66 @@
+"""Writes a small data set of real images: crops of pictures of scikit-image and scikit-learn.
+
+python docs/make_crops.py DIR [--train=20] [--test=25] [--side=96]
+
+One class a picture. Training crops lie in its left half, test crops in its right half, so that no
+pixel is in both. Needs scikit-image, which nothing else here does.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+NAMES = [
+    "astronaut",
+    "brick",
+    "chelsea",
+    "coffee",
+    "coins",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "ihc",
+    "moon",
+    "motorcycle_left",
+    "page",
+    "retina",
+    "rocket",
+]
+
+
+def pictures() -> dict[str, Image.Image]:
+    """All pictures in colour, by their names."""
+    import skimage.data
+    from sklearn.datasets import load_sample_image
+
+    folder = Path(skimage.data.__file__).parent
+    found = {name: next(folder.glob(f"{name}.*g")) for name in NAMES}
+    return {
+        **{name: Image.open(path).convert("RGB") for name, path in found.items()},
+        **{name: Image.fromarray(load_sample_image(f"{name}.jpg")) for name in ("china", "flower")},
+    }
+
+
+def main() -> None:
+    """Writes `train/CLASS/NUMBER.png` and `test/CLASS/NUMBER.png`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    for name, default in (("train", 20), ("test", 25), ("side", 96)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options, rng = parser.parse_args(), np.random.default_rng(0)
+    for name, picture in sorted(pictures().items()):
+        half, side = picture.width // 2, options.side
+        for part, first, count in (("train", 0, options.train), ("test", half, options.test)):
+            folder = options.folder / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                left = first + int(rng.integers(half - side + 1))
+                top = int(rng.integers(picture.height - side + 1))
+                crop = picture.crop((left, top, left + side, top + side))
+                crop.save(folder / f"{number}.png")
+
+
+if __name__ == "__main__":
+    main()
