@@ -26,7 +26,7 @@ def test_a_tool_that_computes_refuses_other_mathematics(name, monkeypatch):
     before = jax.config.jax_random_seed_offset
     jax.config.update("jax_random_seed_offset", 3)
     try:
-        if name in ("prepare", "report", "compare"):
+        if name in ("prepare", "report", "compare", "launch"):
             assert call([name]) == 0
             return
         with pytest.raises(UserError, match="jax_random_seed_offset"):
@@ -55,6 +55,7 @@ def test_every_tool_explains_itself(name, capsys):
 
 
 NEEDED = {
+    "launch": ["--processes=2"],
     "preview": ["--config=configs/testing.py"],
     "verify-resume": ["--config=configs/testing.py"],
     "import-keras": ["a.h5", "--workdir=w"],
