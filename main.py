@@ -184,28 +184,18 @@ def main(arguments: Sequence[str]) -> None:
                 data_dir=DATA_DIR.value,
                 figures=figures,
             )
-    elif mode == "train" and CONFIG.value is None and workdir is not None:
-        with joined(distributed, meeting, HEARTBEAT_TIMEOUT.value) as members:
-            train.train(
-                None,
-                workdir,
-                extend_to=EXTEND_TO.value,
-                figures=figures,
-                begun=host.process_start(),
-                members=members,
-            )
-    elif EXTEND_TO.value is not None:
+    elif EXTEND_TO.value is not None and (CONFIG.value is not None or workdir is None):
         raise UserError(
             "--extend_to goes with --workdir=DIR alone; with --config say --config.num_epochs"
         )
-    elif CONFIG.value is None:
+    elif CONFIG.value is None and (mode == "sweep" or workdir is None):
         raise UserError("--config=FILE is missing, for example configs/eanet_cifar100.py")
     elif mode == "train":
-        workdir = workdir or Path(f"runs/{config_flags.config_file().stem}")
         with joined(distributed, meeting, HEARTBEAT_TIMEOUT.value) as members:
             train.train(
                 CONFIG.value,
-                workdir,
+                workdir or Path(f"runs/{config_flags.config_file().stem}"),
+                extend_to=EXTEND_TO.value,
                 figures=figures,
                 begun=host.process_start(),
                 members=members,

@@ -17,11 +17,12 @@ from eanet import config as config_lib
 from eanet import devices, host, precision
 from eanet.checkpoints import storage
 from eanet.checkpoints.manager import Checkpoints
+from eanet.cluster import alike
 from eanet.cluster.members import ALONE, Members
 from eanet.display.class_counts import counts_line, missing_line
 from eanet.display.console import Console
 from eanet.display.plot_style import DEFAULT_KINDS
-from eanet.environment import code, device, versions
+from eanet.environment import device, versions
 from eanet.errors import TrainingDiverged, UserError
 from eanet.inference.evaluate import evaluate, take_part
 from eanet.models import costs
@@ -37,10 +38,6 @@ from eanet.workdir import machine, model_record
 from eanet.workdir.claim import LOCK, MAY_CHANGE, claimed, take_changes
 from eanet.workdir.log import RunLog
 from eanet.workdir.model_record import ModelRecord
-
-# Settings under which processes would not compute the same, and keys of a config that may differ.
-_SAME_SETTINGS = ("JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE", "XLA_FLAGS")
-_PLACES = ("dataset.data_dir",)
 
 
 @devices.refusals()
@@ -70,18 +67,18 @@ def train(
     """
     console = Console()
     begun = time.time() if begun is None else begun
-    members.refuse_differences(same_program())
+    members.refuse_differences(alike.program())
     config = config or config_schema.read(workdir / "config.json")
     if extend_to is not None:
         extend(config, extend_to)
-    members.refuse_differences(same_config(config))
+    members.refuse_differences(alike.settings(config))
     known = known_of(workdir, config, console)
     run = set_up(config, console.note, known=known)
     config_schema.refuse_hopeless(config)
     first = functools.cache(functools.partial(initial_state, run, console))
     if config.init_from and not (workdir / "config.json").exists():
         first()  # what does not fit is refused before a workdir is made
-    members.refuse_differences(same_data(run))
+    members.refuse_differences(alike.data(run.dataset, run.streams))
     members.connect(run.mesh)
     if not members.leads:
         follow(workdir, run, lambda: first()[0], members)
@@ -157,32 +154,6 @@ def from_leader(state: TrainState, run: Run, members: Members) -> TrainState:
         return state
     host_state = members.broadcast(state, run.mesh)
     return jax.tree.map(storage.place, host_state, run.abstract_state())
-
-
-def same_program() -> dict[str, str]:
-    """What all processes of a training must have alike before they look at anything."""
-    devices.local_devices()
-    settings = {name: value for name, value in host.settings().items() if name in _SAME_SETTINGS}
-    own = {"code": code(), "platform": jax.default_backend()}
-    return own | versions() | settings
-
-
-def same_config(config: ConfigDict) -> dict[str, str]:
-    """Likewise of the config; where the data lies may differ."""
-    return {key: repr(value) for key, value in config_lib.flatten(config) if key not in _PLACES}
-
-
-def same_data(run: Run) -> dict[str, str]:
-    """Likewise of the data, as it is used."""
-    dataset = run.dataset
-    statistics = [float(value) for value in (*dataset.mean, *dataset.std)]
-    used = {f"{name} images": str(digest) for name, digest in dataset.fingerprints.items()}
-    return used | {
-        "classes": ", ".join(dataset.class_names),
-        "examples": str([len(split) for split in (dataset.train, dataset.val, dataset.test)]),
-        "mean and deviation": str(statistics),
-        "streamed": str(run.streams),
-    }
 
 
 @devices.refusals()

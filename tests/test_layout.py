@@ -11,13 +11,13 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a folder imports from those before it and from itself alone.
 FLOORS = (
     "eanet",  # the modules beside the packages
-    "eanet/cluster",
     "eanet/augment",
     "eanet/models",
     "eanet/data",
     "eanet/workdir",
     "eanet/checkpoints",
     "eanet/display",
+    "eanet/cluster",
     "eanet/training",
     "eanet/inference",
     "eanet/atlas",
