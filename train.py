@@ -93,9 +93,7 @@ def train(
             restored = state is not None
             record_start(workdir, run, known, step, console, has_begun=bool(checkpoints.steps()))
             with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
-                train_steps: Future[Any] = Future()
-                if step < run.plan.total_steps:
-                    train_steps = background.submit(run.lower_train_steps(like).compile)
+                train_steps = compiled_by(background, run, like, step)
                 if state is None:
                     state, tensors = first()
                     if tensors:
@@ -137,15 +135,22 @@ def follow(workdir: Path, run: Run, first: Callable[[], TrainState], members: Me
         step, restored, lines = json.loads(members.exchange("")[0])
         like = run.abstract_state()
         with ThreadPoolExecutor(1) as background:
-            train_steps: Future[Any] = Future()
-            if step < run.plan.total_steps:
-                train_steps = background.submit(run.lower_train_steps(like).compile)
+            train_steps = compiled_by(background, run, like, step)
             empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
             state = from_leader(empty if restored else first(), run, members)
             here = NoLock(), NoCheckpoints(), NoLog(lines), Console()
             training = Training(run, workdir, *here, stop, save, members)
             training.go_on(state, step, train_steps)
     take_part(run, members)
+
+
+def compiled_by(
+    background: ThreadPoolExecutor, run: Run, like: TrainState, step: int
+) -> Future[Any]:
+    """The training steps from this one on, which are being compiled; none where all are done."""
+    if step >= run.plan.total_steps:
+        return Future()
+    return background.submit(run.lower_train_steps(like).compile)
 
 
 def from_leader(state: TrainState, run: Run, members: Members) -> TrainState:

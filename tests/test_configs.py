@@ -35,6 +35,7 @@ PARAMETERS = {
     ("eanet_cifar10", ""): 355_530,
     ("eanet_cifar100_fast", ""): 417_572,
     ("eanet_cifar100_pure", ""): 417_572,
+    ("eanet_cifar100_best", ""): 469_476,
     ("eanet_digits", ""): 137_802,
     ("vit_cifar100", ""): 623_268,
     ("vit_cifar100", "per_head"): 225_444,

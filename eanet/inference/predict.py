@@ -65,8 +65,7 @@ def predict(
     model = load(workdir, checkpoint, log=console.warn)
     if unused := host.unused_accelerator():
         console.warn(unused)
-    resize = resize or model.record.resize_policy
-    answers = _Answers(model, resize, _top_of(model, top))
+    answers = _Answers(model, resize or model.record.resize_policy, _top_of(model, top))
     count = Count(console.note, live=console.interactive)
     with (
         ExitStack() as stack,
@@ -91,15 +90,7 @@ def predict(
             raise Interrupted(stop.signal, done if out is None else f"{done}: {out} is not written")
         if not count.images:
             raise UserError(f"there are no images in {', '.join(images)}")
-    if asked.ignored:
-        console.note(f"ignored besides images: {asked.ignored:,}, such as {asked.example}")
-    if answers.resized:
-        height, width, _ = model.image_shape
-        console.note(
-            f"{answers.resized:,} of {count.images:,} images were resized to {width}×{height} "
-            f"({resize})"
-        )
-    console.note(str(count))
+    _summarize(console, asked, answers, count)
     if out is not None:
         console.note(f"written to {out}")
     if answers.broken or asked.unreadable:
@@ -111,20 +102,33 @@ def predict(
         console.warn(missing)
 
 
+def _summarize(console: Console, asked: Asked, answers: "_Answers", count: Count) -> None:
+    """Says what was left out and resized, and how long it took."""
+    if asked.ignored:
+        console.note(f"ignored besides images: {asked.ignored:,}, such as {asked.example}")
+    if answers.resized:
+        height, width = answers.size
+        console.note(
+            f"{answers.resized:,} of {count.images:,} images were resized to {width}×{height} "
+            f"({answers.resize})"
+        )
+    console.note(str(count))
+
+
 class _Answers:
     """Rows of a table from paths of images, and what became of these on the way."""
 
     def __init__(self, model: Model, resize: str, top: int):
         self.resized = self.broken = 0
-        self.top = top
-        self._model, self._resize = model, resize
+        self.top, self.resize, self.size = top, resize, model.image_shape[:2]
+        self._model = model
         size = math.prod(model.image_shape)
         self._batch = max(1, min(_MOST_IMAGES, _MOST_BYTES // size))
         model.predict(np.zeros((1, *model.image_shape), np.uint8))  # compiles it
 
     def of(self, paths: Iterator[str]) -> Iterator[list[tables.Row]]:
         """A row for each path, in their order, as many at once as are computed together."""
-        decoded = decode_ahead(self._model.record, self._resize, paths, most=2 * self._batch)
+        decoded = decode_ahead(self._model.record, self.resize, paths, most=2 * self._batch)
         while batch := list(islice(decoded, self._batch)):
             images = [image for _, image in batch if isinstance(image, Pixels)]
             self.resized += sum(image.resized for image in images)

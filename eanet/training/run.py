@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from eanet import devices, precision
 from eanet.augment import pipeline
-from eanet.data.base import Log
+from eanet.data.base import Log, Split
 from eanet.data.load import Dataset, load_dataset
 from eanet.data.stored import StoredImages
 from eanet.models import costs
@@ -190,16 +190,7 @@ def set_up(
       UserError: for what the user can mend in config or data.
     """
     config_schema.check(config)
-    if dataset is None and (size := config.dataset.image_size):
-        build_model(config, 2, (*size, 3))  # refuses a patch size before anything is decoded
-    place = known.data.place if known and known.data else None
-    dataset = dataset or load_dataset(
-        seed=config.seed,
-        place=place,
-        class_names=known.class_names if known else (),
-        log=log,
-        **config.dataset,
-    )
+    dataset = dataset or _load(config, log, known)
     if known:
         known.refuse_other(dataset)
         mean, std = known.statistics
@@ -208,20 +199,7 @@ def set_up(
     plan = build_plan(config, len(dataset.train))
     mesh = devices.make_mesh(config.batch_size)
     model = build_model(config, dataset.num_classes, dataset.image_shape)
-    images = dataset.train.images
-
-    def microbatch_beside(resident: int) -> int:
-        held = resident + costs.batch_bytes(config.batch_size // mesh.size, images.shape[1:])
-        at_once = costs.images_at_once(model.abstract, mesh, training=True, held=held)
-        return devices.microbatch(mesh, config.batch_size, config.microbatch_size, at_once)
-
-    streams = config.dataset.streaming
-    if streams is None:
-        needed = costs.least_bytes(model.abstract, microbatch_beside(images.nbytes))
-        streams = isinstance(images, StoredImages) or not devices.fits(needed, images.nbytes, mesh)
-    resident = 0 if streams else images.nbytes
-    microbatch = microbatch_beside(resident)
-    devices.check_memory(costs.least_bytes(model.abstract, microbatch), resident, mesh)
+    streams, microbatch = _fitted(config, model, dataset.train, mesh)
     options = OptimizerOptions(**config.optimizer)
     learning_rate = make_schedule(options, plan.total_steps, plan.steps(options.warmup_epochs))
     run = Run(
@@ -246,3 +224,41 @@ def set_up(
     )
     run.feed.shapes()  # refuses batches that memory would not hold before a workdir is made
     return run
+
+
+def _load(config: ConfigDict, log: Log, known: ModelRecord | None) -> Dataset:
+    """The data that the config names, with the classes and the place that are recorded of a run."""
+    if size := config.dataset.image_size:
+        build_model(config, 2, (*size, 3))  # refuses a patch size before anything is decoded
+    return load_dataset(
+        seed=config.seed,
+        place=known.data.place if known and known.data else None,
+        class_names=known.class_names if known else (),
+        log=log,
+        **config.dataset,
+    )
+
+
+def _fitted(
+    config: ConfigDict, model: SplitModel, train: Split, mesh: jax.sharding.Mesh
+) -> tuple[bool, int]:
+    """Whether images are streamed, and how many a pass takes, by what the devices can hold.
+
+    Raises:
+      UserError: even one image a pass is too much.
+    """
+    images = train.images
+
+    def microbatch_beside(resident: int) -> int:
+        held = resident + costs.batch_bytes(config.batch_size // mesh.size, images.shape[1:])
+        at_once = costs.images_at_once(model.abstract, mesh, training=True, held=held)
+        return devices.microbatch(mesh, config.batch_size, config.microbatch_size, at_once)
+
+    streams = config.dataset.streaming
+    if streams is None:
+        needed = costs.least_bytes(model.abstract, microbatch_beside(images.nbytes))
+        streams = isinstance(images, StoredImages) or not devices.fits(needed, images.nbytes, mesh)
+    resident = 0 if streams else images.nbytes
+    microbatch = microbatch_beside(resident)
+    devices.check_memory(costs.least_bytes(model.abstract, microbatch), resident, mesh)
+    return streams, microbatch
