@@ -49,6 +49,7 @@ def get_config() -> ConfigDict:
     dataset.resize = "squash"  # to that size, or "crop" around the centre, or "pad" with black
     dataset.on_bad_image = "refuse"  # a file of a folder that cannot be read, or "skip" it
     dataset.streaming = None  # read images anew in every epoch; None: where memory is too small
+    dataset.decode_crop = 0.0  # streamed: decode a random part of this area at least; 0: off
     dataset.class_weights = "none"  # of the loss, or "balanced": each class as much as any other
 
     config.augment = augment = ConfigDict()

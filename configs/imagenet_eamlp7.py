@@ -26,10 +26,11 @@ def get_config() -> ConfigDict:
     config.dataset.resize = "crop"
     config.dataset.val_fraction = 0.02
     config.dataset.val_split = "random"
+    config.dataset.streaming = True
+    config.dataset.decode_crop = 0.08
     augment = config.augment
     augment.rotation = augment.contrast = augment.zoom = 0.0
     augment.trivial_augment = True
-    augment.random_resized_crop = 0.08
     augment.random_erasing = 0.25
     augment.mixup = 0.8
     augment.cutmix = 1.0

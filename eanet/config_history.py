@@ -52,6 +52,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "dataset.on_bad_image": "refuse",
         "dataset.class_weights": "none",
         "dataset.streaming": None,
+        "dataset.decode_crop": 0.0,
     },
 }
 

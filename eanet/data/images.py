@@ -147,16 +147,25 @@ def read(
         UserError: it cannot be read, or not be converted; or it has another size, and `resize` is
             None.
     """
+    with decoded(path, channels=channels, bits=bits, size=None if resize else size) as image:
+        other = image.size != (size[1], size[0])
+        return resize_lib.pixels(image, (*size, channels), resize), other
+
+
+@contextlib.contextmanager
+def decoded(path: Path, *, channels: int, bits: int, size: tuple[int, int] | None) -> Iterator[Any]:
+    """An image of Pillow, greyscale or RGB, as large as it is stored.
+
+    Raises:
+        UserError: it cannot be read, or not be converted; or it has another height and width than
+            `size` says, where that is given; or something in the context fails.
+    """
     with _opened(path) as opened:
         _check_kind(opened, path)
         image = _converted(opened, path, channels, bits)
-        other = image.size != (size[1], size[0])
-        if other and resize is None:
+        if size and image.size != (size[1], size[0]):
             raise ValueError("it has another size than its header says")
-        if other:
-            assert resize is not None
-            image = resize_lib.fit(image, size, resize)
-        return np.asarray(image).reshape(*size, channels), other
+        yield image
 
 
 def is_image_name(name: str) -> bool:

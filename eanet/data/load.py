@@ -10,6 +10,7 @@ from eanet.data import resize as resize_lib
 from eanet.data import splits
 from eanet.data.base import Decoded, Log, MaybePath, Split, Wanted
 from eanet.data.sources import decode
+from eanet.data.stored import Crops, StoredImages
 from eanet.errors import UserError
 
 RULES: dict[str, rules.Rule] = {
@@ -20,6 +21,7 @@ RULES: dict[str, rules.Rule] = {
     "on_bad_image": rules.Choice("refuse", "skip"),
     "class_weights": rules.Choice("none", "balanced"),
     "streaming": rules.OrNothing(rules.Switch()),
+    "decode_crop": rules.Number(0, 1),
     **splits.RULES,
 }
 
@@ -53,6 +55,7 @@ class Dataset:
     resize: str = resize_lib.DEFAULT  # of images of another size than `image_shape`
     skipped: int = 0  # files of the source that could not be read
     class_weights: np.ndarray | None = None  # `float32[classes]`, of the loss; None: all are 1
+    crops: Crops | None = None  # what training sees of `train`; None: the images as they are
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -83,6 +86,7 @@ def load_dataset(
     on_bad_image: str = "refuse",
     class_weights: str = "none",
     streaming: bool | None = None,
+    decode_crop: float = 0.0,
     seed: int = 0,
     place: str | None = None,
     class_names: Sequence[str] = (),
@@ -109,11 +113,18 @@ def load_dataset(
 
     Images that half of this machine's memory would not hold stay in their files, as
     `eanet.data.stored.StoredImages`; with `streaming` those of every source do that can be read one
-    by one, or none.
+    by one, or none. With `decode_crop`, which needs them and `image_size`, training sees of each
+    image a random part of so much of its area at least, see `Dataset.crops`.
 
     Raises:
         UserError: the dataset cannot be had, read or split as asked; nothing is left half done.
     """
+    if decode_crop and not (streaming and image_size):
+        lacking = "dataset.image_size" if streaming else "dataset.streaming=True"
+        raise UserError(
+            f"dataset.decode_crop={decode_crop:g} needs {lacking}: the part is taken of the image "
+            "in its file, in every epoch anew; else use augment.random_resized_crop"
+        )
     wanted = Wanted(
         image_size=_size(image_size),
         resize=resize,
@@ -126,6 +137,11 @@ def load_dataset(
     train, val = decoded.splits["train"], decoded.splits.get("val")
     if val is None:
         train, val = splits.split_validation(train, val_fraction, val_split, seed)
+    if decode_crop and not isinstance(train.images, StoredImages):
+        raise UserError(
+            f"dataset.decode_crop={decode_crop:g} is for images in files, which {name} has not; "
+            "use augment.random_resized_crop"
+        )
     return Dataset(
         name,
         train,
@@ -141,6 +157,7 @@ def load_dataset(
         splits.balanced_weights(train.labels, len(decoded.class_names))
         if class_weights == "balanced"
         else None,
+        Crops(train.images, decode_crop, seed) if decode_crop else None,
     )
 
 

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from eanet.data import images as images_lib
 from eanet.data import record_files, tfds_files
+from eanet.data import resize as resize_lib
 from eanet.data.base import Recipe, Reference, example_digest
+from eanet.data.crop import Crop, cut
 from eanet.errors import UserError
+
+# Pixels, those of a part of it, and label.
+Example = tuple[np.ndarray, np.ndarray, int]
 
 # In place of the label, of an example that cannot be read.
 UNREADABLE = -(2**31)
@@ -36,10 +42,12 @@ def look(
     references: Sequence[Reference],
     out: np.ndarray,
     digests: Sequence[str] | None = None,
+    crops: Sequence[Crop] | None = None,
 ) -> None:
     """Fills an array of `room` with the "pixels" of examples, or a "survey" of them.
 
-    `digests`, in hexadecimal, are those of their survey.
+    `digests`, in hexadecimal, are those of their survey. With `crops` the pixels are those of a
+    part of each example, in the same size.
 
     Raises:
         UserError: the pixels of one cannot be read, or are others than in the survey; a survey goes
@@ -47,7 +55,8 @@ def look(
     """
     for place, reference in enumerate(references):
         try:
-            pixels, label = _FORMS[recipe.form](recipe, reference)
+            crop = Crop(*crops[place]) if crops else None
+            pixels, part, label = _FORMS[recipe.form](recipe, reference, crop)
         except UserError:
             if what == "pixels":
                 raise
@@ -58,7 +67,7 @@ def look(
                 f"{reference[0]} has changed since the start; put back what it was, or begin "
                 "another run"
             )
-        out[place] = pixels if what == "pixels" else _surveyed(recipe, pixels, label)
+        out[place] = part if what == "pixels" else _surveyed(recipe, pixels, label)
 
 
 def _surveyed(recipe: Recipe, pixels: np.ndarray, label: int) -> tuple[int, np.ndarray, np.ndarray]:
@@ -74,25 +83,34 @@ def _digest(recipe: Recipe, pixels: np.ndarray, label: int) -> bytes:
     return example_digest(pixels, name)
 
 
-def _file(recipe: Recipe, reference: Reference) -> tuple[np.ndarray, int]:
+def _views(image: Any, recipe: Recipe, crop: Crop | None) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of an image of Pillow, and of the part of it that is asked for, if one is."""
+    height, width, _ = recipe.image_shape
+    whole = resize_lib.pixels(image, recipe.image_shape, recipe.resize)
+    if crop is None:
+        return whole, whole
+    return whole, np.asarray(cut(image, (height, width), crop)).reshape(whole.shape)
+
+
+def _file(recipe: Recipe, reference: Reference, crop: Crop | None) -> Example:
     path, label = reference
-    *size, channels = recipe.image_shape
-    pixels, _ = images_lib.read(
+    height, width, channels = recipe.image_shape
+    with images_lib.decoded(
         Path(path),
         channels=channels,
         bits=recipe.bits or 16,
-        size=(size[0], size[1]),
-        resize=recipe.resize,
-    )
-    return pixels, label
+        size=None if recipe.resize else (height, width),
+    ) as image:
+        return *_views(image, recipe, crop), label
 
 
-def _record(recipe: Recipe, reference: Reference) -> tuple[np.ndarray, int]:
+def _record(recipe: Recipe, reference: Reference, crop: Crop | None) -> Example:
     path, place = reference
     name = f"{path} (record at {place})"
     try:
         record = record_files.record(recipe.form, Path(path), place)
-        return tfds_files.example(record, recipe, name)
+        image, label = tfds_files.example(record, recipe, name)
+        return *_views(image, recipe, crop), label
     except UserError:
         raise
     except Exception as error:  # damaged files make the readers raise almost anything
@@ -100,8 +118,7 @@ def _record(recipe: Recipe, reference: Reference) -> tuple[np.ndarray, int]:
         raise UserError(f"{name} cannot be read: {reason}") from None
 
 
-# Of a recipe and a reference, pixels and label.
-_FORMS: dict[str, Callable[[Recipe, Reference], tuple[np.ndarray, int]]] = {
+_FORMS: dict[str, Callable[[Recipe, Reference, Crop | None], Example]] = {
     "file": _file,
     "array_record": _record,
     "tfrecord": _record,

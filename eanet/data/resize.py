@@ -6,6 +6,8 @@ The one place for it: data sets, prediction and the demo resize here.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 
 def _squash(image: Any, size: tuple[int, int]) -> Any:
     from PIL.Image import Resampling
@@ -46,3 +48,10 @@ def fit(image: Any, size: tuple[int, int], how: str) -> Any:
     """An image of Pillow in a height and width, untouched where it has them, see `RESIZES`."""
     height, width = size
     return image if image.size == (width, height) else RESIZES[how](image, (width, height))
+
+
+def pixels(image: Any, shape: tuple[int, int, int], how: str | None) -> np.ndarray:
+    """The same as `uint8[H, W, C]` of this shape; without `how` it must have the size."""
+    height, width, _ = shape
+    fitted = fit(image, (height, width), how) if how else image
+    return np.asarray(fitted).reshape(shape)

@@ -3,18 +3,32 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eanet.data import images as images_lib
 from eanet.data.base import Images, Reference
+from eanet.data.crop import Crop
 from eanet.data.reading import look
 from eanet.data.workers import Workers
 from eanet.host import cores
 
 # Examples that a worker is asked for at once.
 _TASK = 16
+
+
+class _Examples(NamedTuple):
+    """Where some examples are, what they were when they were first looked at, and their parts."""
+
+    references: list[Reference]
+    digests: list[str]
+    crops: list[Crop] | None  # None for the whole images
+
+    def part(self, start: int, count: int) -> "_Examples":
+        chosen = slice(start, start + count)
+        crops = self.crops and self.crops[chosen]
+        return _Examples(self.references[chosen], self.digests[chosen], crops)
 
 
 class StoredImages:
@@ -67,20 +81,24 @@ class StoredImages:
         index = self._index[chosen]
         if isinstance(chosen, slice) or getattr(chosen, "dtype", None) is np.dtype(bool):
             return StoredImages(self._workers, self._references, self._survey, index)
-        return self._decoded(index.reshape(-1)).reshape(*index.shape, *self.shape[1:])
+        pixels = self._decoded(self._examples(index.reshape(-1)))
+        return pixels.reshape(*index.shape, *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("images that are stored in files become an array by a copy alone")
-        return self._decoded(self._index).astype(dtype or np.uint8, copy=False)
+        return self._decoded(self._examples(self._index)).astype(dtype or np.uint8, copy=False)
 
     def ahead(self, requests: Iterable[Any], most: int) -> Generator[np.ndarray, None, None]:
         """The pixels of each request, decoded by workers; see the function `ahead`."""
+        return self._ahead((self._examples(self._index[each]) for each in requests), most)
+
+    def _ahead(self, requests: Iterable[_Examples], most: int) -> Generator[np.ndarray, None, None]:
         with self._workers.running():
             waiting: deque[tuple[np.ndarray, list[Future[None]]]] = deque()
             try:
                 for request in requests:
-                    waiting.append(self._asked(self._index[request]))
+                    waiting.append(self._asked(request))
                     if len(waiting) > most:
                         yield _done(*waiting.popleft())
                 while waiting:
@@ -90,34 +108,61 @@ class StoredImages:
                     for task in tasks:
                         task.cancel()
 
-    def _decoded(self, index: np.ndarray) -> np.ndarray:
+    def _decoded(self, examples: _Examples) -> np.ndarray:
         """The pixels of a few images, decoded in this process."""
-        pixels = np.empty((len(index), *self.shape[1:]), np.uint8)
+        pixels = np.empty((len(examples.references), *self.shape[1:]), np.uint8)
 
         def decode(place: int) -> None:
-            references, digests = self._question(index[place : place + 1])
-            look("pixels", self._workers.recipe, references, pixels[place : place + 1], digests)
+            one, out = examples.part(place, 1), pixels[place : place + 1]
+            look("pixels", self._workers.recipe, one.references, out, one.digests, one.crops)
 
         with images_lib.quietly(), ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(decode, range(len(index))))
+            list(pool.map(decode, range(len(pixels))))
         return pixels
 
-    def _asked(self, index: np.ndarray) -> tuple[np.ndarray, list[Future[None]]]:
-        pixels = np.empty((len(index), *self.shape[1:]), np.uint8)
+    def _asked(self, examples: _Examples) -> tuple[np.ndarray, list[Future[None]]]:
+        pixels = np.empty((len(examples.references), *self.shape[1:]), np.uint8)
         tasks = []
-        for start in range(0, len(index), _TASK):
-            references, digests = self._question(index[start : start + _TASK])
-            out = pixels[start : start + _TASK]
-            tasks.append(self._workers.submit("pixels", references, out, digests))
+        for start in range(0, len(pixels), _TASK):
+            few, out = examples.part(start, _TASK), pixels[start : start + _TASK]
+            submit = self._workers.submit
+            tasks.append(submit("pixels", few.references, out, few.digests, few.crops))
         return pixels, tasks
 
-    def _question(self, index: np.ndarray) -> tuple[list[Reference], list[str]]:
-        """Where these examples are, and what they were when they were first looked at."""
+    def _examples(self, index: np.ndarray, crops: list[Crop] | None = None) -> _Examples:
         references = [self._references[place] for place in index]
-        return references, [bytes(digest).hex() for digest in self._survey["digest"][index]]
+        digests = [bytes(digest).hex() for digest in self._survey["digest"][index]]
+        return _Examples(references, digests, crops)
 
 
-def ahead(images: Images, requests: Iterable[Any], most: int) -> Generator[np.ndarray, None, None]:
+class Crops:
+    """Random parts of stored images, see `eanet.data.crop`, others in every epoch.
+
+    As of an array of all epochs, one after the other: entry `epoch * N + i` is a part of image `i`
+    of N, in the size that all have, and a function of the seed, the epoch and `i`.
+    """
+
+    def __init__(self, images: StoredImages, least_area: float, seed: int):
+        """`least_area` is a fraction of each image's."""
+        self._images, self._least_area, self._seed = images, least_area, seed
+
+    def __getitem__(self, entries: np.ndarray) -> np.ndarray:
+        return self._images._decoded(self._examples(entries))
+
+    def ahead(self, requests: Iterable[Any], most: int) -> Generator[np.ndarray, None, None]:
+        """See the function `ahead`."""
+        return self._images._ahead(map(self._examples, requests), most)
+
+    def _examples(self, entries: np.ndarray) -> _Examples:
+        epochs, chosen = np.divmod(entries, len(self._images))
+        drawn = zip(epochs.tolist(), chosen.tolist(), strict=True)
+        crops = [Crop(self._least_area, self._seed, epoch, one) for epoch, one in drawn]
+        return self._images._examples(self._images._index[chosen], crops)
+
+
+def ahead(
+    images: Images | Crops, requests: Iterable[Any], most: int
+) -> Generator[np.ndarray, None, None]:
     """The images of each request, a slice or whole numbers, in the order of the requests.
 
     Of stored images as many as `most` requests beyond the one that is waited for are decoded
@@ -126,7 +171,7 @@ def ahead(images: Images, requests: Iterable[Any], most: int) -> Generator[np.nd
     Raises:
         UserError: an image cannot be read; the message names it.
     """
-    if isinstance(images, StoredImages):
+    if isinstance(images, StoredImages | Crops):
         return images.ahead(requests, most)
     return (images[request] for request in requests)
 

@@ -110,8 +110,11 @@ def _divided(folder: Path, wanted: Wanted, splits: dict[str, Split]) -> dict[str
     return {**splits, "train": train, "test": test}
 
 
-def example(record: bytes, recipe: Recipe, name: str) -> tuple[np.ndarray, int]:
-    """The pixels and the label of a serialized example, which messages call by this name."""
+def example(record: bytes, recipe: Recipe, name: str) -> tuple[Any, int]:
+    """The image and the label of a serialized example, which messages call by this name.
+
+    It is an image of Pillow of the recipe's channels, as large as it is stored.
+    """
     (height, width, channels), (image, label) = recipe.image_shape, _parsed(record)
     if recipe.resize is None and image.size != (width, height):
         raise UserError(
@@ -121,10 +124,7 @@ def example(record: bytes, recipe: Recipe, name: str) -> tuple[np.ndarray, int]:
             "--config.dataset.resize=squash, crop or pad"
         )
     check_memory(1, (image.height, image.width, channels), name)
-    image = image.convert(_MODES[channels])
-    if recipe.resize is not None:
-        image = resize_lib.fit(image, (height, width), recipe.resize)
-    return np.asarray(image).reshape(recipe.image_shape), label
+    return image.convert(_MODES[channels]), label
 
 
 def _recipe(
@@ -241,7 +241,8 @@ def _decode(records: Iterator[bytes], count: int, recipe: Recipe, name: str) -> 
     """Images and labels of `count` serialized examples."""
 
     def decode(index: int, record: bytes) -> None:
-        images[index], labels[index] = example(record, recipe, name)
+        image, labels[index] = example(record, recipe, name)
+        images[index] = resize_lib.pixels(image, recipe.image_shape, recipe.resize)
 
     images, labels = empty_images(count, recipe.image_shape, name), np.empty(count, np.int32)
     workers = images_lib.workers_within(budget() - images.nbytes, *recipe.largest)

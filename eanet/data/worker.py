@@ -21,10 +21,9 @@ def main() -> None:
         recipe = Recipe(**json.loads(sys.stdin.buffer.readline()))
         for line in sys.stdin.buffer:
             asked = json.loads(line)
-            what, references, digests = (asked[name] for name in ("what", "references", "digests"))
-            out, error = room(what, recipe, len(references)), None
+            out, error = room(asked["what"], recipe, len(asked["references"])), None
             try:
-                look(what, recipe, references, out, digests)
+                look(recipe=recipe, out=out, **asked)
             except UserError as reason:
                 error = str(reason)
             answers.write(json.dumps(error).encode() + b"\n")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from eanet.data.base import Recipe, Reference, budget
+from eanet.data.crop import Crop
 from eanet.data.images import workers_within
 from eanet.errors import UserError
 from eanet.host import cores
@@ -60,13 +61,14 @@ class Workers:
         references: Sequence[Reference],
         out: np.ndarray,
         digests: Sequence[str] | None = None,
+        crops: Sequence[Crop] | None = None,
     ) -> "Future[None]":
         """Has a worker fill `out`, one entry for each example, see `eanet.data.reading.look`.
 
         The result raises `UserError` for an example that cannot be read, or where a worker died.
         """
         assert self._pool, "nothing is running"
-        question = {"what": what, "references": references, "digests": digests}
+        question = {"what": what, "references": references, "digests": digests, "crops": crops}
         return self._pool.threads.submit(self._pool.ask, question, out)
 
 

@@ -1,6 +1,6 @@
 """Draws images of the training split as they are, and below them as augmentation changes them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,26 +47,38 @@ def main(arguments: list[str], prog: str) -> None:
     train = dataset.train
     # Spread over the split, because folders come sorted by class.
     chosen = np.linspace(0, len(train) - 1, min(IMAGES, len(train))).astype(int)
-    figure = draw(train[chosen], dataset, config.augment.to_dict(), config.seed)
+    crops = dataset.crops
+    parts = [crops[chosen + draw * len(train)] for draw in range(DRAWS)] if crops else []
+    figure = draw(train[chosen], dataset, config.augment.to_dict(), config.seed, parts)
     files.write(options.out, saved(figure, kind), _ELSEWHERE)
     say(f"{len(chosen)} images of {dataset.name} before and after: {options.out}")
 
 
-def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], seed: int) -> "Figure":
-    """Some examples of a data set in the top row, and `DRAWS` rows of them augmented."""
+def draw(
+    examples: Split,
+    dataset: Dataset,
+    augmentation: Mapping[str, Any],
+    seed: int,
+    parts: Sequence[np.ndarray] = (),
+) -> "Figure":
+    """Some examples of a data set in the top row, and `DRAWS` rows of them augmented.
+
+    Where only parts of the images are trained on, `parts` has those of each of these rows.
+    """
     images = jnp.asarray(examples.images)
     targets = jax.nn.one_hot(examples.labels, dataset.num_classes)
     normalize = normalizer(dataset.mean, dataset.std)
 
     @jax.jit
-    def augment(key: Array) -> tuple[Array, Array]:
+    def augment(key: Array, images: Array) -> tuple[Array, Array]:
         pixels = pipeline.augment_pixels(key, images, **augmentation)
         return pipeline.augment(key, normalize(pixels), targets, **augmentation)
 
     keys = jax.random.split(jax.random.key(seed), DRAWS)
     mixed = any(augmentation.get(n) for n, a in pipeline.AUGMENTATIONS.items() if a.mixes)
     row_height = 1.15 if mixed else 0.95
-    on = [
+    on = ["decode crop"] if parts else []
+    on += [
         n.replace("_", " ") if value is True else f"{n.replace('_', ' ')} {value:g}"
         for n, value in augmentation.items()
         if value and (mixed or n != pipeline.MIX_PROBABILITY)
@@ -78,7 +90,9 @@ def draw(examples: Split, dataset: Dataset, augmentation: Mapping[str, Any], see
     )
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     axes = figure.subplots(DRAWS + 1, len(examples), squeeze=False)
-    for row, batch in enumerate([(normalize(images), targets), *map(augment, keys)]):
+    each: list[Any] = [*parts] or [images] * DRAWS
+    augmented = map(augment, keys, map(jnp.asarray, each))
+    for row, batch in enumerate([(normalize(images), targets), *augmented]):
         # Clipped here only: a screen shows nothing beyond black and white.
         pixels = np.clip(np.asarray(batch[0]) * dataset.std + dataset.mean, 0, 255)
         shown = zip(axes[row], pixels.astype(np.uint8), np.asarray(batch[1]), strict=True)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Int
 
 from eanet import devices
 from eanet.data.base import Split, budget
-from eanet.data.stored import ahead
+from eanet.data.stored import Crops, ahead
 from eanet.errors import UserError
 from eanet.training.plan import Plan
 
@@ -86,10 +86,15 @@ class Streamed:
     """The devices get batches a few at a time, each device its part; more are read meanwhile."""
 
     def __init__(
-        self, examples: Split, plan: Plan, mesh: Mesh, order: Callable[[int], Int[Array, "n"]]
+        self,
+        examples: Split,
+        plan: Plan,
+        mesh: Mesh,
+        order: Callable[[int], Int[Array, "n"]],
+        crops: Crops | None = None,
     ):
-        """As of `Resident`."""
-        self._examples, self._plan, self._order = examples, plan, order
+        """As of `Resident`; `crops` take the place of the images."""
+        self._examples, self._plan, self._order, self._crops = examples, plan, order, crops
         self._place = NamedSharding(mesh, PartitionSpec(None, devices.BATCH_AXIS))
         self._own = devices.own_part(mesh, plan.batch_size)  # all that this process reads
         self._batch_shape = plan.batch_size, *examples.images.shape[1:]
@@ -122,8 +127,14 @@ class Streamed:
             start = plan.offset_in_epoch(step)
             return order(plan.epoch_of(step))[start : start + plan.batch_size][self._own]
 
-        requests = map(indices, range(step, plan.total_steps))
-        with contextlib.closing(ahead(self._examples.images, requests, 2 * self.most)) as batches:
+        def entries(step: int) -> np.ndarray:
+            return indices(step) + plan.epochs_of(step)[self._own] * plan.num_examples
+
+        images, asked = self._examples.images, indices
+        if self._crops is not None:
+            images, asked = self._crops, entries
+        requests = map(asked, range(step, plan.total_steps))
+        with contextlib.closing(ahead(images, requests, 2 * self.most)) as batches:
 
             def take(step: int, count: int) -> tuple[Any, Any, Any, int]:
                 own = self._own.stop - self._own.start

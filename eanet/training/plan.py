@@ -3,6 +3,9 @@
 import dataclasses
 import math
 
+import numpy as np
+from jaxtyping import Int
+
 from eanet.errors import UserError
 from eanet.rules import Number, Rule
 
@@ -77,6 +80,11 @@ class Plan:
     def epoch_of(self, step: int) -> int:
         """The epoch, from 0, in whose order of examples the batch of this step begins."""
         return step * self.batch_size // self.num_examples
+
+    def epochs_of(self, step: int) -> Int[np.ndarray, "{self.batch_size}"]:
+        """Of each example of the batch of this step."""
+        first = step * self.batch_size
+        return np.arange(first, first + self.batch_size) // self.num_examples
 
     def offset_in_epoch(self, step: int) -> int:
         """The position in that order at which the batch begins."""

@@ -18,6 +18,7 @@ from eanet.augment import pipeline
 from eanet.data.base import Log, Split
 from eanet.data.load import Dataset, load_dataset
 from eanet.data.stored import StoredImages
+from eanet.errors import UserError
 from eanet.models import costs
 from eanet.models.eanet import EANet
 from eanet.models.functional import SplitModel, split_model
@@ -62,8 +63,8 @@ class Run:
     @functools.cached_property
     def feed(self) -> Feed:
         """How the training examples come to the devices."""
-        kind = Streamed if self.streams else Resident
-        return kind(self.dataset.train, self.plan, self.mesh, self._epoch_order)
+        examples = self.dataset.train, self.plan, self.mesh, self._epoch_order
+        return Streamed(*examples, self.dataset.crops) if self.streams else Resident(*examples)
 
     def order(self, step: int) -> jax.Array:
         """Indices of the examples of the epoch in which the batch after `step` begins."""
@@ -81,6 +82,13 @@ class Run:
         """Indices of the examples of the batch after `step`."""
         start = self.plan.offset_in_epoch(step)
         return np.asarray(self.order(step)[start : start + self.plan.batch_size])
+
+    def batch_images(self, step: int) -> np.ndarray:
+        """`uint8[B, H, W, C]`, what the step after `step` sees before augmentation."""
+        index, crops = self.batch_indices(step), self.dataset.crops
+        if crops is None:
+            return self.dataset.train.images[index]
+        return crops[index + self.plan.epochs_of(step) * self.plan.num_examples]
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the devices."""
@@ -118,8 +126,8 @@ class Run:
 
     def examine(self, state: TrainState, step: int) -> Layers:
         """Activations and gradients by layer in the step after `step`, see `make_examine`."""
-        index, examples = self.batch_indices(step), self.dataset.train
-        return self._examine(state, self.seed, examples.images[index], examples.labels[index])
+        labels = self.dataset.train.labels[self.batch_indices(step)]
+        return self._examine(state, self.seed, self.batch_images(step), labels)
 
     @functools.cached_property
     def _examine(self) -> Callable[..., Layers]:
@@ -190,6 +198,11 @@ def set_up(
       UserError: for what the user can mend in config or data.
     """
     config_schema.check(config)
+    if config.dataset.decode_crop and config.augment.random_resized_crop:
+        raise UserError(
+            "dataset.decode_crop and augment.random_resized_crop would cut each image twice; set "
+            "one of them to 0"
+        )
     dataset = dataset or _load(config, log, known)
     if known:
         known.refuse_other(dataset)

@@ -10,6 +10,7 @@ from PIL import Image
 from eanet.augment import transforms
 from eanet.prng import IMPLEMENTATIONS, random_key
 from tests.helpers.augment_cases import jitted, make_images, make_targets
+from tests.helpers.torchvision_crop import drawn_as_in_torchvision
 
 # Compiled once for each shape.
 rotate, zoom, adjust_contrast = (
@@ -227,24 +228,6 @@ def test_resized_crop_equals_pillow(shape):
     arguments = jnp.asarray(boxes, jnp.float32).T
     resized = jax.jit(transforms.resized_crop)(images, *arguments)
     np.testing.assert_allclose(resized, expected, atol=1e-5)
-
-
-def drawn_as_in_torchvision(rng, height, width, least_area):
-    """Top, left, height and width of a crop, by the definition of `RandomResizedCrop`."""
-    for _ in range(10):
-        area = height * width * rng.uniform(least_area, 1)
-        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < columns <= width and 0 < rows <= height:
-            return (
-                rng.integers(0, height - rows + 1),
-                rng.integers(0, width - columns + 1),
-                rows,
-                columns,
-            )
-    columns = round(height * 4 / 3) if width / height > 4 / 3 else width
-    rows = round(width / (3 / 4)) if width / height < 3 / 4 else height
-    return (height - rows) // 2, (width - columns) // 2, rows, columns
 
 
 @pytest.mark.parametrize(

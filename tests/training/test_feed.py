@@ -12,6 +12,7 @@ from PIL import Image
 
 import train
 from configs import testing
+from eanet.data import workers
 from eanet.data.base import Split, Wanted
 from eanet.data.digits import digits_source
 from eanet.display.progress import Progress
@@ -22,7 +23,7 @@ from eanet.training.batches import epoch_order
 from eanet.training.feed import Resident, Streamed
 from eanet.training.plan import Plan
 from eanet.training.run import set_up
-from tests.helpers import data_fixtures
+from tests.helpers import data_fixtures, main_job
 from tests.helpers.command_line import ROOT, start_python
 from tests.helpers.training_cases import mesh_of
 
@@ -78,6 +79,17 @@ def test_a_step_takes_the_same_examples_wherever_they_lie(count, batch, data, se
     if start == 0:  # every example once an epoch
         epochs = labels.reshape(-1)[: 3 * count].reshape(3, count)
         assert (np.sort(epochs) == np.arange(count)).all()
+
+
+@pytest.mark.parametrize(("count", "batch"), [(7, 3), (9, 8)])
+def test_crops_are_those_of_the_epoch_that_an_example_is_of(count, batch):
+    plan, start = Plan(count, batch, 4.0, 1.0, 1.0), 2
+    of_epochs = np.arange(5 * count, dtype=np.uint8)[:, None, None, None]
+    arguments = examples(count), plan, mesh_of(1), lambda epoch: epoch_order(1, epoch, count, batch)
+    steps = plan.total_steps - start
+    labels, images = taken(Streamed(*arguments, of_epochs), start, [1] * steps)
+    epochs = np.arange(start * batch, (start + steps) * batch) // count
+    np.testing.assert_array_equal(images.reshape(-1), labels.reshape(-1) + epochs * count)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +176,35 @@ def test_a_streamed_run_outlives_lost_images_and_ends_with_the_same_bytes(
         path.write_bytes(whole)
     train.train(None, workdir)
     assert digests(workdir) == digests(decoded)
+
+
+def make_cropping_config(root):
+    config = make_config(root, streaming=True)
+    config.dataset.update(image_size=(8, 8), decode_crop=0.2)
+    return config
+
+
+def test_what_a_step_sees_of_the_images_can_be_had_again(digits, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 1)
+    run = set_up(make_cropping_config(digits), print)
+    with run.feed.begin(0) as take:
+        images, *_ = take(0, run.feed.most)
+    step = run.feed.most - 1
+    np.testing.assert_array_equal(images[step], run.batch_images(step))
+    whole = run.dataset.train.images[run.batch_indices(step)]
+    assert (run.batch_images(step) != whole).any()
+
+
+@pytest.mark.slow
+def test_a_run_on_crops_that_was_stopped_ends_with_the_same_bytes(digits, tmp_path):
+    main_job.stopped_and_resumed(make_cropping_config(digits), tmp_path)
+
+
+def test_two_crops_of_one_image_are_refused_before_the_data_is_read():
+    config = make_config("/nowhere", streaming=True)
+    config.dataset.decode_crop = config.augment.random_resized_crop = 0.5
+    with pytest.raises(UserError, match="cut each image twice"):
+        set_up(config, print)
 
 
 @pytest.mark.slow
