@@ -101,7 +101,7 @@ def kept(source: Source, cache_dir: Path, log: Log, doing: str, make: Callable[[
         return _read(folder, source)
     except FileNotFoundError:
         log(f"{doing} {source.name} once; later starts read the copy in {folder}")
-    except (_Unusable, OSError) as error:
+    except _Unusable as error:
         log(f"{doing} {source.name} again: the copy in {folder} is {error}")
     made = make()
     try:
@@ -126,7 +126,12 @@ def _folder(source: Source, cache_dir: Path) -> Path:
 
 def _read(folder: Path, source: Source) -> Kept:
     """Raises FileNotFoundError where nothing is stored, `_Unusable` where it is not sound."""
-    os.stat(folder)
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _Unusable(f"unreadable ({error.strerror})") from None
     try:
         index = json.loads(files.read_bytes(folder / "index.json"))
         content = index["content"]
@@ -163,7 +168,7 @@ def _write(folder: Path, source: Source, made: Kept) -> Kept:
     for path in folder.parent.glob(".*.partial"):  # of processes that were killed
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 86_400:
-                shutil.rmtree(path)
+                _remove(path)
     partial = Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=folder.parent))
     try:
         for name, array in made.arrays.items():
@@ -197,7 +202,16 @@ def _replace(partial: Path, folder: Path) -> None:
         if not folder.is_dir():
             raise
     finally:
-        shutil.rmtree(retired, ignore_errors=True)
+        _remove(retired)
+
+
+def _remove(path: Path) -> None:
+    """As far as possible, whatever it is: something else may lie where a copy should."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _crc_of_json(content: object) -> int:

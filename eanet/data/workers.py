@@ -26,6 +26,7 @@ from eanet.errors import UserError
 from eanet.host import cores
 
 _ROOT = str(Path(__file__).parents[2])
+_ADVICE = "where memory is short, let the program use fewer cores (taskset)"
 
 
 class Workers:
@@ -111,16 +112,19 @@ class _Pool:
             with self._lock:
                 if self._closed:
                     raise UserError("interrupted")
-                self._own.worker = _start(self._recipe)
+                try:
+                    self._own.worker = _start(self._recipe)
+                except OSError as error:
+                    reason = error.strerror or error
+                    raise UserError(
+                        f"a process that decodes images cannot be started: {reason}; {_ADVICE}"
+                    ) from None
                 self._processes.append(self._own.worker)
         return self._own.worker
 
     def _death(self, worker: subprocess.Popen[bytes]) -> str:
         del self._own.worker  # the next task gets another one
-        return (
-            f"a process that decodes images ended with code {worker.wait()}; where memory is "
-            "short, let the program use fewer cores (taskset)"
-        )
+        return f"a process that decodes images ended with code {worker.wait()}; {_ADVICE}"
 
 
 def _start(recipe: Recipe) -> subprocess.Popen[bytes]:

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -91,6 +92,23 @@ def test_goes_on_where_nothing_can_be_written(obstacle, tmp_path):
     lines = []
     assert_same(cached(source(), Path(place), lines.append), source().read())
     assert "without a cache" in lines[-1]
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_lies_where_the_copy_should_is_replaced(kind, tmp_path):
+    cached(source(), tmp_path / "cache", lambda line: None)
+    (place,) = (tmp_path / "cache").iterdir()
+    shutil.rmtree(place)
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "file":
+        place.write_text("garbage")
+    else:
+        place.symlink_to(tmp_path / "elsewhere")
+    assert_same(cached(source(), tmp_path / "cache", lambda line: None), source().read())
+    assert list((tmp_path / "cache").iterdir()) == [place] and not place.is_symlink()
+    reads = []
+    cached(source(reads=reads), tmp_path / "cache", lambda line: None)
+    assert reads == [] and (tmp_path / "elsewhere").is_dir()
 
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -1,11 +1,14 @@
 """Images that stay in their files: the same as decoded ones in all that one sees of them."""
 
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import psutil
@@ -16,6 +19,7 @@ from eanet.data import base, workers
 from eanet.data.load import load_dataset, load_part
 from eanet.data.stored import StoredImages, ahead
 from eanet.errors import UserError
+from eanet.workdir.model_record import ModelRecord
 from tests.helpers.data_fixtures import random_images, write_folder, write_prepared
 
 SIZES = {"train/a": 21, "train/b": 19, "test/a": 3, "test/b": 5}
@@ -171,6 +175,71 @@ def test_a_worker_that_dies_is_one_clear_line(folder):
         with pytest.raises(UserError, match="decodes images ended with code -9"):
             list(parts)
     assert len(np.asarray(images[:3])) == 3
+
+
+def test_where_no_worker_can_be_started_one_line_says_why(folder, monkeypatch):
+    def refuse(*arguments, **options):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(workers.subprocess, "Popen", refuse)
+    with pytest.raises(UserError, match="cannot be started: Resource temporarily unavailable; "):
+        load(f"folder:{folder}", streaming=True)
+
+
+def test_a_worker_that_dies_while_images_are_looked_at_leaves_nothing_behind(folder, tmp_path):
+    start = workers._start
+
+    def start_dead(recipe):
+        process = start(recipe)
+        process.kill()
+        return process
+
+    with (
+        mock.patch.object(workers, "_start", start_dead),
+        pytest.raises(UserError, match="decodes images ended with code -9"),
+    ):
+        load(f"folder:{folder}", streaming=True)
+    assert children() == [] and not (tmp_path / "xdg").exists()
+    assert len(load(f"folder:{folder}", streaming=True).test) == 8
+
+
+def _replaced(path):
+    Image.new("RGB", (5, 6)).save(path)
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def _emptied(path):
+    path.write_bytes(b"")
+
+
+def _piped(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _doubled(path):
+    shutil.copy(path, path.with_stem("more"))
+
+
+@pytest.mark.parametrize(
+    "change", [_replaced, _truncated, _emptied, _piped, _doubled, Path.unlink], ids=str
+)
+def test_a_run_goes_on_with_the_images_that_it_began_with_alone(folder, change):
+    name = f"folder:{folder}"
+    options = {"streaming": True, "on_bad_image": "skip", "val_fraction": 0}
+    record = ModelRecord.of(load(name, **options))
+    changed = folder / "train" / "a" / "7.png"
+    before = changed.read_bytes()
+    change(changed)
+    with pytest.raises(UserError, match=r"train has (other images|\d+ images instead of 40)"):
+        record.refuse_other(load(name, **options))
+    changed.unlink(missing_ok=True)
+    changed.with_stem("more").unlink(missing_ok=True)
+    changed.write_bytes(before)
+    record.refuse_other(load(name, **options))
 
 
 _READS = """
