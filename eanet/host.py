@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import resource
 import sys
 import warnings
 from collections.abc import Iterator
@@ -159,8 +160,13 @@ def settings() -> dict[str, str]:
 
 
 def physical_memory() -> int:
-    """Bytes of memory that this process may use: this machine's, or fewer in a container."""
+    """Bytes of memory that this process may use: this machine's, or fewer where it has a limit.
+
+    That is one of its container, or of its own (`ulimit -d` and `ulimit -v`).
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    own = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS))
+    limits += [limit for limit in own if limit != resource.RLIM_INFINITY]
     for file in _memory_limits():
         with contextlib.suppress(OSError, ValueError):  # there is none; "max"
             limits.append(int(file.read_text()))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -298,6 +299,15 @@ def test_a_limit_of_the_control_group_counts(tmp_path, monkeypatch):
     for path, text in zip(files[1:], ("max\n", "123456\n", f"{2 * machine}\n"), strict=True):
         path.write_text(text)
     monkeypatch.setattr(host, "_memory_limits", lambda: files)
+    assert host.physical_memory() == 123456
+
+
+@pytest.mark.parametrize("limited", [resource.RLIMIT_DATA, resource.RLIMIT_AS])
+def test_a_limit_of_the_process_counts(limited, monkeypatch):
+    def limits(kind):
+        return (123456 if kind == limited else resource.RLIM_INFINITY), resource.RLIM_INFINITY
+
+    monkeypatch.setattr(resource, "getrlimit", limits)
     assert host.physical_memory() == 123456
 
 
