@@ -1,6 +1,7 @@
 """Exact evaluation: every image once, in microbatches that fit the caches."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -18,8 +19,16 @@ from eanet.models.functional import Apply
 from eanet.training import metrics
 from eanet.training.loss import Loss
 
-# Images in one dispatch: seconds of work, so that a signal is answered soon.
-_BLOCK = 1024
+# Images in one dispatch, at most: seconds of work, so that a signal is answered soon; and their
+# bytes, of which a few blocks are in memory at once.
+_MOST_IMAGES, _MOST_BYTES = 1024, 2**27
+
+
+def images_in_block(mesh: Mesh, image_shape: Sequence[int]) -> int:
+    """How many images of `uint8[H, W, C]` are evaluated in one dispatch, on all devices."""
+    fitting = max(_MOST_BYTES // math.prod(image_shape), 1)
+    power = 1 << fitting.bit_length() - 1  # has many divisors to be a microbatch
+    return max(min(power, _MOST_IMAGES) // mesh.size, 1) * mesh.size
 
 
 def make_evaluate(
@@ -36,8 +45,6 @@ def make_evaluate(
     argument, `should_stop`, is asked every few seconds; where it says so the result is None. A
     fourth one, `logits`, is an array `[N, classes]` that is filled with those of the images.
     """
-    block = _BLOCK // mesh.size * mesh.size
-    microbatch = devices.microbatch(mesh, block, 0, images_at_once)
 
     def evaluate_microbatch(params, batch):
         images, labels = batch
@@ -59,6 +66,7 @@ def make_evaluate(
         check_vma=False,
     )
     def evaluate_block(params, batch):
+        microbatch = devices.microbatch(mesh, len(batch[1]) * mesh.size, 0, images_at_once)
         parts = jax.tree.map(lambda x: x.reshape(-1, microbatch, *x.shape[1:]), batch)
         sums, logits = jax.lax.map(partial(evaluate_microbatch, params), parts)
         sums = jax.lax.psum(jax.tree.map(partial(jnp.sum, axis=0), sums), devices.BATCH_AXIS)
@@ -73,6 +81,7 @@ def make_evaluate(
         logits: np.ndarray | None = None,
     ) -> dict[str, float] | None:
         totals: dict[str, float] = {}
+        block = images_in_block(mesh, examples.images.shape[1:])
         blocks = [slice(start, start + block) for start in range(0, len(examples), block)]
         with closing(ahead(examples.images, blocks, 1)) as parts:
             for chosen, part in zip(blocks, parts, strict=True):

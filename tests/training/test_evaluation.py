@@ -1,3 +1,5 @@
+from unittest import mock
+
 import numpy as np
 import optax
 import pytest
@@ -18,6 +20,7 @@ from tests.helpers.training_cases import (
     Training,
     copied,
     make_data,
+    mesh_of,
     plain_gradient,
 )
 
@@ -25,8 +28,6 @@ from tests.helpers.training_cases import (
 @pytest.fixture(scope="module")
 def evaluation():
     """Of the linear model, in blocks of 16."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(evaluation_module, "_BLOCK", 16)
     evaluate = make_evaluate(
         Linear().apply,
         make_loss(label_smoothing=0.1),
@@ -34,8 +35,12 @@ def evaluation():
         normalize=normalizer(MEAN, STD),
         images_at_once=8,
     )
-    patch.undo()
-    return evaluate, copied(Linear().init(0))
+
+    def in_small_blocks(*arguments):
+        with mock.patch.object(evaluation_module, "_MOST_IMAGES", 16):
+            return evaluate(*arguments)
+
+    return in_small_blocks, copied(Linear().init(0))
 
 
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 31, 32, 33])
@@ -49,6 +54,29 @@ def test_evaluation_counts_every_image_exactly_once(evaluation, count):
     for name, k in (("accuracy", 1), ("top5_accuracy", 5)):
         expected = (ranks[:, :k] == data.labels[:, None]).any(1).mean()
         assert metrics[name] == pytest.approx(expected, abs=1e-6)
+
+
+def test_large_images_are_evaluated_in_smaller_blocks(evaluation, monkeypatch):
+    evaluate, params = evaluation
+    data, taken = make_data(21), []
+    whole = evaluate(params, data)
+    monkeypatch.setattr(evaluation_module, "_MOST_BYTES", 4 * data.images[0].nbytes + 1)
+    put = devices.put
+
+    def counted(examples, sharding):
+        taken.append(len(examples[0]))
+        return put(examples, sharding)
+
+    monkeypatch.setattr(devices, "put", counted)
+    assert evaluate(params, data) == pytest.approx(whole, rel=1e-6)
+    assert taken == [4] * 6
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(32, 1024), (224, 512), (384, 256), (512, 128), (30_000, 2)]
+)
+def test_a_block_holds_as_many_images_as_memory_is_for(side, expected):
+    assert evaluation_module.images_in_block(mesh_of(2), (side, side, 3)) == expected
 
 
 def test_training_and_evaluation_see_the_same_range_of_inputs(evaluation):
