@@ -6,6 +6,7 @@ python main.py --config=FILE --distributed [--heartbeat_timeout=SECONDS] [...]  
     [--coordinator=HOST:PORT --num_processes=N --process_id=I]    # where no cluster is found
 python main.py --mode=eval --workdir=DIR [--checkpoint=best|latest|STEP] [--split=test|val|train]
     [--dataset=NAME] [--data_dir=DIR]    # on other data, or where the data is now
+    [--distributed ...]    # as training
     [--figures=png,svg,pdf]    # kinds of files of pictures; also for training and sweeps
 python main.py --deterministic ...    # the same bytes each time on a GPU too
 python main.py --mode=predict --workdir=DIR --images=PATH [--images=...] [--top=5] [--out=FILE]
@@ -86,10 +87,10 @@ TRIALS = flags.DEFINE_integer("trials", 20, "For search: runs in all.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "For training: with the processes of this SLURM or Open MPI job, Kubernetes job or TPU pod.",
+    "Train or evaluate with the processes of this SLURM, Open MPI or Kubernetes job or TPU pod.",
 )
 COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "For training by several processes: HOST:PORT of process 0."
+    "coordinator", None, "For training and eval by several processes: HOST:PORT of process 0."
 )
 NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "With --coordinator: how many processes.", lower_bound=1
@@ -100,7 +101,7 @@ PROCESS_ID = flags.DEFINE_integer(
 HEARTBEAT_TIMEOUT = flags.DEFINE_float(
     "heartbeat_timeout",
     address.HEARTBEAT_TIMEOUT,
-    "For training by several processes: seconds without a sign of life after which one is gone.",
+    "For several processes: seconds without a sign of life after which one of them is gone.",
     lower_bound=3,
 )
 STOP_AT_EOF = flags.DEFINE_bool("stop_at_eof", False, "Stop when standard input ends.")
@@ -115,7 +116,7 @@ MODES = {
     "extend_to": ("train",),
     **dict.fromkeys(
         ("distributed", "coordinator", "num_processes", "process_id", "heartbeat_timeout"),
-        ("train",),
+        ("train", "eval"),
     ),
     "checkpoint": ("eval", "predict"),
     **dict.fromkeys(("split", "dataset", "data_dir"), ("eval",)),
@@ -176,14 +177,16 @@ def main(arguments: Sequence[str]) -> None:
                 strict=STRICT.value,
             )
         else:
-            train.evaluate(
-                model,
-                checkpoint=CHECKPOINT.value,
-                split=SPLIT.value,
-                dataset=DATASET.value,
-                data_dir=DATA_DIR.value,
-                figures=figures,
-            )
+            with joined(distributed, meeting, HEARTBEAT_TIMEOUT.value) as members:
+                train.evaluate(
+                    model,
+                    checkpoint=CHECKPOINT.value,
+                    split=SPLIT.value,
+                    dataset=DATASET.value,
+                    data_dir=DATA_DIR.value,
+                    figures=figures,
+                    members=members,
+                )
     elif EXTEND_TO.value is not None and (CONFIG.value is not None or workdir is None):
         raise UserError(
             "--extend_to goes with --workdir=DIR alone; with --config say --config.num_epochs"

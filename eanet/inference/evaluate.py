@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet import devices, files, host, precision
+from eanet.cluster import alike
 from eanet.cluster.members import ALONE, Members
 from eanet.data.base import Split, content_fingerprint
 from eanet.display import titles
@@ -66,7 +67,8 @@ def evaluate(
       run: what `set_up` made of the config, where that is at hand.
       begun: when the run began, as of `time.time`; None where that is not how long it took.
       console: where to say what happens.
-      members: the processes that evaluate together: the others `take_part`.
+      members: the processes that evaluate together. At the end of training the others `take_part`;
+        else all call this, and those that follow write nothing and return the metrics alone.
 
     Raises:
       UserError: if the workdir is no run, the checkpoint is missing, damaged or does not fit, or
@@ -82,6 +84,10 @@ def evaluate(
             console.warn(unused)
         examples = load_examples(model, split, dataset=dataset, data_dir=data_dir, log=console.note)
         measure = build_evaluate(config, model.network, model.mean, model.std)
+        members.refuse_differences(
+            alike.program() | alike.settings(config) | _compared(model, examples)
+        )
+        members.connect(mesh)
     else:
         examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])
         measure = run.evaluate
@@ -96,6 +102,8 @@ def evaluate(
         None if fitted_here else held_out,
         members,
     )
+    if not members.leads:
+        return answers.metrics
     report = None
     if np.isfinite(answers.logits).all():
         report = Report.of(
@@ -175,9 +183,18 @@ def _answers(
         temperature = None
         if held_out is None:
             temperature = measures.fit_temperature(logits, examples.labels)
-        elif validation := held_out():
-            temperature = measures.fit_temperature(answer(validation)[1], validation.labels)
+        else:
+            validation = held_out()
+            # Where one process has none, none goes through it.
+            if all(members.exchange("there" if validation else "")) and validation:
+                temperature = measures.fit_temperature(answer(validation)[1], validation.labels)
     return _Answers(metrics, logits, seconds, temperature)
+
+
+def _compared(model: Model, examples: Examples) -> dict[str, str]:
+    """What processes must have alike that evaluate together."""
+    number = str(len(examples.split))
+    return {"step": str(model.step), "images": examples.fingerprint, "number of images": number}
 
 
 def _facts(model: Model, examples: Examples) -> dict[str, Any]:

@@ -41,9 +41,10 @@ def make_evaluate(
 ) -> Callable[..., dict[str, float] | None]:
     """Builds `evaluate(params, examples)` -> loss, accuracy, top5_accuracy over all images.
 
-    Every image counts exactly once: the last block is padded and the padding masked out. A third
-    argument, `should_stop`, is asked every few seconds; where it says so the result is None. A
-    fourth one, `logits`, is an array `[N, classes]` that is filled with those of the images.
+    Every image counts exactly once: the last block is padded and the padding masked out. Each of
+    several processes reads the images for its own devices alone. A third argument, `should_stop`,
+    is asked every few seconds; where it says so the result is None. A fourth one, `logits`, is an
+    array `[N, classes]` that is filled with those of all images.
     """
 
     def evaluate_microbatch(params, batch):
@@ -82,20 +83,27 @@ def make_evaluate(
     ) -> dict[str, float] | None:
         totals: dict[str, float] = {}
         block = images_in_block(mesh, examples.images.shape[1:])
-        blocks = [slice(start, start + block) for start in range(0, len(examples), block)]
-        with closing(ahead(examples.images, blocks, 1)) as parts:
-            for chosen, part in zip(blocks, parts, strict=True):
+        own = devices.own_part(mesh, block)
+        starts = range(0, len(examples), block)
+        rows = [slice(start + own.start, start + own.stop) for start in starts]
+
+        def place(part: np.ndarray, padding: int) -> jax.Array:
+            missing = own.stop - own.start - len(part)
+            widths = [(0, missing), *[(0, 0)] * (part.ndim - 1)]
+            padded = np.pad(part, widths, constant_values=padding)
+            return devices.put_part(padded, sharding, (block, *part.shape[1:]))
+
+        with closing(ahead(examples.images, rows, 1)) as parts:
+            for start, chosen, images in zip(starts, rows, parts, strict=True):
                 if should_stop():
                     return None
-                missing = block - len(part)
-                images = np.pad(part, [(0, missing), (0, 0), (0, 0), (0, 0)])
-                labels = np.pad(examples.labels[chosen], (0, missing), constant_values=-1)
-                placed = devices.put((images, labels), sharding)
+                placed = place(images, 0), place(examples.labels[chosen], -1)
                 sums, answers = evaluate_block(params, placed)
                 for name, value in jax.device_get(sums).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 if logits is not None:
-                    logits[chosen] = devices.gather(answers)[: len(part)]
+                    here = logits[start : start + block]
+                    here[:] = devices.gather(answers)[: len(here)]
         return metrics.means(totals)
 
     return evaluate
