@@ -47,14 +47,15 @@ def outcome(
     """Waits for all; the exit code of the first that failed by itself, or else of any.
 
     It will `say` which ones the system ended. When one has failed, the others are killed where they
-    do not end by themselves.
+    do not end by themselves; that is said too, and is no failure of theirs.
     """
     failed: dict[int, int] = {}
+    killed: set[int] = set()
     deadline = float("inf")
     while True:
         codes = [process.poll() for process in processes]
         for index, code in enumerate(codes):
-            if code and index not in failed:
+            if code and index not in failed and index not in killed:
                 failed[index] = code
                 deadline = min(deadline, time.monotonic() + _GRACE)
                 if code < 0:
@@ -62,8 +63,11 @@ def outcome(
         if None not in codes:
             break
         if time.monotonic() > deadline:
-            for process in processes:
-                process.kill()
+            for index in set(range(len(processes))) - killed:
+                if codes[index] is None:
+                    say(f"process {index} does not end and is killed")
+                    processes[index].kill()
+                    killed.add(index)
         time.sleep(0.05)
     by_itself = [code for code in failed.values() if code != PEER_ENDED]
     code = next(iter([*by_itself, *failed.values()]), 0)

@@ -9,30 +9,28 @@ import time
 
 import pytest
 
+from eanet.errors import PEER_ENDED
 from eanet.tools import launch
 from eanet.tools.verify_resume import digests
-from tests.helpers.command_line import MAIN, ROOT, environment, fork_main
+from tests.helpers.command_line import MAIN, fork_main
 
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, MAIN, "--config=configs/testing.py"]
 
 
-@pytest.fixture
-def one_device_each(monkeypatch):
-    """Processes that are started have one device, so that two have those of `trained`."""
-    monkeypatch.chdir(ROOT)
-    for name, value in (environment() | {"JAX_NUM_CPU_DEVICES": "1"}).items():
-        monkeypatch.setenv(name, value)
-
-
-def started(workdir, count=2):
+def started(workdir, *more, count=2):
     with workdir.with_suffix(".txt").open("wb") as said:
-        return launch.start([*COMMAND, f"--workdir={workdir}"], count, said)
+        return launch.start([*COMMAND, f"--workdir={workdir}", *more], count, said)
 
 
 def said(workdir):
     return workdir.with_suffix(".txt").read_text()
+
+
+def steps(workdir):
+    """Of the checkpoints that are there."""
+    return [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")]
 
 
 def test_two_processes_train_as_one_process_with_two_devices(one_device_each, trained, tmp_path):
@@ -58,6 +56,31 @@ def test_a_signal_to_one_saves_and_one_process_goes_on(one_device_each, trained,
     done = fork_main("--config=configs/testing.py", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert digests(workdir) == digests(trained)
+
+
+def test_a_process_that_hangs_ends_all_and_the_same_command_goes_on(
+    one_device_each, tmp_path, monkeypatch
+):
+    """Process 0, which keeps all that the processes tell each other."""
+    monkeypatch.setattr(launch, "_GRACE", 0.5)
+    workdir, timeout = tmp_path / "run", 10
+    command = "--config.checkpoint_every_steps=4", "--config.num_epochs=8"
+    processes = started(workdir, *command, f"--heartbeat_timeout={timeout}")
+    while not steps(workdir):
+        assert processes[0].poll() is None, said(workdir)
+        time.sleep(0.005)
+    processes[0].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    assert launch.outcome(processes) == PEER_ENDED, said(workdir)
+    assert timeout <= time.monotonic() - stopped < timeout + 30
+    assert processes[1].returncode == PEER_ENDED
+    lines = [line for line in said(workdir).splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: process 0 on ")
+    assert f"has ended or hangs: no sign of life for {timeout} s" in lines[0]
+    saved = max(steps(workdir))
+    assert launch.outcome(started(workdir, *command)) == 0, said(workdir)
+    assert f"resumes at step {saved} of" in said(workdir)
+    assert json.loads((workdir / "results_test.json").read_text())["num_examples"] == 359
 
 
 def test_a_process_with_another_config_is_refused_by_all(one_device_each, tmp_path):

@@ -29,12 +29,14 @@ def test_the_code_is_that_of_the_process_that_failed(body, code):
     assert bool(said) == (code == 137)
 
 
-def test_when_one_fails_those_that_hang_are_killed(monkeypatch):
+@pytest.mark.parametrize("code", [1, PEER_ENDED])
+def test_when_one_fails_those_that_hang_are_killed(code, monkeypatch):
     monkeypatch.setattr(launch, "_GRACE", 0.2)
-    body = "time.sleep(600 * index); sys.exit(1)"
+    body, said = f"time.sleep(600 * index); sys.exit({code})", []
     processes = launch.start([sys.executable, "-c", INDEX + body], 3)
-    assert launch.outcome(processes) == 1
-    assert [process.returncode for process in processes] == [1, -signal.SIGKILL, -signal.SIGKILL]
+    assert launch.outcome(processes, said.append) == code
+    assert said == [f"process {index} does not end and is killed" for index in (1, 2)]
+    assert [process.returncode for process in processes] == [code, -signal.SIGKILL, -signal.SIGKILL]
 
 
 def test_signals_are_passed_on():
