@@ -71,17 +71,18 @@ class Watch:
         last: dict[int, str | None] = {}
         # Looks, and not seconds: of the time in which this process itself was stopped none counts.
         silent = dict.fromkeys(watched, 0.0)
+        before = time.monotonic()
         while not self._done.is_set():
-            start = time.monotonic()
             with suppress(Exception):
                 self._heed(self._store.get(_GONE, _BEAT))
             if (relay := self._store.relay) and relay.lost.is_set():
                 self._end(0, f"{self._names[0]} has ended")
-            seconds = min(time.monotonic() - start, 2 * _BEAT)
+            now = time.monotonic()
+            seconds, before = min(now - before, 2 * _BEAT), now
             for other in watched:
                 beat = None
-                with suppress(Exception):
-                    beat = self._store.get(f"beat/{other}", 0.1)
+                with suppress(Exception):  # a machine that is busy may take long to answer
+                    beat = self._store.get(f"beat/{other}", _BEAT)
                 alive = beat is not None and beat != last.get(other)
                 last[other] = beat or last.get(other)
                 silent[other] = 0.0 if alive else silent[other] + seconds

@@ -1,4 +1,5 @@
 import threading
+import time
 import types
 
 import pytest
@@ -66,5 +67,21 @@ def test_processes_that_live_are_left_alone(ended):
     store = FakeStore()
     watches = [Watch(store, index, NAMES, timeout=5) for index in range(3)]
     assert not ended.wait(0.5)
+    for each in watches:
+        each.close()
+
+
+def test_processes_whose_answers_come_late_are_left_alone(ended, monkeypatch):
+    """As on a machine with far more to do than cores."""
+
+    class Late(FakeStore):
+        def get(self, name, seconds):
+            time.sleep(min(seconds, 0.2))
+            return super().get(name, 0) if seconds >= 0.2 else None
+
+    monkeypatch.setattr(watch_lib, "_BEAT", 0.3)
+    store = Late()
+    watches = [Watch(store, index, NAMES, timeout=1) for index in range(3)]
+    assert not ended.wait(2)
     for each in watches:
         each.close()
