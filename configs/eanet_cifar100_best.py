@@ -2,7 +2,11 @@
 
 python main.py --config=configs/eanet_cifar100_best.py
 
-469,476 parameters, 28.5 M MACs an image. Nothing was chosen on the test split.
+Measured (seed 0, n = 1): 69.7 % top-1 and 89.8 % top-5 on test, 70.9 % on validation. Some hundred
+minutes on 2 cores of an AMD EPYC (Zen 3), by the 311 images/s of its first epoch; what is recorded
+took 1:54, beside other programs. 469,476 parameters, 28.5 M MACs an image; the record is in
+docs/cifar100_best. Muon was chosen on validation after one and a half epochs, and nothing
+was chosen on the test split.
 """
 
 from ml_collections import ConfigDict

@@ -19,6 +19,7 @@ RUNS = {
     "Keras example, here": ["cifar100_50epochs"],
     "fast": [f"cifar100_fast/seed{seed}" for seed in range(3)],
     "pure": ["cifar100_pure/seed0"],
+    "best": ["cifar100_best/seed0"],
 }
 
 
@@ -113,7 +114,8 @@ def draw_macs(runs: dict[str, list[Record]], anchors: list[dict[str, str]]) -> A
         deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0
         axes.errorbar(*place, yerr=deviation, fmt="o", color=colour, markersize=7)
         epochs = records[0].config["num_epochs"]
-        _name(axes, place, f"{name} ({epochs:g}), n = {len(records)}", colour)
+        where = "before" if name == "best" else "beside"
+        _name(axes, place, f"{name} ({epochs:g}), n = {len(records)}", colour, where)
     axes.set_xscale("log")
     axes.set_xlim(8, 2500)
     axes.set_xticks([10, 30, 100, 300, 1000], ["10", "30", "100", "300", "1000"])
@@ -126,8 +128,9 @@ def draw_macs(runs: dict[str, list[Record]], anchors: list[dict[str, str]]) -> A
 def _name(
     axes: Any, place: tuple[float, float], text: str, colour: str, where: str = "beside"
 ) -> None:
-    offset = {"beside": (7, 0), "above": (-7, 9), "below": (7, -8)}[where]
+    offset = {"beside": (7, 0), "before": (-7, 0), "above": (-7, 9), "below": (7, -8)}[where]
     look = {"size": plot_style.FONT_SIZE - 1, "color": colour, "va": "center"}
+    look["ha"] = "right" if where == "before" else "left"
     axes.annotate(text, place, xytext=offset, textcoords="offset points", **look)
 
 
