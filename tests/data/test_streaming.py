@@ -224,9 +224,7 @@ def _doubled(path):
     shutil.copy(path, path.with_stem("more"))
 
 
-@pytest.mark.parametrize(
-    "change", [_replaced, _truncated, _emptied, _piped, _doubled, Path.unlink], ids=str
-)
+@pytest.mark.parametrize("change", [_replaced, _truncated, _emptied, _piped, _doubled, Path.unlink])
 def test_a_run_goes_on_with_the_images_that_it_began_with_alone(folder, change):
     name = f"folder:{folder}"
     options = {"streaming": True, "on_bad_image": "skip", "val_fraction": 0}
