@@ -59,16 +59,16 @@ def streamed(root):
 def evaluated(split, begin=lambda: None):
     """Metrics and logits of the first images of a split, as many as each of `COUNTS`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "_BLOCK", 16)
+        patch.setattr(evaluation, "_MOST_IMAGES", 16)
         mesh = devices.make_mesh(16)
         normalize, loss = normalizer(MEAN, STD), make_loss(label_smoothing=0.1)
         evaluate = make_evaluate(Linear().apply, loss, mesh, normalize=normalize, images_at_once=8)
-    params = devices.replicate(copied(Linear().init(0)), mesh)
-    for count in COUNTS:
-        begin()
-        logits = np.empty((count, CLASSES), np.float32)
-        metrics = evaluate(params, split[:count], logits=logits)
-        yield [metrics, logits.tolist()]
+        params = devices.replicate(copied(Linear().init(0)), mesh)
+        for count in COUNTS:
+            begin()
+            logits = np.empty((count, CLASSES), np.float32)
+            metrics = evaluate(params, split[:count], logits=logits)
+            yield [metrics, logits.tolist()]
 
 
 def launched(tmp_path, *command):

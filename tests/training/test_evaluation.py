@@ -61,13 +61,14 @@ def test_large_images_are_evaluated_in_smaller_blocks(evaluation, monkeypatch):
     data, taken = make_data(21), []
     whole = evaluate(params, data)
     monkeypatch.setattr(evaluation_module, "_MOST_BYTES", 4 * data.images[0].nbytes + 1)
-    put = devices.put
+    put_part = devices.put_part
 
-    def counted(examples, sharding):
-        taken.append(len(examples[0]))
-        return put(examples, sharding)
+    def counted(part, sharding, shape):
+        if len(shape) > 1:  # images, not their labels
+            taken.append(len(part))
+        return put_part(part, sharding, shape)
 
-    monkeypatch.setattr(devices, "put", counted)
+    monkeypatch.setattr(devices, "put_part", counted)
     assert evaluate(params, data) == pytest.approx(whole, rel=1e-6)
     assert taken == [4] * 6
 
