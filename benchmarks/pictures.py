@@ -118,7 +118,27 @@ def scaling(record: Record) -> Any:
     return figure
 
 
-PICTURES = {each.__name__: each for each in (throughput, ensemble, profile, startup, scaling)}
+def streaming_memory(record: Record) -> Any:
+    """Memory over time, with the limit and what the decoded images would take."""
+    figure = new_figure(7.2, 3.4, "Memory of a streamed training, MB")
+    axes = figure.subplots()
+    style(axes, "", "seconds")
+    seconds = [point["seconds"] for point in record["points"]]
+    curves = {"counted": "counted by the limit", "resident": "resident", "workers": "its workers"}
+    for colour, (key, label) in zip(PALETTE, curves.items(), strict=False):
+        axes.plot(seconds, [point[key] for point in record["points"]], color=colour, label=label)
+    for key, label in {"limit": "limit", "decoded": "all images, decoded"}.items():
+        height = record[f"{key}_megabytes"]
+        axes.axhline(height, color=INK if key == "limit" else FAINT, linestyle="--", label=label)
+    axes.set_ylim(0)
+    figure.legend(loc="outside right center", frameon=False, fontsize=FONT_SIZE, labelcolor=INK)
+    return figure
+
+
+PICTURES = {
+    each.__name__: each
+    for each in (throughput, ensemble, profile, startup, scaling, streaming_memory)
+}
 
 
 def _in_order(measured: Record) -> list[tuple[str, Any]]:

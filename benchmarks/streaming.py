@@ -23,6 +23,7 @@ from PIL import Image
 
 from benchmarks import contest, record
 from benchmarks.contest import ROOT
+from benchmarks.photos import write, write_photos
 from eanet import config_flags, host
 from eanet.data.load import load_dataset
 from eanet.data.stored import StoredImages, ahead
@@ -31,7 +32,6 @@ from eanet.errors import UserError
 
 WAYS = {"streamed": True, "in memory": False}
 LOADERS = {"torch": "torch DataLoader", "tensorflow": "tf.data"}
-_SIDE, _CLASSES = 224, 2
 _AHEAD = 33  # steps whose images may have been decoded before a round: two windows and one
 
 CONFIG = config_flags.DEFINE_config()
@@ -67,8 +67,9 @@ def training(directory: Path, options: Any, console: Console) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     steps = options.steps
     pixels = rng.integers(0, 256, (steps * config.batch_size, *shape), dtype=np.uint8)
-    _write(directory / "small" / "train", pixels, "png")
-    _write(directory / "small" / "test", pixels[:64], "png")
+    images = [Image.fromarray(each) for each in pixels]
+    write(directory / "small" / "train", images, "png")
+    write(directory / "small" / "test", images[:64], "png")
     with contextlib.ExitStack() as stack:
         work = {
             name: stack.enter_context(_steps(directory, streaming, options))
@@ -130,12 +131,7 @@ def _steps(directory: Path, streaming: bool, options: Any) -> Iterator[Iterator[
 
 def decoding(directory: Path, options: Any, console: Console) -> dict[str, Any]:
     """Images per second that 1, 2, 4, … workers decode, up to one for each core."""
-    coarse = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
-    photos = np.stack(
-        [np.asarray(Image.fromarray(each).resize((_SIDE, _SIDE), 3)) for each in coarse]
-    )
-    _write(directory / "photos" / "train", photos[np.arange(options.photos) % 64], "jpg")
-    _write(directory / "photos" / "test", photos[:_CLASSES], "jpg")
+    write_photos(directory / "photos", options.photos, 2)
     images = load_dataset(
         f"folder:{directory / 'photos'}", val_fraction=0, streaming=True, log=lambda line: None
     ).train.images
@@ -182,13 +178,6 @@ def _is_there(name: str, options: Any, console: Console) -> bool:
             return True
     console.note(f"without {LOADERS[name]}: {options.peers} has no {modules}")
     return False
-
-
-def _write(folder: Path, images: np.ndarray, ending: str) -> None:
-    for number, pixels in enumerate(images):
-        path = folder / str(number % _CLASSES) / f"{number}.{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
 
 
 def _workers(count: int) -> str:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import contest, pictures
+from benchmarks import contest, memory, pictures
 from benchmarks.cases import CASES, OURS, PEERS
 from benchmarks.contest import ROOT, Failed, Worker
 from benchmarks.hlo import DEVICES, OTHER, PARTS, Program
@@ -126,6 +126,30 @@ def test_pictures_are_drawn_anew_from_their_records(tmp_path, name):
     (tmp_path / recorded.name).write_text("[]")
     with pytest.raises(UserError, match=f"{name}.json is no record of throughput, "):
         pictures.main([str(tmp_path / recorded.name)], "pictures")
+
+
+def test_the_memory_of_a_process_and_of_what_it_started_is_seen():
+    code = """
+import subprocess, sys, threading, time
+keep = b"x" * 300_000_000
+child = "import time; keep = b'x' * 100_000_000; time.sleep(3)"
+threading.Thread(target=lambda: subprocess.run([sys.executable, "-c", child])).start()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    points = memory.watch(process)
+    assert max(point["resident"] for point in points) > 300
+    assert max(point["counted"] for point in points) > 300
+    assert 100 < max(point["workers"] for point in points) < 300
+    failing = [sys.executable, "-c", "raise SystemExit('no memory')"]
+    with pytest.raises(UserError, match="code 1: no memory"):
+        memory.watch(subprocess.Popen(failing, stderr=subprocess.PIPE, text=True))
+
+
+def test_a_limit_that_holds_all_images_is_refused():
+    command = [sys.executable, "-m", "benchmarks.streaming_memory", "--photos=100", "--limit=600"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: --photos=100 are 15 MB, within --limit\n"
 
 
 # Of a small program, nothing that takes long to compile.

@@ -88,10 +88,10 @@ def make_evaluate(
         rows = [slice(start + own.start, start + own.stop) for start in starts]
 
         def place(part: np.ndarray, padding: int) -> jax.Array:
-            missing = own.stop - own.start - len(part)
-            widths = [(0, missing), *[(0, 0)] * (part.ndim - 1)]
-            padded = np.pad(part, widths, constant_values=padding)
-            return devices.put_part(padded, sharding, (block, *part.shape[1:]))
+            if missing := own.stop - own.start - len(part):  # np.pad copies even where it adds none
+                widths = [(0, missing), *[(0, 0)] * (part.ndim - 1)]
+                part = np.pad(part, widths, constant_values=padding)
+            return devices.put_part(part, sharding, (block, *part.shape[1:]))
 
         with closing(ahead(examples.images, rows, 1)) as parts:
             for start, chosen, images in zip(starts, rows, parts, strict=True):
