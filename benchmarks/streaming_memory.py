@@ -7,6 +7,7 @@ operating system (`ulimit -d`), which counts all memory that a process may write
 what its workers have is read twice a second. Then the same with `dataset.streaming=False`.
 """
 
+import os
 import resource
 import subprocess
 import sys
@@ -86,6 +87,7 @@ def _start(folder: Path, limit: int, *more: str) -> "subprocess.Popen[str]":
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache")},  # nothing is compiled
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (bytes_, bytes_)),
     )
 
