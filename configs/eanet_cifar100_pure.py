@@ -21,4 +21,6 @@ def get_config() -> ConfigDict:
     config.augment.cutmix = 1.0
     config.augment.mix_probability = 0.5
     config.mild_epochs = 5.0
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 3e-3
     return config
