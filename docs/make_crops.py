@@ -1,9 +1,11 @@
 """Writes a small data set of real images: crops of pictures of scikit-image and scikit-learn.
 
-python docs/make_crops.py DIR [--train=20] [--test=25] [--side=96]
+python docs/make_crops.py DIR [--train=20] [--test=25] [--side=96] [--mixed]
 
 One class a picture. Training crops lie in its left half, test crops in its right half, so that no
-pixel is in both. Needs scikit-image, which nothing else here does.
+pixel is in both. With --mixed they have sides from half to one and a half of it, and a class has
+the fewer crops the later it comes, down to a fifth. Needs scikit-image, which nothing else here
+does.
 """
 
 import argparse
@@ -49,16 +51,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     for name, default in (("train", 20), ("test", 25), ("side", 96)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--mixed", action="store_true")
     options, rng = parser.parse_args(), np.random.default_rng(0)
-    for name, picture in sorted(pictures().items()):
-        half, side = picture.width // 2, options.side
+    found = sorted(pictures().items())
+    for place, (name, picture) in enumerate(found):
+        half = picture.width // 2
+        share = 1 - 0.8 * place / (len(found) - 1) if options.mixed else 1
         for part, first, count in (("train", 0, options.train), ("test", half, options.test)):
             folder = options.folder / part / name
             folder.mkdir(parents=True)
-            for number in range(count):
-                left = first + int(rng.integers(half - side + 1))
-                top = int(rng.integers(picture.height - side + 1))
-                crop = picture.crop((left, top, left + side, top + side))
+            for number in range(round(share * count)):
+                width = height = options.side
+                if options.mixed:
+                    width, height = rng.integers(options.side // 2, 3 * options.side // 2, 2)
+                left = first + int(rng.integers(half - width + 1))
+                top = int(rng.integers(picture.height - height + 1))
+                crop = picture.crop((left, top, left + int(width), top + int(height)))
                 crop.save(folder / f"{number}.png")
 
 

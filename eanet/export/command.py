@@ -13,6 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from eanet import files, libraries, rules
 from eanet.cli import Parser
 from eanet.display.console import Console
@@ -24,6 +27,7 @@ from eanet.export.formats import FORMATS, Format
 from eanet.inference.load import load
 from eanet.inference.model import Model
 from eanet.inference.place import ABOUT, Place
+from eanet.training.run import build_model
 
 _BATCH = rules.Number(1, 65_536, whole=True)
 _ELSEWHERE = "make room, or write it elsewhere"
@@ -40,6 +44,9 @@ def main(arguments: list[str], prog: str) -> None:
     _refuse_taken(out, format)
     console = Console()
     model = load(place.text, options.checkpoint, log=console.warn)
+    if not format.run_type and (dtype := model.config.model.dtype) != "float32":
+        model = _in_float32(model)
+        console.note(f"written in float32, of a run that computes in {dtype}")
     files.check_place(out, _ELSEWHERE)
     content = format.write(model, form)
     images, which = check.images_for(model, options.dataset, options.data_dir, console)
@@ -100,6 +107,20 @@ def _parse(arguments: list[str], prog: str) -> argparse.Namespace:
     if options.batch is not None:
         rules.check({"batch": _BATCH}, {"batch": options.batch}, "--")
     return options
+
+
+def _in_float32(model: Model) -> Model:
+    """The same parameters, with which it computes in float32.
+
+    Two programs round to a shorter type in different places, so that neither could be held to what
+    the other answers.
+    """
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.dtype = config.model.param_dtype = "float32"
+    network = build_model(config, len(model.class_names), model.image_shape)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), model.params)
+    return Model(config, model.record, model.step, params, network)
 
 
 def _refuse_taken(out: Path, format: Format) -> None:

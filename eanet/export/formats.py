@@ -21,6 +21,8 @@ class Format:
     libraries: tuple[str, ...]  # of requirements-export.txt
     runner: str  # who runs the file again
     write: Callable[[Model, Form], bytes]  # the content of the file
+    # Whether it computes in the type that the run does; else in float32.
+    run_type: bool
     # The path of a file, the model that it was written of, and batches of images: the answers.
     answer: Callable[[Path, Model, list[np.ndarray]], list[np.ndarray]]
 
@@ -33,6 +35,7 @@ FORMATS = {
         libraries=("flatbuffers",),
         runner="jax.export in a process of its own",
         write=stablehlo.write,
+        run_type=False,
         answer=stablehlo.answer,
     ),
     "onnx": Format(
@@ -42,6 +45,7 @@ FORMATS = {
         libraries=("onnx", "onnxruntime"),
         runner="ONNX Runtime",
         write=onnx_file.write,
+        run_type=False,
         answer=onnx_file.answer,
     ),
     "safetensors": Format(
@@ -51,6 +55,7 @@ FORMATS = {
         libraries=("safetensors",),
         runner="eanet.load",
         write=safetensors.write,
+        run_type=True,
         answer=safetensors.answer,
     ),
     "keras": Format(
@@ -60,6 +65,7 @@ FORMATS = {
         libraries=("keras",),
         runner="Keras",
         write=keras.write,
+        run_type=False,
         answer=keras.answer,
     ),
 }

@@ -75,6 +75,21 @@ def test_an_export_is_exported_again(trained, model, images, tmp_path):
     assert files.read_record(Path(f"{first}.json"))["largest_difference"] == 0
 
 
+@pytest.mark.parametrize("format", ["stablehlo", "onnx", "safetensors"])
+def test_a_run_in_bfloat16_becomes_programs_in_float32(copy, model, images, capsys, format):
+    for library in FORMATS[format].libraries:
+        pytest.importorskip(library, reason="requirements-export.txt has it")
+    edit(copy, "model", dtype="bfloat16")
+    export(copy, format)
+    (record,) = (copy / "export").glob("*.json")
+    assert files.read_record(record)["largest_difference"] <= 1e-5
+    said = "written in float32, of a run that computes in bfloat16" in capsys.readouterr().out
+    assert said == (format != "safetensors")
+    if format == "stablehlo":
+        exported = jax.export.deserialize(bytearray(record.with_suffix("").read_bytes()))
+        np.testing.assert_allclose(exported.call(images), model.predict(images), atol=1e-6)
+
+
 @pytest.mark.parametrize("factor", [1.001, np.nan])
 def test_what_the_other_side_computes_differently_is_not_left(
     trained, tmp_path, monkeypatch, factor, loaded
