@@ -74,7 +74,9 @@ def make_mesh(batch_size: int) -> Mesh:
             f"multiple of {processes}, or fewer processes"
         )
     devices = [each for index in sorted(by_process) for each in by_process[index][: counts[-1]]]
-    return jax.make_mesh((len(devices),), (BATCH_AXIS,), (AxisType.Auto,), devices=devices)
+    # In this order, of which `own_part` counts on: `jax.make_mesh` has one by a pod's topology, in
+    # which those of one process are not neighbours.
+    return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -205,7 +207,7 @@ def check_memory(model: int, data: int, mesh: Mesh) -> None:
         if data:
             ways += ["take fewer or smaller images", "do without dataset.streaming=False"]
         if part:
-            ways += ["start fewer --workers"]
+            ways += ["start fewer processes on it"]
         raise UserError(
             f"this model needs at least {model / 1e9:,.1f} GB of memory and the training data "
             f"{data / 1e9:,.1f} GB, but a device has {max(0, available) / 1e9:,.1f} GB{part}; "

@@ -5,6 +5,8 @@
 | cpu | as many as fit the caches of a core, from 2 to 8 | fast | docs/performance.md |
 | gpu, tpu | its share of the batch, or what fits its memory | fast; plain where fast loops | no |
 
+Self-attention has 512 kB of weights of an example at once on a CPU, 16 MB elsewhere.
+
 Why, where nothing was measured: docs/accelerators.md.
 """
 
@@ -29,6 +31,15 @@ def suits(*, loops: bool) -> bool:
     keeps a CPU in its caches. An accelerator has none to stay in, and waits for each small product.
     """
     return not loops or platform() == "cpu"
+
+
+def attention_weights_at_once() -> int:
+    """How many weights of self-attention, of all heads of an example, are computed at a time.
+
+    On a CPU a chunk of these stays in the cache of a core. Elsewhere chunks only keep memory linear
+    in the tokens: 1,024 of them and four heads are one.
+    """
+    return 2**17 if platform() == "cpu" else 2**22
 
 
 def images_at_once(device: jax.Device, *, in_cache: int, image_bytes: int, held: int) -> int:

@@ -1,5 +1,7 @@
+from dataclasses import dataclass
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,6 +37,27 @@ def test_a_microbatch_divides_the_share_of_a_device(
     assert devices.microbatch(mesh, batch_size, microbatch_size, at_once) == expected
 
 
+@dataclass(frozen=True)
+class Chip:
+    """A device of a pod."""
+
+    process_index: int
+    id: int
+
+
+def test_the_devices_of_a_process_are_neighbours_in_a_mesh(monkeypatch):
+    """In whatever order a pod's topology has them."""
+    fakes = [Chip(process, 4 * process + number) for number in range(4) for process in (1, 0, 2)]
+    monkeypatch.setattr(devices, "Mesh", lambda array, names, axis_types: array)
+    monkeypatch.setattr(jax, "devices", lambda: fakes)
+    array = devices.make_mesh(24)
+    assert [each.process_index for each in array] == [0] * 4 + [1] * 4 + [2] * 4
+    for process in range(3):
+        own = [each for each in array if each.process_index == process]
+        mesh = SimpleNamespace(devices=array, local_devices=own, size=12)
+        assert devices.own_part(mesh, 24) == slice(8 * process, 8 * process + 8)
+
+
 def test_more_than_a_device_has_is_refused(monkeypatch):
     mesh = devices.make_mesh(2)
     monkeypatch.setattr(devices, "physical_memory", lambda: mesh.size * 1000 + 90)
@@ -49,7 +72,9 @@ def test_a_part_of_a_gpu_that_does_not_suffice_is_said(monkeypatch):
     mesh = SimpleNamespace(devices=np.array([device]), local_devices=[device], size=1)
     monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.25")
     devices.check_memory(10**9, 10**9, mesh)
-    told = r"a device has 4\.0 GB by XLA_CLIENT_MEM_FRACTION=0\.25; .* or start fewer --workers$"
+    told = (
+        r"a device has 4\.0 GB by XLA_CLIENT_MEM_FRACTION=0\.25; .* or start fewer processes on it$"
+    )
     with pytest.raises(UserError, match=told):
         devices.check_memory(10**10, 0, mesh)
 

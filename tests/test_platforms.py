@@ -13,6 +13,7 @@ import eanet
 from configs import testing
 from eanet import config as config_lib
 from eanet import platforms
+from eanet.models import costs
 from eanet.models.attention import ExternalAttention
 from eanet.models.attention_fast import FastExternalAttention
 from eanet.models.self_attention import SelfAttention
@@ -74,6 +75,18 @@ def test_a_cpu_fills_its_caches_and_an_accelerator_its_memory(of, in_cache, expe
     assert found == expected
 
 
+def test_the_memory_of_a_device_elsewhere_is_not_asked_for():
+    def elsewhere():
+        raise RuntimeError("MemoryStats is only supported for addressable PjRt devices")
+
+    foreign = SimpleNamespace(platform="gpu", memory_stats=elsewhere)
+    own = device("gpu", bytes_limit=10**12)
+    values = {"devices": np.array([foreign, own]), "local_devices": [own]}
+    mesh = object.__new__(type("Pod", (jax.sharding.Mesh,), values))
+    model = set_up(configured(), print).model.abstract
+    assert 1 < costs.images_at_once(model, mesh, training=True) < sys.maxsize
+
+
 def test_an_accelerator_takes_its_share_of_the_batch_at_once(accelerator):
     run = set_up(configured(), print)
     assert run.microbatch == run.config.batch_size // run.mesh.size == 32
@@ -112,12 +125,29 @@ def program(work):
 PLAIN = LOOPS | {"model.dtype": "bfloat16", "augment.rotation": 0.0, "augment.zoom": 0.0}
 
 
-@pytest.mark.parametrize("changes", [{}, PLAIN], ids=["fast", "plain"])
+IMAGENET = {
+    "model.dtype": "bfloat16", "model.patch_size": 4, "model.stem": "convolutions",
+    "model.local_mixing": True, "model.pooling": "attention", "model.stochastic_depth": 0.1,
+    "augment.trivial_augment": True, "augment.random_resized_crop": 0.08, "augment.cutmix": 1.0,
+    "augment.random_erasing": 0.25,
+}  # fmt: skip
+CASES = {
+    "fast": {},
+    "plain": PLAIN,
+    "as for ImageNet": IMAGENET,
+    "self-attention, Muon, streamed": {
+        "model.attention": "self", "optimizer.name": "muon", "dataset.streaming": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
 def test_the_training_step_lowers_for_accelerators(accelerator, changes):
     """With augmentation, dropout, mixing, moving average and the optimizer, as it would run."""
     run = set_up(configured(**changes), print)
-    state, placed = run.abstract_state(), run.placed(0)
-    traced = program(lambda: run.make_train_steps()(state, *placed, run.seed, 0, 0, 1))
+    state, examples = run.abstract_state(), run.feed.shapes()
+    assert (examples[2] is None) == run.streams
+    traced = program(lambda: run.make_train_steps()(state, *examples, run.seed, 0, 0, 1))
     assert_lowers(traced)
 
 

@@ -91,7 +91,7 @@ def images_at_once(model: EANet, mesh: Mesh, *, training: bool, held: int = 0) -
     """
     copies = _COPIES + 1 if training else 1
     return platforms.images_at_once(
-        mesh.devices.flat[0],
+        mesh.local_devices[0],  # of others JAX tells no memory
         in_cache=images_in_cache(model, training=training),
         image_bytes=image_bytes(model, training=training),
         held=held + copies * _BYTES * count_parameters(model),

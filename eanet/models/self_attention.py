@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from eanet import platforms
 from eanet.models.base import Attention
 from eanet.models.dropout import dropout, rngs_for, rngs_for_chunk
 from eanet.models.layers import Linear
 from eanet.models.ops import residual, softmax
 
-# Of one example at once: 512 kB, so that a chunk stays in the cache of a core.
-# Fewer queries than these read the keys too often.
-_MOST_WEIGHTS, _LEAST_QUERIES = 2**17, 16
+# Fewer queries at once than these read the keys too often.
+_LEAST_QUERIES = 16
 
 
 class SelfAttention(Attention):
@@ -118,7 +118,7 @@ values `Q`, `K`, `V` of the tokens and heads of width `h`,
 
 def queries_per_chunk(num_heads: int, tokens: int) -> int:
     """How many tokens of an example ask at once; chunks are about equally long."""
-    most = max(_LEAST_QUERIES, _MOST_WEIGHTS // max(1, num_heads * tokens))
+    most = max(_LEAST_QUERIES, platforms.attention_weights_at_once() // max(1, num_heads * tokens))
     chunks = max(1, -(-tokens // most))
     return -(-tokens // chunks)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from eanet import platforms
 from eanet.errors import UserError
 from eanet.models import self_attention
 from eanet.models.attention import NORMS, ExternalAttention
@@ -344,7 +345,7 @@ def make_self(num_heads=2, head_dim=3, **options):
 # The last in three chunks: of two tokens, two, and one.
 @pytest.mark.parametrize("num_heads, head_dim, most", [(2, 3, 2**20), (1, 8, 2**20), (2, 4, 25)])
 def test_self_attention_is_the_plain_formula(num_heads, head_dim, most, monkeypatch):
-    monkeypatch.setattr(self_attention, "_MOST_WEIGHTS", most)
+    monkeypatch.setattr(platforms, "attention_weights_at_once", lambda: most)
     monkeypatch.setattr(self_attention, "_LEAST_QUERIES", 1)
     module, x = make_self(num_heads, head_dim)
     params = reference.to_float64(parameters(module))
@@ -395,10 +396,16 @@ def test_a_chunk_is_as_many_queries_as_fit_but_not_too_few(num_heads, tokens, qu
     assert self_attention.queries_per_chunk(num_heads, tokens) == queries
 
 
+def test_an_accelerator_asks_all_at_once_for_longer(monkeypatch):
+    monkeypatch.setattr(platforms, "platform", lambda: "gpu")
+    assert self_attention.queries_per_chunk(4, 1024) == 1024
+    assert self_attention.queries_per_chunk(4, 4096) == 256
+
+
 def test_chunks_of_self_attention_drop_each_weight_by_itself(monkeypatch):
     """Uniform weights 1/8 of eight one-hot tokens: the output shows which of them were dropped."""
     count, tokens, rate = 2000, 8, 0.5
-    monkeypatch.setattr(self_attention, "_MOST_WEIGHTS", 3 * tokens)  # three chunks
+    monkeypatch.setattr(platforms, "attention_weights_at_once", lambda: 3 * tokens)  # three chunks
     monkeypatch.setattr(self_attention, "_LEAST_QUERIES", 1)
     module = SelfAttention(
         tokens, num_heads=1, head_dim=tokens, dropout_rate=rate, rngs=nnx.Rngs(0)
