@@ -76,10 +76,10 @@ def train(
     run = set_up(config, console.note, known=known)
     config_schema.refuse_hopeless(config)
     first = functools.cache(functools.partial(initial_state, run, console))
+    members.refuse_differences(alike.data(run.dataset, run.streams, run.microbatch))
+    members.connect(run.mesh)
     if config.init_from and not (workdir / "config.json").exists():
         first()  # what does not fit is refused before a workdir is made
-    members.refuse_differences(alike.data(run.dataset, run.streams))
-    members.connect(run.mesh)
     if not members.leads:
         follow(workdir, run, lambda: first()[0], members)
         return None
@@ -243,7 +243,7 @@ def record_start(
     }
     if step and (changed := machine.describe_change(workdir, computed_on)):
         console.warn(f"the last digits may be others than before: {changed}")
-    machine.write(workdir, computed_on)
+    machine.write(workdir, computed_on, step)
 
 
 def known_of(workdir: Path, config: ConfigDict, console: Console) -> ModelRecord | None:
@@ -263,8 +263,8 @@ def describe(run: Run, console: Console) -> None:
     there, used = jax.device_count(), run.mesh.size
     if used < there:
         console.warn(
-            f"{used} of {there} devices are used: batch_size={run.config.batch_size} is a multiple "
-            "of no more"
+            f"{used} of {there} devices are used: all processes need equally many, and "
+            f"batch_size={run.config.batch_size} a multiple of them"
         )
     told = precision.without_effect(run.config.matmul_precision, run.config.model.dtype)
     for warning in filter(None, (host.unused_accelerator(), told)):

@@ -25,8 +25,11 @@ def settings(config: ConfigDict) -> dict[str, str]:
     return {key: repr(value) for key, value in config_lib.flatten(config) if key not in _PLACES}
 
 
-def data(dataset: Dataset, streams: bool) -> dict[str, str]:
-    """The data as it is used, and whether training images are streamed."""
+def data(dataset: Dataset, streams: bool, microbatch: int) -> dict[str, str]:
+    """The data as it is used, whether training images are streamed, and how many are taken at once.
+
+    The last two are chosen by the memory that there is.
+    """
     statistics = [float(value) for value in (*dataset.mean, *dataset.std)]
     used = {f"{name} images": str(digest) for name, digest in dataset.fingerprints.items()}
     return used | {
@@ -34,4 +37,5 @@ def data(dataset: Dataset, streams: bool) -> dict[str, str]:
         "examples": str([len(split) for split in (dataset.train, dataset.val, dataset.test)]),
         "mean and deviation": str(statistics),
         "streamed": str(streams),
+        "images that a device takes at once": str(microbatch),
     }
