@@ -41,6 +41,9 @@ _RECORDED = (
     "XLA_FLAGS",
 )
 
+# How many processes of this machine share its memory, see `share`.
+_TOGETHER = "EANET_PROCESSES_TOGETHER"
+
 _ACCELERATORS = {"/dev/nvidia0": "an NVIDIA GPU", "/dev/kfd": "an AMD GPU", "/dev/accel0": "a TPU"}
 
 # What `set_up` has put into the environment for this process alone.
@@ -124,17 +127,20 @@ class Share:
 def share(index: int, count: int) -> Share:
     """The part of process `index` of `count`: its own cores, or an NVIDIA device, or part of one.
 
+    Of the machine's memory it is the same part, see `physical_memory`.
+
     Raises `UserError` where that is more memory of a device than there is.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _chosen_here}
+    environment[_TOGETHER] = str(count)
     if accelerator := _accelerator():
         if accelerator == "tpu" and count > 1:
-            raise UserError("one process has all of a TPU: --workers=1 is the most")
+            raise UserError("one process has all of a TPU: start one alone")
         name, each = _memory_fraction()
         if name and each * _workers_per_device(count) > 1:
             raise UserError(
-                f"{_workers_per_device(count)} workers on a GPU with {name}={each:g} of its memory "
-                "each are more than it has: unset that, or start fewer --workers"
+                f"{_workers_per_device(count)} processes on a GPU with {name}={each:g} of its "
+                "memory each are more than it has: unset that, or start fewer"
             )
         if devices := _nvidia_devices():
             environment["CUDA_VISIBLE_DEVICES"] = devices[index % len(devices)]
@@ -145,6 +151,11 @@ def share(index: int, count: int) -> Share:
     cores = sorted(os.sched_getaffinity(0))
     own = cores[len(cores) * index // count : len(cores) * (index + 1) // count]
     return Share(frozenset(own or [cores[index % len(cores)]]), environment)
+
+
+def gpus() -> int:
+    """How many NVIDIA GPUs `share` deals out; 0 where JAX computes on something else."""
+    return len(_nvidia_devices()) if _accelerator() == "gpu" else 0
 
 
 def devices_of_share(count: int) -> float:
@@ -162,15 +173,17 @@ def settings() -> dict[str, str]:
 def physical_memory() -> int:
     """Bytes of memory that this process may use: this machine's, or fewer where it has a limit.
 
-    That is one of its container, or of its own (`ulimit -d` and `ulimit -v`).
+    That is one of its container, or of its own (`ulimit -d` and `ulimit -v`). Of several processes
+    that were started together on this machine each may use an equal part.
     """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    own = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS))
-    limits += [limit for limit in own if limit != resource.RLIM_INFINITY]
     for file in _memory_limits():
         with contextlib.suppress(OSError, ValueError):  # there is none; "max"
             limits.append(int(file.read_text()))
-    return min(limits)
+    together = os.environ.get(_TOGETHER, "")
+    part = min(limits) // (max(1, int(together)) if together.isdecimal() else 1)
+    own = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS))
+    return min([part, *(limit for limit in own if limit != resource.RLIM_INFINITY)])
 
 
 def unused_accelerator() -> str:

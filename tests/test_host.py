@@ -132,7 +132,7 @@ def test_what_the_user_says_of_memory_stays(gpus, name):
         name: "0.4"
     }
     assert host.memory_setting() == f"{name}=0.4"
-    with pytest.raises(UserError, match=rf"^3 workers on a GPU with {name}=0.4 .* fewer --workers"):
+    with pytest.raises(UserError, match=rf"^3 processes on a GPU with {name}=0.4 .* start fewer"):
         host.share(0, 6)
     gpus.setenv(name, "half")
     with pytest.raises(UserError, match=f"{name}=half is no number"):
@@ -309,6 +309,15 @@ def test_a_limit_of_the_process_counts(limited, monkeypatch):
 
     monkeypatch.setattr(resource, "getrlimit", limits)
     assert host.physical_memory() == 123456
+
+
+def test_processes_that_are_started_together_share_the_memory(monkeypatch):
+    alone = host.physical_memory()
+    environment = host.share(1, 4).environment
+    monkeypatch.setattr(os, "environ", environment)
+    assert host.physical_memory() == alone // 4
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1000, 1000))
+    assert host.physical_memory() == 1000  # a limit of the process is its own
 
 
 def test_an_accelerator_that_jax_does_not_use_is_said(tmp_path, monkeypatch):

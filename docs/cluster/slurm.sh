@@ -20,9 +20,10 @@ MOST=20
 srun --kill-on-bad-exit=0 .venv/bin/python main.py --distributed "$@"
 code=$?
 
-# 4: a process has ended or hangs; 137: it was killed; 143: the time was over.
+# 4: a process has ended, hangs or has not come; 134, 137: it was aborted or killed; 143: the time was
+# over. What would fail again ends all of them with 2 or 3.
 case $code in
-    4 | 137 | 143)
+    4 | 134 | 137 | 143)
         if [ "${SLURM_RESTART_COUNT:-0}" -lt "$MOST" ]; then
             scontrol requeue "$SLURM_JOB_ID"
         fi

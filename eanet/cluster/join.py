@@ -24,11 +24,11 @@ def joined(
 
     They meet at the address, or where the cluster that they are in says. Where another one ends, or
     gives no sign of life for `heartbeat_timeout` seconds, this one ends with a line and the exit
-    code `eanet.errors.PEER_ENDED`. `Interrupted`, `TrainingDiverged` and `Refused` must be raised
-    by all.
+    code `eanet.errors.PEER_ENDED`, or that of a `UserError` which the other one has met.
+    `Interrupted`, `TrainingDiverged` and `Refused` must be raised by all.
 
     Raises:
-      UserError: the processes do not meet.
+      UserError: the processes cannot meet at such an address.
     """
     if not distributed:
         yield ALONE
@@ -39,9 +39,9 @@ def joined(
     store = Store(address)
     names = [f"process {i}" for i in range(address.num_processes)]
     members = Joined(store, address.process_id, names)
+    watch = Watch(store, members.index, names, heartbeat_timeout)
     hosts = members.exchange(socket.gethostname())
-    members.names = [f"{name} on {host}" for name, host in zip(names, hosts, strict=True)]
-    watch = Watch(store, members.index, members.names, heartbeat_timeout)
+    names[:] = [f"{name} on {host}" for name, host in zip(names, hosts, strict=True)]
     try:
         with signals.end_at_stop(lambda number: watch.report(signal.Signals(number).name)):
             yield members
@@ -51,7 +51,7 @@ def joined(
             sys.exit(exit_code(error))
         raise
     except UserError as error:
-        watch.report(f"error: {error}")
+        watch.report(f"error: {error}", exit_code(error))
         _exit_without_the_others(exit_code(error))
         raise
     except Exception as error:

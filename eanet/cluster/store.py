@@ -3,6 +3,8 @@
 The only place that knows JAX's service, which has no public name; Orbax uses it in the same way.
 """
 
+import os
+import threading
 import time
 from typing import Any
 
@@ -11,13 +13,14 @@ from jax._src import clusters, distributed
 
 from eanet.cluster.address import Address
 from eanet.cluster.relay import Relay
-from eanet.errors import UserError
+from eanet.errors import PEER_ENDED, UserError, as_line
 
 # Seconds in which all processes must have started.
 _START = 300
 # Seconds after which all of them end together, when all is done.
 _END = 60
-# Seconds for which JAX itself waits for a sign of life: `Watch` is sooner.
+# Seconds for which JAX itself waits, for all to start and for signs of life: it would abort, with
+# pages of a stack trace. `_give_up` and `Watch` are sooner.
 _PATIENCE = 24 * 3600
 
 # How a call ends that may succeed later, if the service is still there.
@@ -44,15 +47,31 @@ def detected() -> Address:
     return Address(coordinator, num_processes, process_id, list(local_devices or []) or None)
 
 
+def _give_up(address: Address) -> None:
+    line = as_line(
+        f"error: process {address.process_id} of {address.num_processes} has waited {_START} s at "
+        f"{address.coordinator} for the others; when all are started, the same command goes on"
+    )
+    os.write(2, f"{line}\n".encode())
+    os._exit(PEER_ENDED)
+
+
 class Store:
     """Texts by name, which process 0 holds."""
 
     def __init__(self, address: Address):
-        """Waits for all processes; `UserError` where they do not come."""
+        """Waits for all processes; ends this one where they do not come.
+
+        Raises:
+          UserError: they cannot meet at such an address.
+        """
         self.relay = Relay(address.coordinator) if address.process_id else None
         # Its handler of SIGTERM would take the place of ours.
         jax.config.update("jax_enable_preemption_service", False)
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        patience = threading.Timer(_START, _give_up, [address])
+        patience.daemon = True
+        patience.start()
         try:
             jax.distributed.initialize(
                 self.relay.address if self.relay else address.coordinator,
@@ -60,7 +79,7 @@ class Store:
                 address.process_id,
                 address.local_devices,
                 cluster_detection_method="deactivate",
-                initialization_timeout=_START,
+                initialization_timeout=_PATIENCE,
                 heartbeat_timeout_seconds=_PATIENCE,
                 shutdown_timeout_seconds=_END,
             )
@@ -69,6 +88,8 @@ class Store:
                 f"process {address.process_id} of {address.num_processes} does not meet the others "
                 f"at {address.coordinator}: {error}"
             ) from error
+        finally:
+            patience.cancel()
         self._client: Any = distributed.global_state.client
 
     def put(self, name: str, text: str) -> None:

@@ -40,12 +40,13 @@ class Watch:
         for thread in self._threads:
             thread.start()
 
-    def report(self, how: str) -> None:
-        """Tells the others that this process ends, and how; they end too."""
+    def report(self, how: str, code: int = PEER_ENDED) -> None:
+        """Tells the others that this process ends, and how; they end too, with this exit code."""
         self._reported = True
         line = f"{self._names[self._index]} ended: {how}"
         with suppress(Exception):  # who holds the store may be gone
-            self._store.put_first(_GONE, json.dumps({"of": self._index, "line": line}))
+            found = {"of": self._index, "line": line, "code": code}
+            self._store.put_first(_GONE, json.dumps(found))
         if self._index == 0:
             time.sleep(_LINGER)
 
@@ -96,20 +97,21 @@ class Watch:
     def _heed(self, verdict: str | None) -> None:
         if verdict and not self._reported:
             found = json.loads(verdict)
-            self._end(int(found["of"]), str(found["line"]))
+            self._end(int(found["of"]), str(found["line"]), int(found["code"]))
 
-    def _end(self, of: int, line: str) -> None:
+    def _end(self, of: int, line: str, code: int = PEER_ENDED) -> None:
         """Ends this process at once: what it computes waits for one that is gone."""
         if self._done.is_set():
             return
         if self._index == 0:
             with suppress(Exception):
-                self._store.put_first(_GONE, json.dumps({"of": of, "line": line}))
+                self._store.put_first(_GONE, json.dumps({"of": of, "line": line, "code": code}))
         with suppress(Exception):
             sys.stdout.flush()
-        text = as_line(f"error: {line}; this process ends too, and the same command goes on") + "\n"
+        goes_on = ", and the same command goes on" if code == PEER_ENDED else ""
+        text = as_line(f"error: {line}; this process ends too{goes_on}") + "\n"
         with suppress(OSError):
             os.write(2, text.encode())
         if self._index == 0:
             time.sleep(_LINGER)
-        os._exit(PEER_ENDED)
+        os._exit(code)

@@ -3,9 +3,11 @@
 python -m eanet launch --processes=2 -- python main.py --config=configs/eanet_cifar100.py
 
 The command is given where the processes meet, and which of them each one is. Signals are passed on
-to all. The exit code is that of the process that failed first; the others then end as well.
+to all. The exit code is that of the process that failed first; the others then end as well, by
+themselves where they see it within --heartbeat_timeout of the command.
 """
 
+import re
 import signal
 import socket
 import subprocess
@@ -16,10 +18,11 @@ from typing import IO
 
 from eanet import host
 from eanet.cli import Parser
-from eanet.errors import PEER_ENDED
+from eanet.cluster.address import HEARTBEAT_TIMEOUT
+from eanet.errors import PEER_ENDED, UserError
 from eanet.signals import SAVE, STOP
 
-# Seconds that the others have to end by themselves, when one has failed.
+# Seconds that the others have to end by themselves, when they can have seen that one has failed.
 _GRACE = 15.0
 
 
@@ -32,22 +35,35 @@ def start(
       command: what trains, without where the processes meet.
       count: how many processes.
       output: where what they say goes; None for where this process's goes.
+
+    Raises:
+      UserError: the command cannot be started; none of them is left.
     """
     shares = [host.share(index, count) for index in range(count)]
     meeting = f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={count}"
-    return [
-        _start([*command, *meeting, f"--process_id={index}"], share, output)
-        for index, share in enumerate(shares)
-    ]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for index, share in enumerate(shares):
+            asked = [*command, *meeting, f"--process_id={index}"]
+            processes.append(_start(asked, share, output))
+    except OSError as error:
+        for process in processes:
+            process.kill()
+            process.wait()
+        reason = error.strerror or error
+        raise UserError(f"{command[0]} cannot be started: {reason}") from None
+    return processes
 
 
 def outcome(
-    processes: Sequence[subprocess.Popen[bytes]], say: Callable[[str], object] = lambda _: None
+    processes: Sequence[subprocess.Popen[bytes]],
+    say: Callable[[str], object] = lambda _: None,
+    heartbeat_timeout: float = 0.0,
 ) -> int:
     """Waits for all; the exit code of the first that failed by itself, or else of any.
 
     It will `say` which ones the system ended. When one has failed, the others are killed where they
-    do not end by themselves; that is said too, and is no failure of theirs.
+    do not end by themselves soon after the timeout; that is said too, and is no failure of theirs.
     """
     failed: dict[int, int] = {}
     killed: set[int] = set()
@@ -57,7 +73,7 @@ def outcome(
         for index, code in enumerate(codes):
             if code and index not in failed and index not in killed:
                 failed[index] = code
-                deadline = min(deadline, time.monotonic() + _GRACE)
+                deadline = min(deadline, time.monotonic() + heartbeat_timeout + _GRACE)
                 if code < 0:
                     say(f"process {index} was ended by {signal.Signals(-code).name}")
         if None not in codes:
@@ -85,6 +101,10 @@ def main(arguments: list[str], prog: str) -> int:
         parser.error(f"--processes={options.processes} must be at least 1")
     if not command:
         parser.error("the command is missing: -- python main.py --config=FILE ...")
+    if 0 < (gpus := host.gpus()) < options.processes:
+        raise UserError(f"--processes={options.processes} on {gpus} GPUs: each needs its own")
+    asked = [re.fullmatch(r"--?heartbeat_timeout=([0-9.]+)", each) for each in command]
+    timeout = next((float(each[1]) for each in asked if each), HEARTBEAT_TIMEOUT)
     processes = start(command, options.processes)
 
     def pass_on(number: int, _: object) -> None:
@@ -94,7 +114,7 @@ def main(arguments: list[str], prog: str) -> int:
     for number in (*STOP, *SAVE):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, pass_on)
-    return outcome(processes, lambda line: print(line, file=sys.stderr, flush=True))
+    return outcome(processes, lambda line: print(line, file=sys.stderr, flush=True), timeout)
 
 
 def _start(

@@ -48,7 +48,19 @@ def test_what_a_process_reports_ends_the_others_with_its_line(ended):
     first.report("error: the disk is full\x1b[31m")
     assert ended.wait(20)
     assert "process 1 on b ended: error: the disk is full" in ended.seen[0]
+    assert "the same command goes on" in ended.seen[0]
     assert "\x1b" not in ended.seen[0] and ended.seen[1] == PEER_ENDED
+    first.close()
+    second.close()
+
+
+def test_what_would_fail_again_ends_the_others_with_its_code(ended):
+    store = FakeStore()
+    first, second = (Watch(store, index, NAMES, 60) for index in (1, 2))
+    first.report("error: a.png cannot be read", 2)
+    assert ended.wait(20)
+    assert ended.seen[0].endswith("a.png cannot be read; this process ends too\n")
+    assert ended.seen[1] == 2
     first.close()
     second.close()
 

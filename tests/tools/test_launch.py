@@ -39,6 +39,41 @@ def test_when_one_fails_those_that_hang_are_killed(code, monkeypatch):
     assert [process.returncode for process in processes] == [code, -signal.SIGKILL, -signal.SIGKILL]
 
 
+def test_the_others_have_until_after_the_timeout_of_the_command_to_say_who_is_gone(monkeypatch):
+    monkeypatch.setattr(launch, "_GRACE", 0.2)
+    body = "timeout = sys.argv[1]; time.sleep(1.5 * index); sys.exit([1, 4][index])"
+    command = [sys.executable, "-c", INDEX + body, "--heartbeat_timeout=3"]
+    said, kills = [], []
+    monkeypatch.setattr("builtins.print", lambda line, **_: said.append(line))
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda process: kills.append(process))
+    assert launch.main(["--processes=2", "--", *command], "launch") == 1
+    assert not kills and not said
+
+
+def test_a_command_that_cannot_be_started_is_one_clear_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"^nosuchprogram cannot be started: No such file"):
+        launch.main(["--processes=2", "--", "nosuchprogram"], "launch")
+    begun, start = [], launch._start
+
+    def first_alone(*arguments):
+        if begun:
+            raise OSError("no more processes")
+        begun.append(start(*arguments))
+        return begun[0]
+
+    monkeypatch.setattr(launch, "_start", first_alone)
+    with pytest.raises(UserError, match="no more processes"):
+        launch.start([sys.executable, "-c", "import time; time.sleep(600)"], 2)
+    assert begun[0].returncode == -signal.SIGKILL
+
+
+def test_processes_do_not_share_a_gpu(monkeypatch):
+    monkeypatch.setattr("eanet.host._accelerator", lambda: "gpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UserError, match="--processes=3 on 2 GPUs: each needs its own"):
+        launch.main(["--processes=3", "--", "true"], "launch")
+
+
 def test_signals_are_passed_on():
     body = "print('up', flush=True); sys.stdin.read()"
     process = subprocess.Popen(
