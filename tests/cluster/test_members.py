@@ -3,8 +3,10 @@ import signal
 import numpy as np
 import pytest
 
+from eanet.cluster import alike
 from eanet.cluster import members as members_lib
 from eanet.cluster.members import ALONE, Refused, Wishes
+from eanet.data.load import load_dataset
 from eanet.signals import Request
 from tests.cluster.fakes import together
 
@@ -73,6 +75,17 @@ def test_a_difference_is_named_and_refused_by_all():
         assert str(error).startswith(
             "process 2 on node2 is not like process 0 on node0: model.depth is 4 there and 8 here;"
         )
+
+
+def test_what_memory_decides_must_be_alike():
+    dataset = load_dataset("digits")
+
+    def task(members):
+        members.refuse_differences(alike.data(dataset, False, 4 if members.index else 8))
+
+    results, _ = together(2, task)
+    for error in results:
+        assert "images that a device takes at once is 4 there and 8 here" in str(error)
 
 
 def test_another_directory_is_refused_by_all(tmp_path, monkeypatch):
