@@ -58,7 +58,7 @@ bench-gpu:
 	$(MAKE) .venv-gpu/run
 	JAX_PLATFORMS=cuda XLA_PYTHON_CLIENT_PREALLOCATE=false TF_FORCE_GPU_ALLOW_GROWTH=true \
 		.venv-gpu/bin/python -m benchmarks.throughput --config=configs/eanet_cifar100.py \
-		--cases=train,train_no_dropout,train_augmented,evaluate,self_attention,dtypes,batch_sizes,memory_sizes \
+		--cases=train,train_no_dropout,train_augmented,evaluate,self_attention,dtypes,batch_sizes,memory_sizes,implementations,implementations_64,microbatches \
 		--peers=torch-compile,keras-jax,keras-tensorflow --peer_python=.venv-gpu/bin/python \
 		--out=runs/benchmarks/gpu
 

@@ -149,6 +149,20 @@ CASES = {
     "memory_sizes": Case(
         "Training, by memory units", contestants=_ours("model.memory_size", (16, 4, 64, 256))
     ),
+    # What eanet.platforms decides by; S = 64 is where the fast form loops over heads.
+    "implementations": Case(
+        "Training, by form of attention",
+        contestants=_ours("model.implementation", ("fast", "plain")),
+    ),
+    "implementations_64": Case(
+        "Training, by form of attention, S = 64",
+        {"model.memory_size": 64},
+        contestants=_ours("model.implementation", ("fast", "plain")),
+    ),
+    "microbatches": Case(
+        "Training, by images at once, of all devices; 0 is what eanet.platforms says",
+        contestants=_ours("microbatch_size", (0, 16, 64, 128)),
+    ),
     "dtypes": Case("Training, by type", contestants=_ours("model.dtype", ("float32", "bfloat16"))),
     "depths": Case("Training, by number of blocks", contestants=_ours("model.depth", (8, 32))),
     "host": Case(

@@ -75,7 +75,7 @@ def random_images(task: dict[str, Any], count: int) -> tuple[np.ndarray, np.ndar
 
 def fastest_batch_size(work: Callable[[int], object]) -> int:
     """The batch size of evaluation that `work` is quickest with, each tried once warm."""
-    sizes = (16, 32, 128)
+    sizes = (128, 512, 1024) if on_gpu() else (16, 32, 128)
     for size in sizes:
         work(size)
     return min(sizes, key=lambda size: seconds_of(work, size))
