@@ -73,10 +73,10 @@ def train(
         extend(config, extend_to)
     members.refuse_differences(alike.settings(config))
     known = known_of(workdir, config, console)
-    run = set_up(config, console.note, known=known)
+    run = set_up(config, console.note, known=known, members=members)
     config_schema.refuse_hopeless(config)
     first = functools.cache(functools.partial(initial_state, run, console))
-    members.refuse_differences(alike.data(run.dataset, run.streams, run.microbatch))
+    members.refuse_differences(alike.data(run.dataset, run.streams))
     members.connect(run.mesh)
     if config.init_from and not (workdir / "config.json").exists():
         first()  # what does not fit is refused before a workdir is made

@@ -13,10 +13,12 @@ import eanet
 from configs import testing
 from eanet import config as config_lib
 from eanet import platforms
+from eanet.cluster.members import Members
 from eanet.models import costs
 from eanet.models.attention import ExternalAttention
 from eanet.models.attention_fast import FastExternalAttention
 from eanet.models.self_attention import SelfAttention
+from eanet.training import run as run_lib
 from eanet.training.run import build_model, set_up
 
 ACCELERATORS = ("cuda", "rocm", "tpu")
@@ -90,6 +92,17 @@ def test_the_memory_of_a_device_elsewhere_is_not_asked_for():
 def test_an_accelerator_takes_its_share_of_the_batch_at_once(accelerator):
     run = set_up(configured(), print)
     assert run.microbatch == run.config.batch_size // run.mesh.size == 32
+
+
+def test_processes_take_as_many_images_at_once_as_fit_each(accelerator, monkeypatch):
+    found = []
+    monkeypatch.setattr(
+        run_lib, "make_evaluate", lambda *_, images_at_once, **__: found.append(images_at_once)
+    )
+    members = Members()
+    members.exchange = lambda text: [text, "4"]
+    assert set_up(configured(), print, members=members).microbatch == 4
+    assert found == [4]
 
 
 class Recorded(Exception):

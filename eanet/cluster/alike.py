@@ -25,17 +25,13 @@ def settings(config: ConfigDict) -> dict[str, str]:
     return {key: repr(value) for key, value in config_lib.flatten(config) if key not in _PLACES}
 
 
-def data(dataset: Dataset, streams: bool, microbatch: int) -> dict[str, str]:
-    """The data as it is used, whether training images are streamed, and how many are taken at once.
-
-    The last two are chosen by the memory that there is.
-    """
+def data(dataset: Dataset, streams: bool) -> dict[str, str]:
+    """The data as it is used, and whether training images are streamed."""
     statistics = [float(value) for value in (*dataset.mean, *dataset.std)]
     used = {f"{name} images": str(digest) for name, digest in dataset.fingerprints.items()}
     return used | {
         "classes": ", ".join(dataset.class_names),
         "examples": str([len(split) for split in (dataset.train, dataset.val, dataset.test)]),
         "mean and deviation": str(statistics),
-        "streamed": str(streams),
-        "images that a device takes at once": str(microbatch),
+        "dataset.streaming, chosen by memory,": str(streams),
     }

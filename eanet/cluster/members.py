@@ -52,6 +52,10 @@ class Members:
         """The texts of all processes, in their order; waits for all."""
         return [text]
 
+    def least(self, number: int) -> int:
+        """The least number of all processes; waits for all."""
+        return min(map(int, self.exchange(str(number))))
+
     def connect(self, mesh: jax.sharding.Mesh) -> None:
         """Makes the devices ready to compute together; before anything else is done with them."""
 

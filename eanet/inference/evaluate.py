@@ -83,10 +83,10 @@ def evaluate(
         if unused := host.unused_accelerator():
             console.warn(unused)
         examples = load_examples(model, split, dataset=dataset, data_dir=data_dir, log=console.note)
-        measure = build_evaluate(config, model.network, model.mean, model.std)
         members.refuse_differences(
             alike.program() | alike.settings(config) | _compared(model, examples)
         )
+        measure = build_evaluate(config, model.network, model.mean, model.std, members)
         members.connect(mesh)
     else:
         examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])

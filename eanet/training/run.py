@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from eanet import devices, precision
 from eanet.augment import pipeline
+from eanet.cluster.members import ALONE, Members
 from eanet.data.base import Log, Split
 from eanet.data.load import Dataset, load_dataset
 from eanet.data.stored import StoredImages
@@ -162,16 +163,23 @@ def build_loss(config: ConfigDict, class_weights: np.ndarray | None = None) -> L
 
 
 def build_evaluate(
-    config: ConfigDict, model: SplitModel, mean: np.ndarray, std: np.ndarray
+    config: ConfigDict,
+    model: SplitModel,
+    mean: np.ndarray,
+    std: np.ndarray,
+    members: Members = ALONE,
 ) -> Callable[..., dict[str, float] | None]:
-    """`evaluate(params, examples)` of such a model for images of these statistics."""
+    """`evaluate(params, examples)` of such a model for images of these statistics.
+
+    As many images go through the model at once as fit each of `members`, which all call this.
+    """
     mesh = devices.make_mesh(config.batch_size)
     return make_evaluate(
         precision.at(config.matmul_precision, model.apply),
         build_loss(config),
         mesh,
         normalize=normalizer(mean, std),
-        images_at_once=costs.images_at_once(model.abstract, mesh, training=False),
+        images_at_once=members.least(costs.images_at_once(model.abstract, mesh, training=False)),
     )
 
 
@@ -185,6 +193,7 @@ def set_up(
     log: Log,
     dataset: Dataset | None = None,
     known: ModelRecord | None = None,
+    members: Members = ALONE,
 ) -> Run:
     """Loads the data and builds everything that the config describes.
 
@@ -193,6 +202,7 @@ def set_up(
       log: of what loading has to say.
       dataset: takes the place of the one that the config names.
       known: what is recorded of the run, where it has begun before.
+      members: the processes that train together; all call this.
 
     Raises:
       UserError: for what the user can mend in config or data.
@@ -213,6 +223,8 @@ def set_up(
     mesh = devices.make_mesh(config.batch_size)
     model = build_model(config, dataset.num_classes, dataset.image_shape)
     streams, microbatch = _fitted(config, model, dataset.train, mesh)
+    # All must compile the same program. Their shares of a batch are equal: the least divides each.
+    microbatch = members.least(microbatch)
     options = OptimizerOptions(**config.optimizer)
     learning_rate = make_schedule(options, plan.total_steps, plan.steps(options.warmup_epochs))
     run = Run(
@@ -231,7 +243,7 @@ def set_up(
             random_bits=config.random_bits,
             mild_from=plan.mild_from,
         ),
-        evaluate=build_evaluate(config, model, dataset.mean, dataset.std),
+        evaluate=build_evaluate(config, model, dataset.mean, dataset.std, members),
         microbatch=microbatch,
         streams=streams,
     )

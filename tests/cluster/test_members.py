@@ -1,4 +1,5 @@
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -81,11 +82,16 @@ def test_what_memory_decides_must_be_alike():
     dataset = load_dataset("digits")
 
     def task(members):
-        members.refuse_differences(alike.data(dataset, False, 4 if members.index else 8))
+        members.refuse_differences(alike.data(dataset, members.index == 1))
 
     results, _ = together(2, task)
     for error in results:
-        assert "images that a device takes at once is 4 there and 8 here" in str(error)
+        assert "dataset.streaming, chosen by memory, is True there and False here" in str(error)
+
+
+def test_the_least_of_all_processes_is_the_same_for_each():
+    assert together(3, lambda members: members.least(7 - members.index))[0] == [5, 5, 5]
+    assert ALONE.least(sys.maxsize) == sys.maxsize
 
 
 def test_another_directory_is_refused_by_all(tmp_path, monkeypatch):
