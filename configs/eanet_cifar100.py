@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
 
     config.augment = augment = ConfigDict()
     augment.trivial_augment = False  # the policy TrivialAugment Wide: one operation an image
+    augment.rand_augment = 0  # RandAugment: two operations of this strength, up to 30; 0: off
     augment.flip = True  # mirror left and right with probability 1/2
     augment.rotation = 0.1  # largest rotation either way, as a fraction of a turn
     augment.contrast = 0.1  # largest change of the contrast factor from 1

@@ -5,8 +5,8 @@ python main.py --config=configs/imagenet_eamlp7.py
 Not trained here. The authors' log (EAMLP/EAMLP_7_384 beside their code) ends with 71.66 % top-1
 after 310 epochs. Blocks, widths and recipe are those of that code and its args.yaml, but for what
 this project does otherwise: patches in place of its tokens-to-token stem (6,186,600 parameters;
-6.1 M there), the mean of all tokens in place of a class token, TrivialAugment in place of
-RandAugment, bfloat16, and a rate that ends at zero. 3.28 G MACs an image.
+6.1 M there), the mean of all tokens in place of a class token, torchvision's RandAugment in place
+of timm's, bfloat16, and a rate that ends at zero. 3.28 G MACs an image.
 
 What it takes to train: docs/imagenet.md.
 """
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.dataset.decode_crop = 0.08
     augment = config.augment
     augment.rotation = augment.contrast = augment.zoom = 0.0
-    augment.trivial_augment = True
+    augment.rand_augment = 9
     augment.random_erasing = 0.25
     augment.mixup = 0.8
     augment.cutmix = 1.0

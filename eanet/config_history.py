@@ -45,6 +45,7 @@ ADDED: dict[str, dict[str, Any]] = {  # by the version that brought them
         "matmul_precision": "",
         "augment.mix_probability": 1.0,
         "augment.trivial_augment": False,
+        "augment.rand_augment": 0,
         "augment.random_resized_crop": 0.0,
         "dataset.image_size": None,
         "dataset.resize": "squash",

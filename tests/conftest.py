@@ -41,9 +41,10 @@ jaxtyping.install_import_hook(
     [
         f"eanet.{name}"
         for name in (
+            "augment.operations",
             "augment.pipeline",
+            "augment.policies",
             "augment.transforms",
-            "augment.trivial_augment",
             "models",
             "prng",
             "training.step",

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
-from eanet.augment import mixing, transforms, trivial_augment
+from eanet.augment import mixing, policies, transforms
 from eanet.augment.mixing import Images, Targets
-from eanet.augment.trivial_augment import Pixels
+from eanet.augment.operations import HIGHEST_LEVEL, Pixels
 from eanet.rules import Number, Rule, Switch
 
 
@@ -50,10 +50,17 @@ class Augmentation:
 AUGMENTATIONS: dict[str, Augmentation] = {
     "trivial_augment": Augmentation(
         Switch(),
-        trivial_augment.trivial_augment,
+        policies.trivial_augment,
         pixels=True,
         strong=True,
-        check=trivial_augment.check,
+        check=partial(policies.check, "trivial_augment"),
+    ),
+    "rand_augment": Augmentation(
+        Number(0, HIGHEST_LEVEL, whole=True),
+        policies.rand_augment,
+        pixels=True,
+        strong=True,
+        check=partial(policies.check, "rand_augment"),
     ),
     "flip": Augmentation(Switch(), transforms.random_flip, stream=0),
     "rotation": Augmentation(Number(0, 0.5), transforms.random_rotation, stream=1),

@@ -1,23 +1,19 @@
-"""TrivialAugment: one operation an image, at a strength drawn anew (arXiv 2103.10158).
+"""The operations of augmentation policies, as torchvision has them on Pillow's images.
 
-The operations and strengths are those of the paper's wide space as in torchvision's
-`TrivialAugmentWide` on Pillow's images: pixels are uint8, geometry takes the nearest pixel, and
-what comes from outside the image is black. In contrast to RandAugment nothing is to be tuned, and
-one operation an image is cheap: all of them are computed for all images, most in a few passes over
-the pixels, and each image takes its own.
+Pixels are uint8, geometry takes the nearest pixel, and what comes from outside the image is black.
+All operations are computed for all images, most in a few passes over the pixels, and each image
+takes its own.
 """
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
-
-from eanet.errors import UserError
+from jaxtyping import Array, Float, Int, UInt8
 
 Pixels = UInt8[Array, "batch height width channels"]
 PerImage = Float[Array, "batch 1 1 1"]
@@ -25,8 +21,9 @@ PerImage = Float[Array, "batch 1 1 1"]
 _IN_BOUNDS = "promise_in_bounds"  # all indices are; looking whether they are takes time
 
 HIGHEST_LEVEL = 30
-_LEVELS = np.arange(-HIGHEST_LEVEL, HIGHEST_LEVEL + 1)
-_SIGNED, _UNSIGNED = _LEVELS / HIGHEST_LEVEL, np.abs(_LEVELS) / HIGHEST_LEVEL
+LEVELS = np.arange(-HIGHEST_LEVEL, HIGHEST_LEVEL + 1)
+# Of each operation its strength at each level. Some have none, and are not named.
+Space = Mapping[str, Float[np.ndarray, "levels"]]
 
 # A place (x, y) of the result shows the place (a·x + b·y + c, d·x + e·y + f) of the image; the
 # centre of its first pixel is (1/2, 1/2). From strength, height and width to a, b, c, d, e, f.
@@ -40,12 +37,12 @@ def _rotation(degrees: float, height: int, width: int) -> _Map:
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
-_GEOMETRY: dict[str, tuple[np.ndarray, Callable[[float, int, int], _Map]]] = {
-    "shear_x": (0.99 * _SIGNED, lambda by, height, width: (1, by, 0, 0, 1, 0)),
-    "shear_y": (0.99 * _SIGNED, lambda by, height, width: (1, 0, 0, by, 1, 0)),
-    "translate_x": (np.trunc(32 * _SIGNED), lambda by, height, width: (1, 0, -by, 0, 1, 0)),
-    "translate_y": (np.trunc(32 * _SIGNED), lambda by, height, width: (1, 0, 0, 0, 1, -by)),
-    "rotate": (135 * _SIGNED, _rotation),
+_GEOMETRY: dict[str, Callable[[float, int, int], _Map]] = {
+    "shear_x": lambda by, height, width: (1, by, 0, 0, 1, 0),
+    "shear_y": lambda by, height, width: (1, 0, 0, by, 1, 0),
+    "translate_x": lambda by, height, width: (1, 0, -by, 0, 1, 0),
+    "translate_y": lambda by, height, width: (1, 0, 0, 0, 1, -by),
+    "rotate": _rotation,
 }
 
 
@@ -129,48 +126,42 @@ def _equalize(images: Pixels, _: PerImage) -> Pixels:
     return equalized.reshape(images.shape).astype(jnp.uint8)
 
 
-_COLOUR: dict[str, tuple[np.ndarray, Callable[[Any, Any], Any]]] = {
-    "brightness": (0.99 * _SIGNED, _brightness),
-    "color": (0.99 * _SIGNED, _saturation),
-    "contrast": (0.99 * _SIGNED, _contrast),
-    "sharpness": (0.99 * _SIGNED, _sharpness),
-    "posterize": (8 - np.round(6 * _UNSIGNED), _posterize),
-    "solarize": (255 - 255 * _UNSIGNED, _solarize),
-    "autocontrast": (0 * _UNSIGNED, _autocontrast),
-    "equalize": (0 * _UNSIGNED, _equalize),
+_COLOUR: dict[str, Callable[[Any, Any], Any]] = {
+    "brightness": _brightness,
+    "color": _saturation,
+    "contrast": _contrast,
+    "sharpness": _sharpness,
+    "posterize": _posterize,
+    "solarize": _solarize,
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
 }
 OPERATIONS = ("identity", *_GEOMETRY, *_COLOUR)
 
 
-def trivial_augment(key: Key[Array, ""], images: Pixels) -> Pixels:
-    """Changes each image by one of `OPERATIONS`, all equally likely, as are its levels."""
-    batch = images.shape[:1]
-    operation_key, level_key, sign_key = jax.random.split(key, 3)
-    operations = jax.random.randint(operation_key, batch, 0, len(OPERATIONS))
-    levels = jax.random.randint(level_key, batch, 0, HIGHEST_LEVEL + 1)
-    signs = 2 * jax.random.randint(sign_key, batch, 0, 2) - 1
-    return operate(images, operations, signs * levels)
-
-
-def operate(images: Pixels, operations: Int[Array, "batch"], levels: Int[Array, "batch"]) -> Pixels:
+def operate(
+    images: Pixels, operations: Int[Array, "batch"], levels: Int[Array, "batch"], space: Space
+) -> Pixels:
     """Applies to each image the operation of that index in `OPERATIONS`.
 
-    Its strength is given by a level from −30 to 30, whose sign has no meaning for some of them.
+    Its strength is that of a level from −30 to 30 in the space.
     """
     columns = levels + HIGHEST_LEVEL
-    changed = _moved(images, operations, columns)
-    for name, (strengths, change) in _COLOUR.items():
+    changed = _moved(images, operations, columns, space)
+    for name, change in _COLOUR.items():
         chosen = operations == OPERATIONS.index(name)
-        strength = jnp.asarray(strengths, jnp.float32)[columns]
+        strength = jnp.asarray(space.get(name, 0 * LEVELS), jnp.float32)[columns]
         result = change(images, strength[:, None, None, None])
         changed = jnp.where(chosen[:, None, None, None], result, changed)
     return changed
 
 
-def _moved(images: Pixels, operations: Int[Array, "batch"], columns: Int[Array, "batch"]) -> Pixels:
+def _moved(
+    images: Pixels, operations: Int[Array, "batch"], columns: Int[Array, "batch"], space: Space
+) -> Pixels:
     """The images after an operation of `_GEOMETRY`; all others as they are."""
     batch, height, width, channels = images.shape
-    maps = jnp.asarray(_fixed_point_maps(height, width))[operations, columns]
+    maps = jnp.asarray(_fixed_point_maps(height, width, space))[operations, columns]
     a, b, c, d, e, f = (maps[:, i, None, None] for i in range(6))
     y, x = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None, :]
     column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
@@ -181,25 +172,18 @@ def _moved(images: Pixels, operations: Int[Array, "batch"], columns: Int[Array, 
     return jnp.where(inside[..., None], moved.reshape(images.shape), jnp.uint8(0))
 
 
-def _fixed_point_maps(height: int, width: int) -> Int[np.ndarray, "operations levels 6"]:
+def _fixed_point_maps(
+    height: int, width: int, space: Space
+) -> Int[np.ndarray, "operations levels 6"]:
     """The maps of all operations in 1/65,536, from the first pixel's centre, as in Pillow.
 
     Whole numbers leave no doubt about which pixel is the nearest.
     """
-    maps = np.zeros((len(OPERATIONS), len(_LEVELS), 6))
+    maps = np.zeros((len(OPERATIONS), len(LEVELS), 6))
     maps[..., [0, 4]], maps[..., [2, 5]] = 1, 0.5
-    for name, (strengths, place) in _GEOMETRY.items():
-        for column, strength in enumerate(strengths):
+    for name, place in _GEOMETRY.items():
+        for column, strength in enumerate(space[name]):
             a, b, c, d, e, f = place(strength, height, width)
             centred = a, b, c + (a + b) / 2, d, e, f + (d + e) / 2
             maps[OPERATIONS.index(name), column] = centred
     return np.floor(maps * 65_536 + 0.5).astype(np.int32)
-
-
-def check(_: bool, image_shape: tuple[int, ...]) -> None:
-    """Raises `UserError` for images `[height, width, channels]` that are neither grey nor RGB."""
-    if image_shape[-1] not in (1, 3):
-        raise UserError(
-            f"augment.trivial_augment is for images of 1 or 3 channels, not {image_shape[-1]}; "
-            "switch it off"
-        )
