@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import eanet
-from configs import testing
+from configs import imagenet_eamlp7, imagenet_eanet, testing
 from eanet import config as config_lib
 from eanet import platforms
 from eanet.cluster.members import Members
+from eanet.data.base import Split
+from eanet.data.load import Dataset
 from eanet.models import costs
 from eanet.models.attention import ExternalAttention
 from eanet.models.attention_fast import FastExternalAttention
@@ -138,28 +140,35 @@ def program(work):
 PLAIN = LOOPS | {"model.dtype": "bfloat16", "augment.rotation": 0.0, "augment.zoom": 0.0}
 
 
-IMAGENET = {
-    "model.dtype": "bfloat16", "model.patch_size": 4, "model.stem": "convolutions",
-    "model.local_mixing": True, "model.pooling": "attention", "model.stochastic_depth": 0.1,
-    "augment.trivial_augment": True, "augment.random_resized_crop": 0.08, "augment.cutmix": 1.0,
-    "augment.random_erasing": 0.25,
-}  # fmt: skip
+POLICIES = {"augment.trivial_augment": True, "augment.random_resized_crop": 0.08}
+# As they are, but for the number of blocks, that of images and their size.
+SMALL = {"model.depth": 2, "batch_size": 8, "dataset.image_size": (32, 32)}
 CASES = {
-    "fast": {},
-    "plain": PLAIN,
-    "as for ImageNet": IMAGENET,
-    "self-attention, Muon, streamed": {
-        "model.attention": "self", "optimizer.name": "muon", "dataset.streaming": True,
-    },
-}  # fmt: skip
+    "fast": (testing, {}),
+    "plain": (testing, PLAIN | POLICIES),
+    "self-attention, Muon, streamed": (
+        testing,
+        {"model.attention": "self", "optimizer.name": "muon", "dataset.streaming": True},
+    ),
+    "EAMLP-7": pytest.param(imagenet_eamlp7, SMALL, marks=pytest.mark.slow),
+    "EANet for ImageNet": pytest.param(imagenet_eanet, SMALL, marks=pytest.mark.slow),
+}
 
 
-@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
-def test_the_training_step_lowers_for_accelerators(accelerator, changes):
+def photos():
+    """A data set of few images of the small size, instead of ImageNet."""
+    images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.arange(16, dtype=np.int32)
+    split, names = Split(images, labels), tuple(map(str, labels))
+    return Dataset("photos", split, split, split, names, np.ones(3, "f"), np.ones(3, "f"))
+
+
+@pytest.mark.parametrize(("module", "changes"), CASES.values(), ids=CASES)
+def test_the_training_step_lowers_for_accelerators(accelerator, module, changes):
     """With augmentation, dropout, mixing, moving average and the optimizer, as it would run."""
-    run = set_up(configured(**changes), print)
+    config = config_lib.override(module.get_config(), {"model.implementation": "auto", **changes})
+    run = set_up(config, print, None if module is testing else photos())
     state, examples = run.abstract_state(), run.feed.shapes()
-    assert (examples[2] is None) == run.streams
+    assert run.streams == bool(config.dataset.streaming) == (examples[2] is None)
     traced = program(lambda: run.make_train_steps()(state, *examples, run.seed, 0, 0, 1))
     assert_lowers(traced)
 
