@@ -9,6 +9,7 @@ import pytest
 import train
 from configs import testing
 from eanet import load
+from eanet.cluster.members import Members
 from eanet.display.console import Console
 from eanet.errors import UserError
 from eanet.export import keras
@@ -38,6 +39,21 @@ def test_a_run_starts_where_another_ended_and_keeps_a_record(trained, tmp_path, 
     record = json.loads((tmp_path / "run/init.json").read_text())
     assert record["source"] == str(trained)
     assert {"taken"} == {tensor["outcome"] for tensor in record["tensors"]}
+
+
+def test_processes_connect_before_anything_is_computed_from_weights(tmp_path, monkeypatch):
+    class Connected(Exception):
+        """What comes after it is of no interest."""
+
+    class Connecting(Members):
+        def connect(self, mesh):
+            raise Connected
+
+    monkeypatch.setattr(train, "initial_state", lambda *_: pytest.fail("computed too early"))
+    config = testing.get_config()
+    config.init_from = str(tmp_path / "weights")
+    with pytest.raises(Connected):
+        train.train(config, tmp_path / "run", members=Connecting())
 
 
 def test_the_moving_average_starts_from_the_weights_too(trained):
