@@ -25,6 +25,7 @@ from eanet.data.splits import held_out_count
 from eanet.errors import UserError
 
 _PARTS = ("train", "val", "test")
+_VAL_NAMES = ("val", "validation", "valid")  # of a folder, whatever it is called here
 # What people call parts of a data set that are divided beforehand.
 _PART_NAMES = {*_PARTS, "dev", "eval", "holdout", "testing", "training", "valid", "validation"}
 
@@ -145,7 +146,13 @@ def _divided(files: Files, fraction: float, root: Path) -> dict[str, Files]:
 
 def _parts(root: Path, only: str | None) -> dict[str, Path]:
     """The folders of the parts by their names; none where the images are not divided."""
-    there = {part: root / part for part in _PARTS if os.path.isdir(root / part)}
+    names = {"train": ["train"], "val": _VAL_NAMES, "test": ["test"]}
+    there = {
+        part: root / name
+        for part in _PARTS
+        for name in reversed(names[part])  # the first one counts
+        if os.path.isdir(root / name)
+    }
     if "test" not in there and "val" in there and only != "val":
         there["test"] = there.pop("val")
     if only in there and _holds_folders(there[only]):

@@ -66,7 +66,6 @@ def description(model: Model) -> dict[str, Any]:
     config = model.config.to_dict()
     config["dataset"] |= {"data_dir": "", "name": _without_place(config["dataset"]["name"])}
     config["init_from"] = Path(config["init_from"]).name
-    config["init_from"] = Path(config["init_from"]).name
     record = model.record
     if data := record.data:
         data = dataclasses.replace(data, name=_without_place(data.name), place=None)

@@ -67,7 +67,7 @@ def fit(
             value = _resized(there[name], weights.grid, grid)
             outcome = f"interpolated from {_by(weights.grid)} to {_by(grid)} tokens"
         elif name.startswith("patch_embed/") and there[name].shape[-1] == start.shape[-1]:
-            value, outcome = start, "new: other patches"
+            value, outcome = start, "new: other patches or channels"
         else:
             value, outcome = _first_of_each(weights, model, name, there[name], start)
         params[name] = value.astype(start.dtype)
@@ -89,16 +89,22 @@ def _first_of_each(
         if there == here:
             continue
         if axis == 0 and name.startswith("blocks/"):
-            parts.append(f"{min(there, here)} of {here} blocks")
+            parts.append(_part(there, here, "blocks"))
         elif "/attention/" in name and (there, here) == units:
-            parts.append(f"{min(there, here)} of {here} units")
+            parts.append(_part(there, here, "units"))
         else:
             raise UserError(_refusal(weights, model, name, value, start))
     if value.ndim != start.ndim:
         raise UserError(_refusal(weights, model, name, value, start))
     result = start.copy()
     result[tuple(corner)] = value[tuple(corner)]
-    return result, f"taken: {', '.join(parts)}"
+    return result, f"taken: {'; '.join(parts)}"
+
+
+def _part(there: int, here: int, what: str) -> str:
+    if there > here:
+        return f"the first {here} of {there} {what}, {there - here} left"
+    return f"{there} {what}, {here - there} new"
 
 
 def _refusal(

@@ -59,8 +59,8 @@ def test_some_of_each_class_are_held_out_and_few_change_sides(tmp_path):
 
 
 def test_folders_that_seem_to_be_parts_are_no_classes(tmp_path):
-    touch(tmp_path, "training/a/x.png", "validation/a/x.png")
-    refused(tmp_path, "training seems to be a part", "train/CLASS")
+    touch(tmp_path, "training/a/x.png", "holdout/a/x.png")
+    refused(tmp_path, "holdout seems to be a part", "train/CLASS")
     touch(tmp_path / "train", "a/x.png", "a/y.png")
     refused(tmp_path, "test/CLASS", f"folder:{tmp_path}/train")
     assert len(listed(tmp_path / "train")[0]["test"]) == 1
@@ -72,6 +72,16 @@ def test_folders_that_seem_to_be_parts_are_no_classes(tmp_path):
     refused(tmp_path / "named.csv", "train/loop lies beside the class folders", part="train")
     touch(tmp_path / "lone", "a/x.png", "b/x.png")
     refused(tmp_path / "lone", "no class of two images")
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid"])
+def test_a_validation_split_has_any_of_its_names(tmp_path, name):
+    touch(tmp_path, "train/a/x.png", f"{name}/a/y.png")
+    assert listed(tmp_path)[0]["test"] == [(f"{name}/a/y.png", "a")]
+    touch(tmp_path, "test/a/z.png")
+    parts, _ = listed(tmp_path)
+    assert (parts["val"], parts["test"]) == ([(f"{name}/a/y.png", "a")], [("test/a/z.png", "a")])
+    assert listed(tmp_path, "val")[0] == {"val": parts["val"]}
 
 
 CSV = "path,label,split\nA/1.png, one ,train\nB/x.png,two,test\nB/y.png,two,train\n"

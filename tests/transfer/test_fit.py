@@ -80,11 +80,14 @@ def test_blocks_and_memory_units_are_taken_from_the_first_on():
     np.testing.assert_array_equal(keys[:2, :, :4], old)
     np.testing.assert_array_equal(keys[2], own[2])
     np.testing.assert_array_equal(keys[:, :, 4:], own[:, :, 4:])
-    assert outcomes["blocks/attention/key_memory"] == "taken: 2 of 3 blocks, 4 of 6 units"
-    assert outcomes["blocks/mlp/out/kernel"] == "taken: 2 of 3 blocks"
+    assert outcomes["blocks/attention/key_memory"] == "taken: 2 blocks, 1 new; 4 units, 2 new"
+    assert outcomes["blocks/mlp/out/kernel"] == "taken: 2 blocks, 1 new"
     back, _, outcomes = fitted(weights(depth=3, memory_size=6))
     assert np.shape(back["blocks"]["attention"]["key_memory"]) == old.shape
-    assert outcomes["blocks/attention/key_memory"] == "taken: 2 of 2 blocks, 4 of 4 units"
+    assert (
+        outcomes["blocks/attention/key_memory"]
+        == "taken: the first 2 of 3 blocks, 1 left; the first 4 of 6 units, 2 left"
+    )
 
 
 def test_embeddings_of_places_follow_the_grid_and_keep_what_is_linear_in_it():
@@ -111,7 +114,7 @@ def test_what_only_one_side_has_is_said():
     params, initial, outcomes = fitted(weights(local_mixing=True), final_norm=True, patch_size=2)
     assert outcomes["blocks/local_mixing/kernel"] == "left"
     assert outcomes["final_norm/scale"] == "new: the weights have none"
-    assert outcomes["patch_embed/projection/kernel"] == "new: other patches"
+    assert outcomes["patch_embed/projection/kernel"] == "new: other patches or channels"
     assert equal(params["final_norm"], initial["final_norm"])
 
 
