@@ -33,9 +33,14 @@ def steps(workdir):
     return [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")]
 
 
-def test_two_processes_train_as_one_process_with_two_devices(one_device_each, trained, tmp_path):
+@pytest.mark.parametrize("streaming", [False, True], ids=["in memory", "streamed"])
+def test_two_processes_train_as_one_process_with_two_devices(
+    one_device_each, trained, tmp_path, streaming
+):
     workdir = tmp_path / "run"
-    assert launch.outcome(started(workdir)) == 0, said(workdir)
+    processes = started(workdir, f"--config.dataset.streaming={streaming}")
+    assert launch.outcome(processes) == 0, said(workdir)
+    assert ("are streamed" in said(workdir)) == streaming
     assert digests(workdir) == digests(trained)
     for name in ("predictions_test.csv", "classes_test.csv"):
         assert (workdir / name).read_bytes() == (trained / name).read_bytes()
