@@ -23,7 +23,7 @@ NAMED = {
         "seeds": 10,
     },
     "eanet_cifar100_fast": {
-        "memory_size": 21, "heads": 15, "norm": 12, "attention": 12, "elements": 36,
+        "memory_size": 21, "heads": 15, "norm": 12, "attention": 12, "elements": 39,
     },
     "eanet_digits": {"memory_size": 6},
 }  # fmt: skip
@@ -248,7 +248,8 @@ def test_the_named_sweeps_are_what_they_say(name):
     for each, count in NAMED[name].items():
         planned = plan_lib.plan(each, loaded, config)
         assert len(planned.runs) == count
-        assert bool(planned.warnings) == (each == "heads")  # more of them, each less wide
+        # More heads are less wide, and another optimizer has a rate of its own.
+        assert bool(planned.warnings) == (each in ("heads", "elements"))
     for each in [n for n in vars(loaded) if n.startswith("search_")]:
         assert plan_lib.search_space(each, loaded, config)
 
