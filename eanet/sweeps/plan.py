@@ -34,7 +34,7 @@ class SweepPlan(NamedTuple):
 
     title: str  # short, for the name of a directory
     keys: tuple[str, ...]  # all that some run overrides
-    runs: tuple[PlannedRun, ...]  # no two with the same config
+    runs: tuple[PlannedRun, ...]  # no two with the same config; seed by seed
     warnings: tuple[str, ...]  # a line each
 
 
@@ -76,6 +76,9 @@ def plan(definition: str, module: ModuleType, base: ConfigDict) -> SweepPlan:
         else run._replace(name=f"{run.name[:_MAX_NAME]},{run.digest}")
         for run in distinct.values()
     )
+    # Seed by seed, so that what is done at any time compares all settings.
+    seeds = list(dict.fromkeys(run.config.seed for run in runs))
+    runs = tuple(sorted(runs, key=lambda run: seeds.index(run.config.seed)))
     return SweepPlan(title, keys, runs, (*warnings, *_confounded(runs, keys)))
 
 
