@@ -19,7 +19,7 @@ from eanet.checkpoints import storage
 from eanet.checkpoints.manager import Checkpoints
 from eanet.cluster import alike
 from eanet.cluster.members import ALONE, Members
-from eanet.display.class_counts import counts_line, missing_line
+from eanet.display.class_counts import counts_line, missing_lines
 from eanet.display.console import Console
 from eanet.display.plot_style import DEFAULT_KINDS
 from eanet.environment import device, versions
@@ -280,9 +280,8 @@ def describe(run: Run, console: Console) -> None:
     )
     names, weights = dataset.class_names, dataset.class_weights
     console.note(f"classes  {counts_line(names, dataset.train.labels, weights)}")
-    for split, what in (("train", "training"), ("test", "test")):
-        if missing := missing_line(names, getattr(dataset, split).labels, what):
-            console.warn(missing)
+    for missing in missing_lines(dataset, run.config.dataset.val_split):
+        console.warn(missing)
     if dataset.skipped:
         console.warn(
             f"left out, as it cannot be read: {dataset.skipped:,} of the files of {dataset.name}"

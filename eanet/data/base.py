@@ -114,6 +114,7 @@ class Source:
     read: Callable[[], Decoded]  # decodes everything; seconds to minutes
     place: str | None = None  # absolute path of what is read; None where that is always the same
     storage: Storage | None = None  # None where it can only be read as a whole
+    notes: tuple[str, ...] = ()  # what a person should know at every start
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def folder_source(path: str, wanted: Wanted) -> Source:
             lambda: looked_at()[:2],
             skips_bad=wanted.skip_bad,
         ),
+        listing.ignored.notes(),
     )
 
 
@@ -108,10 +109,6 @@ def _look_at(
     largest, header = max(headers.items(), key=lambda item: item[1].height * item[1].width)
     check_memory(1, (header.height, header.width, channels), largest)
     notes: tuple[str, ...] = ()
-    if listing.ignored:
-        names = ", ".join(name for name, _ in listing.ignored.most_common(_FEW))
-        count = f"{listing.ignored.total():,}"
-        notes = (f"ignored {count} hidden files or files of the system, such as {names}",)
     deep = [path for path, header in headers.items() if header.deep]
     bits = wanted.bits if deep else None
     if deep and bits is None:

@@ -1,8 +1,8 @@
 """Image files as uint8 pixels: whatever Pillow decodes by itself.
 
-Palettes, CMYK and YCbCr are converted; transparent pixels are laid over white; the EXIF orientation
-is applied. Animations, values of more than 16 bits, and images so large that Pillow suspects a
-decompression bomb are refused.
+Palettes, CMYK, YCbCr and Lab are converted; transparent pixels are laid over white; the EXIF
+orientation is applied. Animations, values of more than 16 bits or with a fraction, and images so
+large that Pillow suspects a decompression bomb are refused.
 
 Of 16-bit files Pillow keeps the high bytes, which are zero where a camera of 12 bits or a mask has
 written its values as they are. Here the values are shifted by as many bits as those of all images
@@ -30,8 +30,8 @@ from eanet.errors import UserError
 _COMMON_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # Pillow only recognises these, or starts another program for them.
 _NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-_GREYSCALE_MODES = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B")
-_COLOUR_MODES = ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+_GREYSCALE_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B")
+_COLOUR_MODES = ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "HSV", "LAB")
 _ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
 # Layouts of 16-bit values that Pillow can unpack in either order of the bytes, or as four bytes.
@@ -81,6 +81,7 @@ def read_header(path: Path) -> Header:
         _check_kind(image, path)
         # Not `image.getexif()`, which would decode a PNG to look behind its pixels.
         turned = Image.Image.getexif(image).get(_ORIENTATION) in _TURNED
+        turned &= image.format != "TIFF"  # has its size as it is shown
         mode, (width, height) = image.mode, image.size
         deep = _is_deep(image)
     if turned:
@@ -190,12 +191,26 @@ def _converted(opened: Any, path: Path, channels: int, bits: int) -> Any:
         image = Image.fromarray(colours)
         if orientation := opened.getexif().get(_ORIENTATION):
             image.getexif()[_ORIENTATION] = orientation
+    if image.mode == "LAB":
+        image = _from_lab(image)
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def _from_lab(image: Any) -> Any:
+    """The image in sRGB; only the colour management of Pillow knows L*a*b*."""
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    image.load()
+    converted = ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
+    if orientation := image.getexif().get(_ORIENTATION):
+        converted.getexif()[_ORIENTATION] = orientation
+    return converted
 
 
 def _check_kind(image: Any, path: Path) -> None:

@@ -6,21 +6,22 @@
   split, by a fixed draw over the paths, so that all seeds of a config are tested on the same images
   and more images move few of the others.
 
-Folders below a class belong to it. What is hidden, or left by a desktop or an archiver, is ignored
-and counted. Classes are in their natural order, 9 before 10; one name in two Unicode forms is one
-class. The order of the examples is a hash of their paths: fixed, and any tail is a fair sample.
+Folders below a class belong to it. What is hidden, or left by a desktop or an archiver, texts and
+empty folders are ignored and counted, and folders beside those of the parts are named. Classes are
+in their natural order, 9 before 10; one name in two Unicode forms is one class. The order of the
+examples is a hash of their paths: fixed, and any tail is a fair sample.
 """
 
 import hashlib
 import os
 import unicodedata
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eanet.data import table
 from eanet.data.base import Wanted, fingerprint
-from eanet.data.file_names import is_ignored, natural
+from eanet.data.file_names import is_ignored, is_text, natural
 from eanet.data.splits import held_out_count
 from eanet.errors import UserError
 
@@ -29,8 +30,32 @@ _VAL_NAMES = ("val", "validation", "valid")  # of a folder, whatever it is calle
 # What people call parts of a data set that are divided beforehand.
 _PART_NAMES = {*_PARTS, "dev", "eval", "holdout", "testing", "training", "valid", "validation"}
 
+_FEW = 3  # names in a note
+
 # Files of a part, with the class of each.
 Files = list[tuple[Path, str]]
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """What lies in a folder and is no one's example: counts by name."""
+
+    hidden: Counter[str] = field(default_factory=Counter)  # or left by a desktop or an archiver
+    others: Counter[str] = field(default_factory=Counter)  # texts, and folders without images
+    beside: Counter[str] = field(default_factory=Counter)  # the folders of the parts
+
+    def notes(self) -> tuple[str, ...]:
+        """A line for each kind that there is."""
+        kinds = {
+            "ignored {} hidden files or files of the system, such as {}": self.hidden,
+            "ignored {} texts or empty folders, such as {}": self.others,
+            "not read, {} beside the folders of train and test: {}": self.beside,
+        }
+        return tuple(
+            note.format(f"{names.total():,}", ", ".join(n for n, _ in names.most_common(_FEW)))
+            for note, names in kinds.items()
+            if names
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +67,7 @@ class Listing:
     class_names: tuple[str, ...]
     lines: dict[Path, int]  # in which line of the table a file stands
     divided: bool  # whether it says itself which images are for the test
-    ignored: Counter[str]  # by name, files and folders that are no one's examples
+    ignored: Ignored = field(default_factory=Ignored)
 
     @property
     def root(self) -> Path:
@@ -93,14 +118,16 @@ def list_images(path: str, wanted: Wanted) -> Listing:
 
 
 def _of_folder(root: Path, only: str | None) -> Listing:
-    ignored: Counter[str] = Counter()
+    ignored = Ignored()
     folders = _parts(root, only)
     if folders:
-        _entries(root, ignored)
-        listed = {part: _classes(folder, ignored) for part, folder in folders.items()}
+        for entry in _entries(root, ignored):
+            if Path(entry.path) not in folders.values() and only is None:
+                ignored.beside[entry.name] += 1
+        listed = {part: _classes(folder, ignored, part) for part, folder in folders.items()}
     else:
         _check_undivided(root)
-        listed = {"train": _classes(root, ignored)}
+        listed = {"train": _classes(root, ignored, "train")}
     known = {name for _, name in listed.get("train") or listed[only or "train"]}
     for part, files in listed.items():
         for path, name in files:
@@ -127,7 +154,7 @@ def _of_table(place: Path, only: str | None) -> Listing:
             )
     names = tuple(sorted({row.label for row in rows}, key=natural))
     lines = {row.path: row.line for row in rows}
-    return Listing(place, parts, names, lines, divided, Counter())
+    return Listing(place, parts, names, lines, divided)
 
 
 def _divided(files: Files, fraction: float, root: Path) -> dict[str, Files]:
@@ -171,7 +198,7 @@ def _parts(root: Path, only: str | None) -> dict[str, Path]:
 
 def _check_undivided(root: Path) -> None:
     layouts = "train/CLASS/*.png and test/CLASS/… or val/CLASS/…, or CLASS/*.png alone"
-    folders = [entry for entry in _entries(root, Counter()) if _is_folder(entry)]
+    folders = [entry for entry in _entries(root, Ignored()) if _is_folder(entry)]
     if not folders:
         raise UserError(f"{root} must hold {layouts}")
     for entry in folders:
@@ -181,31 +208,43 @@ def _check_undivided(root: Path) -> None:
             )
 
 
-def _classes(folder: Path, ignored: Counter[str]) -> Files:
+def _classes(folder: Path, ignored: Ignored, part: str) -> Files:
     """The files of a folder of classes, with their classes."""
     files: Files = []
-    for entry in _entries(folder, ignored):
-        if not _is_folder(entry):
+    entries = _entries(folder, ignored)
+    folders = [entry for entry in entries if _is_folder(entry)]
+    for entry in entries:
+        if entry in folders:
+            name = unicodedata.normalize("NFC", entry.name)
+            found = _files_below(Path(entry.path), ignored)
+            if not found and part == "train":
+                raise UserError(f"{entry.path} holds no images; add some or remove it")
+            files += [(path, name) for path in found]
+        # A list of images that lie in one folder would make that a class, and the only one.
+        elif is_text(entry.name) and len(folders) > 1 and not entry.name.endswith(table.ENDINGS):
+            ignored.others[entry.name] += 1
+        else:
             hint = f", or name folder:{entry.path}" if entry.name.endswith(table.ENDINGS) else ""
             raise UserError(f"{entry.path} lies beside the class folders; move it away{hint}")
-        name = unicodedata.normalize("NFC", entry.name)
-        files += [(path, name) for path in _files_below(Path(entry.path), ignored)]
     if not files:
         raise UserError(f"{folder} holds no class folders with images")
     return files
 
 
-def _files_below(folder: Path, ignored: Counter[str]) -> list[Path]:
+def _files_below(folder: Path, ignored: Ignored) -> list[Path]:
     """All files of a class; links to folders are refused, so that no loop of them can hold it."""
     found, pending = [], [folder]
     while pending:
         folder = pending.pop()
         entries = _entries(folder, ignored)
         if not entries:
-            raise UserError(f"{folder} holds no images; add some or remove it")
+            ignored.others[folder.name] += 1
         for entry in entries:
             if not _is_folder(entry):
-                found.append(Path(entry.path))
+                if is_text(entry.name):
+                    ignored.others[entry.name] += 1
+                else:
+                    found.append(Path(entry.path))
             elif os.path.islink(entry.path):
                 raise UserError(f"{entry.path} is a link to a folder; move it away")
             else:
@@ -213,14 +252,14 @@ def _files_below(folder: Path, ignored: Counter[str]) -> list[Path]:
     return found
 
 
-def _entries(folder: Path, ignored: Counter[str]) -> list[os.DirEntry[str]]:
+def _entries(folder: Path, ignored: Ignored) -> list[os.DirEntry[str]]:
     """What lies in a folder, by name, without what is ignored."""
     entries = []
     try:
         with os.scandir(folder) as scan:
             for entry in scan:
                 if is_ignored(entry.name):
-                    ignored[entry.name] += 1
+                    ignored.hidden[entry.name] += 1
                 else:
                     entries.append(entry)
     except OSError as error:

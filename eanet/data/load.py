@@ -68,6 +68,11 @@ class Dataset:
         """The number of classes."""
         return len(self.class_names)
 
+    @property
+    def holds_out(self) -> bool:
+        """Whether validation is a part of the source's own training split."""
+        return self.fingerprints.get("val") == self.fingerprints.get("train")
+
     def __str__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
         shape = "x".join(map(str, self.image_shape))

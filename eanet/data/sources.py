@@ -103,6 +103,8 @@ def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wa
 
 def _opened(source: Source, wanted: Wanted, cache: Path, log: Log) -> Decoded:
     """The source decoded as a whole, or with images that stay where they are, as is wanted."""
+    for note in source.notes:
+        log(f"{source.name}: {note}")
     source = _sized(source, wanted)
     never = source.storage is None or wanted.streaming is False
     if never or (wanted.streaming is None and surveyed_bytes(source, cache) <= budget()):

@@ -1,8 +1,12 @@
 """How many images each class has, in a line or two."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from eanet.data.load import Dataset
 
 _FEW = 10  # classes that are all named
 _MISSING = 5  # names of classes without images
@@ -28,8 +32,18 @@ def counts_line(
     return said
 
 
-def missing_line(class_names: Sequence[str], labels: np.ndarray, split: str) -> str | None:
-    """Which classes have no image in a split; None where all have."""
+def missing_lines(dataset: "Dataset", val_split: str) -> Iterator[str]:
+    """Which classes have no image in a split that has some, of a config's `dataset.val_split`."""
+    splits = {"training": dataset.train, "validation": dataset.val, "test": dataset.test}
+    for what, split in splits.items():
+        line = _missing_line(dataset.class_names, split.labels, what) if len(split) else None
+        if line and split is dataset.val and val_split == "last" and dataset.holds_out:
+            line += "; dataset.val_split=random takes some of each class"
+        if line:
+            yield line
+
+
+def _missing_line(class_names: Sequence[str], labels: np.ndarray, split: str) -> str | None:
     missing = np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)
     if not len(missing):
         return None

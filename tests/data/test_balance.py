@@ -3,9 +3,10 @@
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from eanet.data.load import load_dataset
+from eanet.data.base import Split
+from eanet.data.load import Dataset, load_dataset
 from eanet.data.splits import balanced_weights
-from eanet.display.class_counts import counts_line, missing_line
+from eanet.display.class_counts import counts_line, missing_lines
 from tests.helpers.data_fixtures import write_folder
 
 LABELS = np.repeat([0, 1, 3], [8, 1, 3])
@@ -43,9 +44,32 @@ def test_few_classes_are_all_named_and_many_by_their_extremes():
     assert told == "smallest 1,000 (0), median 1,009.5, largest 1,019 (19)"
 
 
+def missing(names, *labels, val_split="random", held_out=True):
+    """What is said of the labels of train, val and test."""
+    none = np.ones(3, np.float32)
+    splits = [Split(np.zeros((len(each), 1, 1, 3), np.uint8), np.array(each)) for each in labels]
+    prints = {"train": "one", "val": "one" if held_out else "two", "test": "three"}
+    return list(missing_lines(Dataset("x", *splits, names, none, none, prints), val_split))
+
+
 def test_classes_without_images_are_one_line():
-    assert missing_line(("a", "b", "c", "d"), LABELS, "test") == "1 class has no test images: c"
-    assert missing_line(("a", "b"), LABELS[:9], "test") is None
-    names = tuple(map(str, range(9)))
-    told = missing_line(names, LABELS, "training")
-    assert told == "6 classes have no training images: 2, 4, 5, 6, 7 and 1 more"
+    names = ("a", "b", "c", "d")
+    assert missing(names, range(4), range(4), LABELS) == ["1 class has no test images: c"]
+    assert missing(names[:2], [0, 1], [], LABELS[:9]) == []
+    assert missing(names[:2], [0], [1], [1, 0]) == [
+        "1 class has no training images: b",
+        "1 class has no validation images: a",
+    ]
+    many = tuple(map(str, range(9)))
+    assert missing(many, LABELS, [], range(9)) == [
+        "6 classes have no training images: 2, 4, 5, 6, 7 and 1 more"
+    ]
+
+
+def test_where_a_draw_by_class_would_help_it_is_named():
+    (told,) = missing(("a", "b"), [0, 1], [0], [0, 1], val_split="last")
+    assert told == (
+        "1 class has no validation images: b; dataset.val_split=random takes some of each class"
+    )
+    for facts in ({"val_split": "random"}, {"val_split": "last", "held_out": False}):
+        assert missing(("a", "b"), [0, 1], [0], [0, 1], **facts) == [told.partition(";")[0]]

@@ -124,7 +124,7 @@ def test_what_desktops_and_archivers_leave_is_ignored_and_counted(tmp_path):
         (tmp_path / folder / "x.png").write_text("of the system")
     decoded = read(tmp_path)
     assert decoded.class_names == ("a",) and len(decoded.splits["train"]) == 2
-    (note,) = decoded.notes
+    (note,) = folder_source(str(tmp_path), Wanted()).notes
     assert note.startswith("ignored 11 hidden files or files of the system, such as ")
 
 
@@ -173,7 +173,6 @@ def _symlink_to_itself(path):
         lambda path: path.write_bytes(path.with_name("0.png").read_bytes()[:-30]),
         lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n"),
         lambda path: os.mkfifo(path),
-        lambda path: path.mkdir(),
         lambda path: path.symlink_to(path.parent),
         lambda path: path.symlink_to("nowhere.png"),
         _symlink_to_itself,
@@ -224,9 +223,9 @@ def test_layouts_that_are_refused(tmp_path):
     (tmp_path / "train" / "c").mkdir()
     refused(tmp_path, tmp_path / "train" / "c", "no images")
     (tmp_path / "train" / "c" / "notes.txt").write_text("hello")
-    refused(tmp_path, "notes.txt")
-    (tmp_path / "train" / "c" / "notes.txt").rename(tmp_path / "train" / "a.txt")
-    refused(tmp_path, "a.txt", "beside the class folders")
+    refused(tmp_path, tmp_path / "train" / "c", "no images")
+    (tmp_path / "train" / "a.png").write_text("stray")
+    refused(tmp_path, "a.png", "beside the class folders")
 
 
 def test_more_than_memory_is_refused_before_decoding(tmp_path, monkeypatch):

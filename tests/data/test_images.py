@@ -89,12 +89,29 @@ def test_cmyk(tmp_path):
     assert np.abs(pixels - [255, 0, 0]).max() < 10
 
 
+def test_lab_is_taken_to_srgb(tmp_path):
+    # sRGB's red is L* 54.3, a* 80.8, b* 69.9 under D50; white is 100, 0, 0.
+    image = Image.new("LAB", (5, 6), (138, 128 + 81, 128 + 70))
+    image.putpixel((0, 0), (255, 128, 128))
+    pixels = written(tmp_path, image, "x.tif", tiffinfo={0x0112: 6}).astype(int)
+    assert pixels.shape == (5, 6, 3)
+    assert np.abs(pixels[0, 5] - 255).max() < 4 and np.abs(pixels[1:] - [255, 0, 0]).max() < 6
+
+
+def test_values_with_a_fraction_are_refused_as_nobody_says_what_is_white(tmp_path):
+    Image.new("F", (5, 6)).save(tmp_path / "x.tif")
+    with pytest.raises(UserError, match=r"x\.tif has pixels of kind 'F'; save it as 8-bit"):
+        single(tmp_path / "x.tif", 3, 16, (6, 5))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.webp"])
 @pytest.mark.parametrize("deep", [False, True])
-def test_exif_orientation(tmp_path, deep):
+def test_exif_orientation(tmp_path, deep, name):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter clockwise for display
-    values = GREY.astype(np.uint16) << 8 if deep else GREY
-    pixels = written(tmp_path, Image.fromarray(np.rot90(values)), exif=exif)
+    options = {"lossless": True} if name == "x.webp" else {}
+    values = GREY.astype(np.uint16) << 8 if deep and name != "x.webp" else GREY
+    pixels = written(tmp_path, Image.fromarray(np.rot90(values)), name, exif=exif, **options)
     np.testing.assert_array_equal(pixels[..., 0], GREY)
 
 

@@ -42,6 +42,43 @@ def test_folders_below_a_class_belong_to_it_and_numbers_count_as_such(tmp_path):
     refused(tmp_path, "train/10/left/round is a link to a folder")
 
 
+def test_texts_and_empty_folders_are_no_examples(tmp_path):
+    layout = ("train/a/x.png", "train/b/x.png", "test/a/x.png", "test/a/notes.TXT", "test/b/README")
+    touch(tmp_path, *layout, "train/License.md", "test/labels.xml")
+    (tmp_path / "train" / "a" / "left").mkdir()
+    listing = list_images(str(tmp_path), Wanted())
+    assert {part: len(files) for part, files in listing.parts.items()} == {"train": 2, "test": 1}
+    (note,) = listing.ignored.notes()
+    assert note.startswith("ignored 5 texts or empty folders, such as ")
+    touch(tmp_path, "train/b/x.heic", "train/b/y")  # these may be images: reading them will tell
+    assert len(list_images(str(tmp_path), Wanted()).parts["train"]) == 4
+    touch(tmp_path, "train/stray.png")
+    refused(tmp_path, "train/stray.png lies beside the class folders; move it away")
+
+
+@pytest.mark.parametrize("text", ["labels.txt", "labels.csv", "labels.jsonl"])
+def test_one_folder_beside_a_list_is_no_class(tmp_path, text):
+    touch(tmp_path, "images/x.png", "images/y.png", text)
+    refused(tmp_path, f"{text} lies beside the class folders")
+    touch(tmp_path, "more/x.png", "more/y.png")
+    if text == "labels.txt":
+        assert listed(tmp_path)[1] == ("images", "more")
+    else:
+        refused(tmp_path, f"or name folder:{tmp_path / text}")
+
+
+def test_folders_beside_those_of_the_parts_are_named(tmp_path):
+    touch(tmp_path, "train/a/x.png", "val/a/x.png", "test/a/x.png", "validation/a/x.png")
+    touch(tmp_path, "unlabelled/x.png", "README.md", ".git/x")
+    notes = list_images(str(tmp_path), Wanted()).ignored.notes()
+    assert notes[0].startswith("ignored 1 hidden")
+    assert notes[1].startswith("not read, 3 beside the folders of train and test: ")
+    for name in ("validation", "unlabelled", "README.md"):
+        assert name in notes[1]
+    # What is evaluated alone says nothing of the others.
+    assert len(list_images(str(tmp_path), Wanted("test")).ignored.notes()) == 1
+
+
 def test_some_of_each_class_are_held_out_and_few_change_sides(tmp_path):
     names = [f"{name}/{number}.png" for name, n in (("a", 50), ("b", 10), ("c", 2), ("d", 1))
              for number in range(n)]  # fmt: skip
