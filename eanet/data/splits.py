@@ -38,13 +38,36 @@ def split_validation(train: Split, fraction: float, how: str, seed: int) -> tupl
 def split_test(train: Split, fraction: float) -> tuple[Split, Split]:
     """Divides a source that has no test split: some of each class, see `held_out_count`.
 
-    The draw is a fixed one, so that all seeds of a config are tested on the same images.
+    The draw is a fixed one, so that all seeds of a config are tested on the same images. Both parts
+    keep their order. Images in an array are moved within it, and the parts are views of it: it may
+    be so large that memory holds no copy.
     """
     order = np.random.default_rng(0).permutation(len(train))
     chosen = np.zeros(len(train), bool)
     for label, size in enumerate(np.bincount(train.labels)):
         chosen[order[train.labels[order] == label][: held_out_count(size, fraction)]] = True
-    return train[~chosen], train[chosen]
+    if not isinstance(train.images, np.ndarray):
+        return train[~chosen], train[chosen]
+    _rearrange(train.images, np.argsort(chosen, kind="stable"))
+    kept = int((~chosen).sum())
+    return (
+        Split(train.images[:kept], train.labels[~chosen]),
+        Split(train.images[kept:], train.labels[chosen]),
+    )
+
+
+def _rearrange(images: np.ndarray, order: np.ndarray) -> None:
+    """Makes of an array `images[order]`, in its place: along each cycle, with one image aside."""
+    moved = np.zeros(len(order), bool)
+    for start in range(len(order)):
+        if moved[start] or order[start] == start:
+            continue
+        aside, place = images[start].copy(), start
+        while (source := int(order[place])) != start:
+            images[place] = images[source]
+            moved[place], place = True, source
+        images[place] = aside
+        moved[place] = True
 
 
 def held_out_count(size: int, fraction: float) -> int:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from eanet.data.base import Decoded, Source, Split
 from eanet.data.load import load_dataset, load_part
 from eanet.data.sources import SOURCES
-from eanet.data.splits import channel_statistics, split_validation, stratified_choice
+from eanet.data.splits import (
+    channel_statistics,
+    split_test,
+    split_validation,
+    stratified_choice,
+)
 from eanet.errors import UserError
 from tests.helpers.data_fixtures import random_images, write_folder, write_prepared
 
@@ -209,3 +214,24 @@ def test_a_source_of_ones_own_is_an_entry_of_the_table(monkeypatch, tmp_path):
         load_dataset("no name", log=quiet)
     with pytest.raises(UserError, match="did you mean 'bands'"):
         load_dataset("band", data_dir=tmp_path, log=quiet)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=40).filter(lambda labels: len(labels) > 1),
+    st.floats(0.01, 0.99),
+)
+@settings(max_examples=50)
+def test_what_is_held_out_to_test_on_is_not_copied(labels, fraction):
+    """An array is rearranged in its place; both parts keep the order that they have there."""
+    labels = np.array(labels, np.int32)
+    images = np.arange(len(labels) * 6, dtype=np.uint8).reshape(-1, 1, 2, 3)
+    whole = images.copy()
+    train, test = split_test(Split(images, labels), fraction)
+    assert np.shares_memory(train.images, images) or not len(train)
+    assert np.shares_memory(test.images, images) or not len(test)
+    first = {image.tobytes(): place for place, image in enumerate(whole)}
+    places = [[first[image.tobytes()] for image in part.images] for part in (train, test)]
+    assert all(each == sorted(each) for each in places)
+    assert sorted(places[0] + places[1]) == list(range(len(labels)))
+    for part, chosen in zip((train, test), places, strict=True):
+        np.testing.assert_array_equal(part.labels, labels[chosen])
