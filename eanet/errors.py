@@ -2,6 +2,8 @@
 
 # The exit code of a process that ends because another one of its training has.
 PEER_ENDED = 4
+# That of the tool `prepare` where nothing but TensorFlow is missing, which one can then install.
+NEEDS_TENSORFLOW = 5
 
 _LONGEST = 1000
 
@@ -28,6 +30,10 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(as_line(message))
+
+
+class NeedsTensorFlow(UserError):
+    """A data set is not prepared, and what would prepare it is not installed."""
 
 
 class TrainingDiverged(Exception):

@@ -73,6 +73,7 @@ class Decoded:
     bits: int | None = None  # of the values of its 16-bit images, see `eanet.data.images`
     skipped: int = 0  # files that could not be read and were left out
     notes: tuple[str, ...] = ()  # what a person should know of how it was read
+    tested_on: str = "test"  # what the source calls its split that is `test`
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,15 @@ class Recipe:
     bits: int | None = None  # of the values of 16-bit images, see `eanet.data.images`
     resize: str | None = None  # of images of another size; None where there are none
     largest: tuple[int, int] = (0, 0)  # height and width of the largest image as it is stored
+    larger: bool = False  # whether there may be larger ones, of which one is decoded at a time
 
     def __post_init__(self) -> None:
         for name in ("image_shape", "class_names", "largest"):  # of which JSON makes lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def memory(self, budget: int) -> int:
+        """Of so many bytes, those for images that are decoded at once; the rest is for a larger."""
+        return budget // 2 if self.larger else budget
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Source:
     place: str | None = None  # absolute path of what is read; None where that is always the same
     storage: Storage | None = None  # None where it can only be read as a whole
     notes: tuple[str, ...] = ()  # what a person should know at every start
+    tested_on: str = "test"  # what it calls its split that is `test`
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class Dataset:
     skipped: int = 0  # files of the source that could not be read
     class_weights: np.ndarray | None = None  # `float32[classes]`, of the loss; None: all are 1
     crops: Crops | None = None  # what training sees of `train`; None: the images as they are
+    tested_on: str = "test"  # what the source calls its split that is `test`
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -100,10 +101,10 @@ def load_dataset(
 ) -> Dataset:
     """Loads a dataset, memory-mapped from the cache where it was decoded before.
 
-    The test split is the source's own, or its validation split where it has no other; without
-    either, `test_fraction` of each class. The validation split is the source's own where it
-    also has a test split; otherwise it is split from train by `val_fraction`, `val_split` and
-    `seed`, see `eanet.data.splits.split_validation`.
+    The test split is the source's own, or its validation split where it has no other, or none with
+    labels; without either, `test_fraction` of each class. The validation split is the source's own
+    where it also has such a test split; otherwise it is split from train by `val_fraction`,
+    `val_split` and `seed`, see `eanet.data.splits.split_validation`.
 
     All images get a height and width by `image_size` and `resize`, see `eanet.data.resize`; None
     where all have one size. Files of a folder that cannot be read are refused, or with `"skip"` as
@@ -163,6 +164,7 @@ def load_dataset(
         if class_weights == "balanced"
         else None,
         Crops(train.images, decode_crop, seed) if decode_crop else None,
+        decoded.tested_on,
     )
 
 

@@ -109,8 +109,8 @@ def _record(recipe: Recipe, reference: Reference, crop: Crop | None) -> Example:
     name = f"{path} (record at {place})"
     try:
         record = record_files.record(recipe.form, Path(path), place)
-        image, label = tfds_files.example(record, recipe, name)
-        return *_views(image, recipe, crop), label
+        with tfds_files.example(record, recipe, name) as (image, label):
+            return *_views(image, recipe, crop), label
     except UserError:
         raise
     except Exception as error:  # damaged files make the readers raise almost anything

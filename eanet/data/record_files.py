@@ -1,6 +1,7 @@
 """Files of records, in the two forms that TFDS writes: one after the other, or any one of them."""
 
 import functools
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,17 @@ class References(Sequence[Reference]):
 def records(form: str, path: Path) -> Iterator[bytes]:
     """All records of a file. Their checksums are skipped; encoded images are for the caller."""
     return _READERS[form](path)
+
+
+def first_records(form: str, path: Path, count: int) -> list[bytes]:
+    """The first records of a file, as many of `count` as there are, without those that follow."""
+    if form == "tfrecord":
+        return list(itertools.islice(_tfrecords(path), count))
+    reader = _reader(path, _AT_RANDOM)
+    try:
+        return reader.read(0, min(count, reader.num_records())) if reader.num_records() else []
+    finally:
+        reader.close()
 
 
 def record(form: str, path: Path, place: int) -> bytes:

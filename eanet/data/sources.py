@@ -22,13 +22,13 @@ from eanet.data.base import (
     TooLarge,
     Wanted,
     budget,
-    empty_images,
+    check_memory,
 )
 from eanet.data.cache import cached, default_cache_dir
 from eanet.data.digits import digits_source
 from eanet.data.folder import folder_source
 from eanet.data.survey import streamed, surveyed_bytes
-from eanet.errors import UserError
+from eanet.errors import NeedsTensorFlow, UserError
 
 # By the name of a dataset: of what is wanted, see `Wanted`. Where the name ends in a colon, an
 # argument follows it, which comes first. All other names are those of TFDS.
@@ -69,6 +69,39 @@ def refuse_unread(data_dir: str, name: str) -> None:
 
 def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wanted) -> Decoded:
     """From a prepared directory, else CIFAR's own archive, else prepared by TensorFlow."""
+    request, root = _request(name), tfds.tfds_dir(data_dir)
+    source, failed = tfds.prepared_source(request, root, wanted), ""
+    if source is None and str(request) in cifar.ARCHIVES:
+        try:
+            archive = cifar.cifar_source(request.name, root, cache, log)
+            return _opened(archive, wanted, cache, log)
+        except cifar.DownloadFailed as error:
+            log(str(error))
+            failed = f"{error}; "
+    source = source or _prepare(request, root, data_dir, log, wanted, failed)
+    return _opened(source, wanted, cache, log)
+
+
+def prepare(name: str, data_dir: MaybePath, log: Log, wanted: Wanted) -> Source | None:
+    """What TFDS has prepared under this name, or prepares now; undecoded.
+
+    None for a source of another kind, and for CIFAR where its own archive is read.
+
+    Raises:
+        NeedsTensorFlow: that alone could prepare it, and is not installed.
+        UserError: it cannot be had.
+    """
+    kind, colon, _ = name.partition(":")
+    if kind + colon in SOURCES:
+        return None
+    request, root = _request(name), tfds.tfds_dir(data_dir)
+    source = tfds.prepared_source(request, root, wanted)
+    if source or str(request) in cifar.ARCHIVES:
+        return source
+    return _prepare(request, root, data_dir, log, wanted)
+
+
+def _request(name: str) -> tfds.Request:
     request = tfds.Request.parse(name)
     if request is None:
         names = ", ".join(f"{known}…" if known[-1] == ":" else known for known in SOURCES)
@@ -76,28 +109,31 @@ def _load_tfds(name: str, data_dir: MaybePath, cache: Path, log: Log, wanted: Wa
             f"dataset.name={name!r} is no dataset: write {names} or a TFDS name such as "
             "cifar100, name/config or name:1.2.3"
         )
-    root = tfds.tfds_dir(data_dir)
-    if source := tfds.prepared_source(request, root, wanted):
-        return _opened(source, wanted, cache, log)
-    reasons = [f"{request} is not prepared in {root}"]
-    if str(request) in cifar.ARCHIVES:
-        try:
-            archive = cifar.cifar_source(request.name, root, cache, log)
-            return _opened(archive, wanted, cache, log)
-        except cifar.DownloadFailed as error:
-            log(str(error))
-            reasons.append(str(error))
-    else:
+    return request
+
+
+def _prepare(
+    request: tfds.Request,
+    root: Path,
+    data_dir: MaybePath,
+    log: Log,
+    wanted: Wanted,
+    failed: str = "",
+) -> Source:
+    """Has TensorFlow prepare a data set; `failed` says what was tried before, if anything."""
+    if str(request) not in cifar.ARCHIVES:
         tfds.check_known(request, root, SOURCES)
     failure = tfds.prepare(request, root, log)
     if failure is None and (source := tfds.prepared_source(request, root, wanted)):
-        return _opened(source, wanted, cache, log)
-    reasons.append(failure or "TensorFlow prepared something else")
+        return source
+    failure = failure or "TensorFlow prepared something else"
     where = f" DATA_DIR={shlex.quote(os.fspath(data_dir))}" if data_dir else ""
-    raise UserError(
-        f"{'; '.join(reasons)}. Ways out: `make prepare DATASET={request}{where}` once, which "
-        "installs TensorFlow for it (requirements-prepare.txt); or dataset.data_dir=DIR that holds "
-        "it prepared; or the embedded set, --config=configs/eanet_digits.py"
+    refusal = UserError if tfds.has_tensorflow() else NeedsTensorFlow
+    raise refusal(
+        f"{request} is not prepared in {root}; {failed}{failure}. Ways out: `make prepare "
+        f"DATASET={request}{where}` once, which installs TensorFlow for it "
+        "(requirements-prepare.txt); or dataset.data_dir=DIR that holds it prepared; or the "
+        "embedded set, --config=configs/eanet_digits.py"
     )
 
 
@@ -105,7 +141,11 @@ def _opened(source: Source, wanted: Wanted, cache: Path, log: Log) -> Decoded:
     """The source decoded as a whole, or with images that stay where they are, as is wanted."""
     for note in source.notes:
         log(f"{source.name}: {note}")
-    source = _sized(source, wanted)
+    decoded = _read(_sized(source, wanted), wanted, cache, log)
+    return replace(decoded, tested_on=source.tested_on)
+
+
+def _read(source: Source, wanted: Wanted, cache: Path, log: Log) -> Decoded:
     never = source.storage is None or wanted.streaming is False
     if never or (wanted.streaming is None and surveyed_bytes(source, cache) <= budget()):
         try:
@@ -131,7 +171,7 @@ def _sized(source: Source, wanted: Wanted) -> Source:
         channels = split.images.shape[3]
         if split.images.shape[1:3] == size:
             return split
-        images = empty_images(len(split), (*size, channels), source.name)
+        images = np.empty((len(split), *size, channels), np.uint8)
         for place, image in zip(images, split.images, strict=True):
             fitted = resize_lib.fit(
                 Image.fromarray(image[..., 0] if channels == 1 else image), size, how
@@ -141,6 +181,9 @@ def _sized(source: Source, wanted: Wanted) -> Source:
 
     def read() -> Decoded:
         decoded = source.read()
+        channels = next(iter(decoded.splits.values())).images.shape[3]
+        count = sum(map(len, decoded.splits.values()))
+        check_memory(count, (*size, channels), source.name)
         parts = {part: sized(split) for part, split in decoded.splits.items()}
         return replace(decoded, splits=parts)
 

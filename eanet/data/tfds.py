@@ -17,7 +17,14 @@ from typing import Any
 
 from eanet import files
 from eanet.data.base import Log, MaybePath, Source, Wanted, fingerprint
-from eanet.data.tfds_files import is_divided, read_info, read_prepared, storage
+from eanet.data.tfds_files import (
+    UNLABELLED,
+    is_divided,
+    read_info,
+    read_prepared,
+    storage,
+    validation_is_test,
+)
 from eanet.errors import UserError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -90,6 +97,10 @@ def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | No
         raise UserError(f"{error.filename or root} cannot be read: {error.strerror}") from None
     only = f":{wanted.part}" if wanted.part else ""
     divided = "" if is_divided(folder) else f":test{wanted.test_fraction:g}"
+    reason = validation_is_test(folder, wanted.part)
+    if reason == UNLABELLED:
+        # A copy in the cache may be older than this rule, and hold a test split without labels.
+        divided = ":validation"
     # One without a version in its request is the same source when a newer one appears.
     return Source(
         str(request),
@@ -98,6 +109,8 @@ def prepared_source(request: Request, root: Path, wanted: Wanted) -> Source | No
         lambda: read_prepared(folder, wanted),
         str(folder.absolute()),
         storage(folder, wanted),
+        (f"its validation split is tested on: {reason}",) if reason else (),
+        "validation" if reason else "test",
     )
 
 
@@ -152,12 +165,17 @@ def check_known(request: Request, root: Path, others: Iterable[str]) -> None:
         )
 
 
+def has_tensorflow() -> bool:
+    """Whether `prepare` can do anything."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
 def prepare(request: Request, root: Path, log: Log) -> str | None:
     """Downloads and prepares a dataset under `root`, by TensorFlow in another process.
 
     Returns None when it is prepared, else why it is not, as part of a sentence.
     """
-    if importlib.util.find_spec("tensorflow") is None:
+    if not has_tensorflow():
         return "TensorFlow, which would prepare it, is not installed"
     log(f"preparing {request} in {root} with TensorFlow, in a process of its own")
     child = subprocess.run(

@@ -8,6 +8,7 @@ features are taken from it, whatever else it holds. Both forms on users' disks a
 import contextlib
 import io
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import numpy as np
 
 from eanet import files
 from eanet.data import images as images_lib
-from eanet.data import record_files
+from eanet.data import record_files, turn
 from eanet.data import resize as resize_lib
 from eanet.data.base import (
     Decoded,
@@ -37,11 +38,17 @@ from eanet.errors import UserError
 
 _ADVICE = "prepare it again"
 _EXAMPLES_AT_ONCE = 1024
+# Images whose size is looked at, where no size of all is recorded.
+_SAMPLE = 64
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _MOST_CLASSES = 1_000_000
 # By channels: how Pillow names them.
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _CLASSES = {"image": "image_feature.Image", "label": "class_label_feature.ClassLabel"}
+# A reason of `validation_is_test`.
+UNLABELLED = "its test split has no labels"
+# Files of a split, and how many records each states to have.
+Shards = Mapping[Path, int]
 
 
 def read_info(folder: Path) -> dict[str, Any]:
@@ -52,10 +59,46 @@ def read_info(folder: Path) -> dict[str, Any]:
 def is_divided(folder: Path) -> bool:
     """Whether a prepared directory has a split to test on, besides the one for training."""
     try:
-        names = {split["name"] for split in read_info(folder)["splits"] if sum(_lengths(split))}
+        names = _present(folder)
     except (LookupError, TypeError, ValueError):  # damaged, as `read_prepared` will say
         return True
-    return bool(names & {"test", "validation"})
+    return bool(names.keys() & {"test", "validation"})
+
+
+def validation_is_test(folder: Path, only: str | None) -> str | None:
+    """Why the validation split is read as the one to test on; None where it is not.
+
+    A test split without labels, as the one of imagenet2012, is none. For the part alone that is
+    asked for, or for all.
+    """
+    with _named(folder):
+        present = _present(folder)
+        if only not in (None, "test") or "validation" not in present:
+            return None
+        if "test" not in present:
+            return "it has no test split"
+        form, shards = _shards(folder)
+        with contextlib.suppress(Exception):  # what is damaged is told of when it is read
+            if _first_label(form, shards["test"]) < 0:
+                return UNLABELLED
+        return None
+
+
+def not_to_decode(folder: Path, wanted: Wanted) -> str | None:
+    """Why a prepared directory cannot be decoded beforehand as is wanted; None where it can."""
+    with _named(folder):
+        present = _present(folder)
+        if "train" not in present:
+            return "it has no train split, and is there to evaluate on"
+        if wanted.image_size is None and _features(folder)[2] is None:
+            return "its images may have many sizes, and no size for all is asked for"
+        return None
+
+
+def sizes(folder: Path) -> str:
+    """How many examples the splits have, for people."""
+    with _named(folder):
+        return ", ".join(f"{count:,} {name}" for name, count in _present(folder).items())
 
 
 def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
@@ -65,20 +108,20 @@ def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
         UserError: it is damaged, or of another kind than images with class labels.
     """
     with _named(folder):
-        channels, class_names = _features(folder)
-        form, shards = _shards(folder)
-        splits = {}
-        for part, name in _parts(folder, shards, wanted.part).items():
-            where, counts = f"{folder} ({name})", shards[name]
-            found = itertools.chain.from_iterable(map(partial(record_files.records, form), counts))
-            first = next(found, None)
-            if first is None:
-                raise ValueError(f"{where} has none of the records it states")
-            recipe = _recipe(form, first, channels, class_names, wanted)
-            splits[part] = _decode(
-                itertools.chain([first], found), sum(counts.values()), recipe, where
-            )
-        return Decoded(_divided(folder, wanted, splits), class_names)
+        recipe, shards = _recipe(folder, wanted)
+        counts = {part: sum(files.values()) for part, files in shards.items()}
+        images = empty_images(sum(counts.values()), recipe.image_shape, folder)
+        workers = images_lib.workers_within(
+            recipe.memory(budget() - images.nbytes), *recipe.largest
+        )
+        splits, start = {}, 0
+        for part, count in counts.items():
+            found = map(partial(record_files.records, recipe.form), shards[part])
+            records = itertools.chain.from_iterable(found)
+            room = images[start : start + count]
+            splits[part] = _decode(records, room, recipe, f"{folder} ({part})", workers)
+            start += count
+        return Decoded(_divided(folder, wanted, splits), recipe.class_names)
 
 
 def storage(folder: Path, wanted: Wanted) -> Storage:
@@ -86,18 +129,12 @@ def storage(folder: Path, wanted: Wanted) -> Storage:
 
     def references() -> dict[str, References]:
         with _named(folder):
-            form, shards = _shards(folder)
-            parts = _parts(folder, shards, wanted.part)
-            return {part: References(form, shards[name]) for part, name in parts.items()}
+            form, parts = _parts(folder, wanted.part)
+            return {part: References(form, shards) for part, shards in parts.items()}
 
-    @images_lib.quietly()
     def recipe() -> tuple[Recipe, tuple[str, ...]]:
         with _named(folder):
-            channels, class_names = _features(folder)
-            form, shards = _shards(folder)
-            name = next(iter(_parts(folder, shards, wanted.part).values()))
-            first = next(record_files.records(form, next(iter(shards[name]))))
-            return _recipe(form, first, channels, class_names, wanted), ()
+            return _recipe(folder, wanted)[0], ()
 
     return Storage(references, recipe, partial(_divided, folder, wanted))
 
@@ -110,10 +147,12 @@ def _divided(folder: Path, wanted: Wanted, splits: dict[str, Split]) -> dict[str
     return {**splits, "train": train, "test": test}
 
 
-def example(record: bytes, recipe: Recipe, name: str) -> tuple[Any, int]:
+@contextlib.contextmanager
+def example(record: bytes, recipe: Recipe, name: str) -> Iterator[tuple[Any, int]]:
     """The image and the label of a serialized example, which messages call by this name.
 
-    It is an image of Pillow of the recipe's channels, as large as it is stored.
+    It is an image of Pillow of the recipe's channels, as large as it is stored. Only one that is
+    larger than what the recipe counts with exists at a time.
     """
     (height, width, channels), (image, label) = recipe.image_shape, _parsed(record)
     if recipe.resize is None and image.size != (width, height):
@@ -124,21 +163,63 @@ def example(record: bytes, recipe: Recipe, name: str) -> tuple[Any, int]:
             "--config.dataset.resize=squash, crop or pad"
         )
     check_memory(1, (image.height, image.width, channels), name)
-    return image.convert(_MODES[channels]), label
+    larger = image.height * image.width > math.prod(recipe.largest)
+    with turn.turn() if larger else contextlib.nullcontext():
+        yield image.convert(_MODES[channels]), label
 
 
-def _recipe(
-    form: str, first: bytes, channels: int, class_names: tuple[str, ...], wanted: Wanted
-) -> Recipe:
-    """That of all records, whose images have the size of the first one if no other is wanted."""
-    from PIL import Image
+@images_lib.quietly()
+def _recipe(folder: Path, wanted: Wanted) -> tuple[Recipe, dict[str, Shards]]:
+    """That of all records, and the files of each part that is to be read.
 
-    if size := wanted.image_size:
-        side = int((Image.MAX_IMAGE_PIXELS or 2**27) ** 0.5)  # sizes are not known beforehand
-        return Recipe(form, (*size, channels), class_names, None, wanted.resize, (side, side))
-    image, _ = _parsed(first)
-    size = image.height, image.width
-    return Recipe(form, (*size, channels), class_names, largest=size)
+    Their images have the size of the first one if no other is wanted. If one is, the size of all
+    that is recorded says how large they are as they are stored, or else a few of them do.
+
+    Raises:
+        UserError: a part has no labels, which is seen before anything is decoded.
+    """
+    channels, class_names, stored = _features(folder)
+    form, parts = _parts(folder, wanted.part)
+    for part, shards in parts.items():
+        if _first_label(form, shards) < 0:
+            instead = ", and it has no validation split to test on instead"
+            raise UserError(
+                f"{folder}: its {part} split has no labels{instead if part == 'test' else ''}"
+            )
+    if wanted.image_size is None:
+        size = _seen(form, next(iter(parts.values())), 1)
+        return Recipe(form, (*size, channels), class_names, largest=size), parts
+    every = {path: count for shards in parts.values() for path, count in shards.items()}
+    recipe = Recipe(
+        form,
+        (*wanted.image_size, channels),
+        class_names,
+        resize=wanted.resize,
+        largest=stored or _seen(form, every, _SAMPLE),
+        larger=stored is None,
+    )
+    return recipe, parts
+
+
+def _first_label(form: str, shards: Shards) -> int:
+    return _label(_feature(_firsts(form, shards, 1)[0]))
+
+
+def _seen(form: str, shards: Shards, count: int) -> tuple[int, int]:
+    """The largest height and the largest width of about so many images."""
+    images = [_parsed(record)[0] for record in _firsts(form, shards, count)]
+    return max(image.height for image in images), max(image.width for image in images)
+
+
+def _firsts(form: str, shards: Shards, count: int) -> list[bytes]:
+    """About so many records: the first ones of some of the files, which are evenly chosen."""
+    paths = [path for path, stated in shards.items() if stated]
+    paths = paths[:: math.ceil(len(paths) / count)]
+    of_each = math.ceil(count / len(paths))
+    found = [record_files.first_records(form, path, of_each) for path in paths]
+    if not all(found):
+        raise ValueError(f"{paths[found.index([])].name} has none of the records it states")
+    return list(itertools.chain.from_iterable(found))
 
 
 @contextlib.contextmanager
@@ -153,24 +234,36 @@ def _named(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be read, {_ADVICE}: {reason}") from None
 
 
-def _parts(
-    folder: Path, shards: Mapping[str, Mapping[Path, int]], only: str | None
-) -> dict[str, str]:
-    """What the splits to be read, or the only one, are called there."""
-    available = {name: sum(lengths.values()) for name, lengths in shards.items()}
+def _present(folder: Path) -> dict[str, int]:
+    """The splits that are not empty, and how many examples each has."""
+    counts = {split["name"]: sum(_lengths(split)) for split in read_info(folder)["splits"]}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _parts(folder: Path, only: str | None) -> tuple[str, dict[str, Shards]]:
+    """The form of the files, and those of each part to be read, or of the only one.
+
+    To test on what is held out of train, where there is nothing else, takes that alone.
+    """
+    form, shards = _shards(folder)
     names = {"train": "train", "test": "test", "val": "validation"}
-    if "test" not in available:
+    if validation_is_test(folder, only):
         names = {"train": "train", "test": "validation"}
-    names = {part: name for part, name in names.items() if available.get(name)}
-    if "train" not in names:
-        raise UserError(f"{folder} needs a train split: {available}")
-    if only and only not in (*names, "test"):
-        raise UserError(f"{folder} has no {only} split")
-    return {part: name for part, name in names.items() if only in (None, part) or only not in names}
+    present = _present(folder)
+    names = {part: name for part, name in names.items() if name in present}
+    wanted = names.keys() if only is None else {only}
+    if only == "test" and not is_divided(folder):
+        wanted = {"train"}
+    for part in wanted if only else {"train"}:
+        if part not in names:
+            found = ", ".join(present) or "none"
+            use = "" if only or not present else "; to evaluate on it alone, name it by --dataset"
+            raise UserError(f"{folder} needs a {part} split; it has {found}{use}")
+    return form, {part: shards[name] for part, name in names.items() if part in wanted}
 
 
-def _features(folder: Path) -> tuple[int, tuple[str, ...]]:
-    """The channels of the images, and the class names."""
+def _features(folder: Path) -> tuple[int, tuple[str, ...], tuple[int, int] | None]:
+    """The channels of the images, the class names, and height and width where all have the same."""
     root = files.read_record(folder / "features.json", _ADVICE)
     if root is None:
         raise ValueError("there is no features.json")
@@ -187,7 +280,10 @@ def _features(folder: Path) -> tuple[int, tuple[str, ...]]:
     if image["dtype"] != "uint8":
         raise UserError(f"{folder}: its images are {image['dtype']}, not uint8")
     shape = image["shape"]
-    channels = int((shape["dimensions"] if isinstance(shape, dict) else shape)[-1])
+    *sides, channels = (
+        int(size or -1) for size in (shape["dimensions"] if isinstance(shape, dict) else shape)
+    )
+    size = (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 0 else None
     if channels not in _MODES:
         raise UserError(f"{folder}: its images have {channels} channels, not 1, 3 or 4")
     count = int(label.get("numClasses", label.get("num_classes")))
@@ -199,16 +295,16 @@ def _features(folder: Path) -> tuple[int, tuple[str, ...]]:
         names = tuple(map(str, range(min(count, _MOST_CLASSES))))
     if len(names) != count:
         raise ValueError(f"there are {len(names)} names of {count} classes")
-    return channels, names
+    return channels, names, size
 
 
-def _shards(folder: Path) -> tuple[str, dict[str, dict[Path, int]]]:
+def _shards(folder: Path) -> tuple[str, dict[str, Shards]]:
     """The form of the files, and for each split their paths and numbers of records."""
     info = read_info(folder)
     form = info.get("fileFormat", "tfrecord")
     if form not in record_files.FORMS:
         raise UserError(f"{folder} is in {form} form: prepare it with file_format='array_record'")
-    shards: dict[str, dict[Path, int]] = {}
+    shards: dict[str, Shards] = {}
     for split in info["splits"]:
         lengths = _lengths(split)
         template = split.get("filepathTemplate") or _TEMPLATE
@@ -237,16 +333,17 @@ def _shard_path(template: str, names: dict[str, str], number: int, total: int) -
 
 
 @images_lib.quietly()
-def _decode(records: Iterator[bytes], count: int, recipe: Recipe, name: str) -> Split:
-    """Images and labels of `count` serialized examples."""
+def _decode(
+    records: Iterator[bytes], images: np.ndarray, recipe: Recipe, name: str, workers: int
+) -> Split:
+    """Images, into the array, and labels of as many serialized examples as it has room for."""
 
     def decode(index: int, record: bytes) -> None:
-        image, labels[index] = example(record, recipe, name)
-        images[index] = resize_lib.pixels(image, recipe.image_shape, recipe.resize)
+        with example(record, recipe, name) as (image, labels[index]):
+            images[index] = resize_lib.pixels(image, recipe.image_shape, recipe.resize)
 
-    images, labels = empty_images(count, recipe.image_shape, name), np.empty(count, np.int32)
-    workers = images_lib.workers_within(budget() - images.nbytes, *recipe.largest)
-    done = 0
+    count = len(images)
+    labels, done = np.empty(count, np.int32), 0
     with ThreadPoolExecutor(workers) as pool:
         while batch := list(itertools.islice(records, _EXAMPLES_AT_ONCE)):
             if done + len(batch) > count:
@@ -261,9 +358,18 @@ def _decode(records: Iterator[bytes], count: int, recipe: Recipe, name: str) -> 
 def _parsed(record: bytes) -> tuple[Any, int]:
     """The image, whose pixels are not decoded yet, and the label of a serialized example."""
     from PIL import Image
+
+    feature = _feature(record)
+    encoded = io.BytesIO(feature["image"].bytes_list.value[0])
+    return Image.open(encoded, formats=("PNG", "JPEG", "GIF", "BMP")), _label(feature)
+
+
+def _feature(record: bytes) -> Any:
+    """What a serialized example holds, by name."""
     from tensorflow_datasets.proto import tf_example_pb2
 
-    feature = tf_example_pb2.Example.FromString(record).features.feature
-    encoded = io.BytesIO(feature["image"].bytes_list.value[0])
-    image = Image.open(encoded, formats=("PNG", "JPEG", "GIF", "BMP"))
-    return image, feature["label"].int64_list.value[0]
+    return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def _label(feature: Any) -> int:
+    return feature["label"].int64_list.value[0]

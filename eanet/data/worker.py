@@ -2,6 +2,7 @@
 
 The first line is a `Recipe`, each one after it says what to see of which examples. The answer is a
 line with what is wrong, or null and then the bytes. Nothing else is written to the standard output.
+The argument is the open file by which workers take turns, see `eanet.data.turn`.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import sys
 
 from eanet.data import images as images_lib
+from eanet.data import turn
 from eanet.data.base import Recipe
 from eanet.data.reading import look, room
 from eanet.errors import UserError
@@ -18,6 +20,7 @@ def main() -> None:
     """Answers until the standard input ends."""
     with os.fdopen(os.dup(1), "wb") as answers, images_lib.quietly():
         os.dup2(2, 1)
+        turn.share(int(sys.argv[1]))
         recipe = Recipe(**json.loads(sys.stdin.buffer.readline()))
         for line in sys.stdin.buffer:
             asked = json.loads(line)

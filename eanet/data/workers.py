@@ -10,12 +10,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Workers:
     def __init__(self, recipe: Recipe, count: int | None = None):
         self.recipe = recipe
         sides = map(max, recipe.largest, recipe.image_shape[:2])
-        self._count = count or min(cores(), workers_within(budget(), *sides))
+        self._count = count or min(cores(), workers_within(recipe.memory(budget()), *sides))
         self._lock = threading.Lock()
         self._users = 0
         self._pool: _Pool | None = None
@@ -80,6 +81,7 @@ class _Pool:
         self._recipe = recipe
         self._lock, self._own = threading.Lock(), threading.local()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._turn: IO[bytes] | None = None  # by which they take turns, see `eanet.data.turn`
         self._closed = False
         self.threads = ThreadPoolExecutor(count, "decoding")
 
@@ -106,6 +108,8 @@ class _Pool:
         self.threads.shutdown(cancel_futures=True)
         for process in self._processes:
             process.communicate()
+        if self._turn:
+            self._turn.close()
 
     def _worker(self) -> subprocess.Popen[bytes]:
         if not hasattr(self._own, "worker"):
@@ -113,7 +117,8 @@ class _Pool:
                 if self._closed:
                     raise UserError("interrupted")
                 try:
-                    self._own.worker = _start(self._recipe)
+                    self._turn = self._turn or tempfile.TemporaryFile()  # noqa: SIM115
+                    self._own.worker = _start(self._recipe, self._turn.fileno())
                 except OSError as error:
                     reason = error.strerror or error
                     raise UserError(
@@ -127,10 +132,11 @@ class _Pool:
         return f"a process that decodes images ended with code {worker.wait()}; {_ADVICE}"
 
 
-def _start(recipe: Recipe) -> subprocess.Popen[bytes]:
+def _start(recipe: Recipe, turn: int) -> subprocess.Popen[bytes]:
     paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     worker = subprocess.Popen(
-        [sys.executable, "-P", "-m", "eanet.data.worker"],
+        [sys.executable, "-P", "-m", "eanet.data.worker", str(turn)],
+        pass_fds=[turn],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},

@@ -190,6 +190,8 @@ def _data(config: Record, model: ModelRecord | None) -> str:
         text += f"\n{table(('split', 'images'), rows)}"
         if model.data.holds_out and splits["val"].examples:
             text += "\nValidation is held out of the training split of the source.\n"
+        if model.data.tested_on != "test":
+            text += f"\nThe test split is what the source calls {escape(model.data.tested_on)}.\n"
     return text
 
 

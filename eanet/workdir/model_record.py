@@ -43,12 +43,14 @@ class DataRecord:
     place: str | None  # absolute path that it was read from; None where it is everywhere the same
     splits: Mapping[str, SplitRecord]  # by their names, `SPLITS`
     skipped: int = 0  # files that could not be read and were left out
+    tested_on: str = "test"  # what the source calls its split that is `test`
 
     def __post_init__(self) -> None:
         _require(isinstance(self.name, str), "name")
         _require(isinstance(self.place, str | None) and "\0" not in (self.place or ""), "place")
         _require(set(self.splits) == set(SPLITS), "splits")
         _require(type(self.skipped) is int and self.skipped >= 0, "skipped")
+        _require(isinstance(self.tested_on, str), "tested_on")
 
     @property
     def holds_out(self) -> bool:
@@ -99,7 +101,9 @@ class ModelRecord:
     def of(cls, dataset: "Dataset") -> "ModelRecord":
         """Of a model that is trained on this data set."""
         mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
-        data = DataRecord(dataset.name, dataset.place, _splits(dataset), dataset.skipped)
+        data = DataRecord(
+            dataset.name, dataset.place, _splits(dataset), dataset.skipped, dataset.tested_on
+        )
         names, shape = dataset.class_names, dataset.image_shape
         return cls(names, shape, mean, std, data, dataset.resize, dataset.bits)
 

@@ -189,8 +189,8 @@ def test_where_no_worker_can_be_started_one_line_says_why(folder, monkeypatch):
 def test_a_worker_that_dies_while_images_are_looked_at_leaves_nothing_behind(folder, tmp_path):
     start = workers._start
 
-    def start_dead(recipe):
-        process = start(recipe)
+    def start_dead(*arguments):
+        process = start(*arguments)
         process.kill()
         return process
 

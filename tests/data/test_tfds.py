@@ -1,16 +1,23 @@
+import contextlib
+import fcntl
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from eanet.data import base, tfds
-from eanet.data.load import load_dataset
-from eanet.errors import UserError
+from eanet.data import base, survey, tfds, tfds_files, workers
+from eanet.data.load import load_dataset, load_part
+from eanet.data.stored import StoredImages, ahead
+from eanet.errors import NeedsTensorFlow, UserError, exit_code
+from eanet.workdir.model_record import ModelRecord
 from tests.helpers.data_fixtures import random_images, write_prepared
 
 FORMS = ("array_record", "tfrecord")
@@ -269,16 +276,218 @@ def test_sets_of_another_kind_are_refused(tmp_path):
     refused("shapes", tmp_path, "no image and class label")
 
 
-def test_images_without_labels_are_refused(tmp_path):
-    unlabelled = (TEST[0], np.full(7, -1))
-    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": unlabelled})
+UNLABELLED = (TEST[0], np.full(7, -1))
+NAMES = ("circle", "square", "star")
+
+
+def part(name, root, part, **options):
+    return load_part(
+        name, part, class_names=NAMES, image_shape=(6, 5, 3), data_dir=root,
+        **{"log": lambda line: None} | options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_without_labels_are_refused_before_any_is_decoded(
+    form, streaming, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tfds_files, "_decode", None)
+    monkeypatch.setattr(survey, "_look_at_all", None)
+    write_prepared(tmp_path, form, {"train": TRAIN, "test": UNLABELLED})
+    refused("shapes", tmp_path, "its test split has no labels, and", streaming=streaming)
+    write_prepared(tmp_path / "train", form, {"train": UNLABELLED, "test": TEST})
+    refused("shapes", tmp_path / "train", "its train split has no labels", streaming=streaming)
+
+
+def test_a_label_that_is_none_among_others_is_refused(tmp_path):
+    labels = np.append(TEST[1][:-1], -1)
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": (TEST[0], labels)})
     refused("shapes", tmp_path, "test has labels outside 0..2")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_validation_is_tested_on_where_the_test_split_has_no_labels(form, streaming, tmp_path):
+    """As of imagenet2012; validation is then held out of train, which is said and recorded."""
+    own = random_images(5, seed=3)
+    splits = {"train": TRAIN, "validation": own, "test": UNLABELLED}
+    folder = write_prepared(tmp_path, form, splits)
+    for _ in range(2):  # the second time from the cache
+        lines = []
+        shapes = load("shapes", tmp_path, val_fraction=0.2, streaming=streaming, log=lines.append)
+        said = [line for line in lines if "tested on: its test split has no labels" in line]
+        assert len(said) == 1
+        assert (len(shapes.train), len(shapes.val), len(shapes.test)) == (8, 3, 5)
+        np.testing.assert_array_equal(np.asarray(shapes.test.images), own[0])
+        record = ModelRecord.of(shapes).data
+        assert record.tested_on == "validation" and record.holds_out
+    alone = part("shapes", tmp_path, "test", streaming=streaming)
+    np.testing.assert_array_equal(np.asarray(alone.split.images), own[0])
+    assert alone.fingerprint == shapes.fingerprints["test"]
+    assert len(part("shapes", tmp_path, "val").split) == 5
+    for path in folder.glob("*-t*"):  # of train and test
+        path.unlink()
+    assert len(part("shapes", tmp_path, "val", streaming=True).split) == 5
+
+
+def test_a_copy_of_before_that_rule_is_not_used(tmp_path, monkeypatch):
+    splits = {"train": TRAIN, "validation": random_images(5), "test": UNLABELLED}
+    write_prepared(tmp_path, "tfrecord", splits)
+    for module in (tfds, tfds_files):
+        monkeypatch.setattr(module, "validation_is_test", lambda folder, only: None)
+    monkeypatch.setattr(tfds_files, "_first_label", lambda form, shards: 0)
+    refused("shapes", tmp_path, "test has labels outside 0..2")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert len(load("shapes", tmp_path).test) == 5
+
+
+def test_a_set_with_labels_keeps_its_copy_in_the_cache(tmp_path):
+    """The names of copies are those of version 0.1."""
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "validation": TEST, "test": TEST})
+    source = tfds.prepared_source(tfds.Request.parse("shapes"), tmp_path, base.Wanted())
+    assert source.identity == f"tfds:{tmp_path}/shapes:shapes"
+    assert source.notes == () and source.tested_on == "test"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("name", "asked"), [("test", "test"), ("validation", "val"), ("validation", "test")]
+)
+def test_to_evaluate_the_asked_split_alone_is_needed(streaming, name, asked, tmp_path):
+    write_prepared(tmp_path, "tfrecord", {name: TEST})
+    found = part("shapes", tmp_path, asked, streaming=streaming).split
+    np.testing.assert_array_equal(np.asarray(found.images), TEST[0])
+    np.testing.assert_array_equal(found.labels, TEST[1])
+    with pytest.raises(UserError, match=f"needs a train split; it has {name}"):
+        part("shapes", tmp_path, "train")
+    refused("shapes", tmp_path, f"needs a train split; it has {name}; to evaluate on it alone")
+
+
+def test_a_split_that_is_not_there_is_refused(tmp_path):
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST})
+    with pytest.raises(UserError, match="needs a val split; it has train, test"):
+        part("shapes", tmp_path, "val")
 
 
 def test_more_than_memory_is_refused(tmp_path, monkeypatch):
     write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST})
     monkeypatch.setattr(base, "physical_memory", lambda: 1000)
     refused("shapes", tmp_path, "half", "dataset.streaming", streaming=False)
+
+
+def test_the_splits_together_are_what_memory_holds(tmp_path, monkeypatch):
+    write_prepared(tmp_path, "tfrecord", {"train": TRAIN, "test": TEST})
+    size = 6 * 5 * 3
+    for images, kind in ((18, np.ndarray), (17, StoredImages)):
+        monkeypatch.setattr(base, "physical_memory", lambda: 2 * size * images)  # noqa: B023
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(images)))
+        assert isinstance(load("shapes", tmp_path).test.images, kind)
+    refused("shapes", tmp_path, "18 images of 6x5x3 need", streaming=False)
+    # The copies of another size, of a source that does not resize by itself.
+    monkeypatch.setattr(base, "physical_memory", lambda: 2 * 40 * 40 * 1700)
+    with pytest.raises(UserError, match="digits: 1797 images of 40x40x1 need"):
+        load_dataset("digits", image_size=(40, 40), log=lambda line: None)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_as_many_decode_as_the_stored_sizes_allow(form, tmp_path, monkeypatch):
+    """Of the recorded size, or that of a few images, with half of it all for larger ones."""
+    mixed = [*random_images(9, (40, 20, 3))[0], *random_images(9, (10, 50, 3))[0]]
+    labels = np.arange(18) % 3
+    splits = {"train": (mixed, labels), "test": (mixed, labels)}
+    write_prepared(tmp_path / "mixed", form, splits, shape=(-1, -1, 3))
+    write_prepared(tmp_path / "same", form, {"train": TRAIN, "test": TEST})
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(base, "physical_memory", lambda: 2 * 6 * 32 * 40 * 50)  # 3 of these twice
+    for name, largest, larger, count in (
+        ("mixed", (40, 50), True, 3),
+        ("same", (6, 5), False, 8),
+    ):
+        wanted = base.Wanted(image_size=(4, 4))
+        folder = tmp_path / name / "shapes" / "1.0.0"
+        recipe, _ = tfds_files.storage(folder, wanted).recipe()
+        assert (recipe.largest, recipe.larger) == (largest, larger)
+        assert workers.Workers(recipe)._count == count
+
+
+def test_few_images_tell_how_large_they_are_whatever_the_number_of_files(tmp_path):
+    for files in (1, 3, 70, 200):
+        images, labels = random_images(201)
+        folder = write_prepared(tmp_path / str(files), "tfrecord", {"train": (images, labels)},
+                                shards=files)  # fmt: skip
+        form, shards = tfds_files._shards(folder)
+        found = tfds_files._firsts(form, shards["train"], 64)
+        assert 50 <= len(set(found)) < 128
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_of_images_larger_than_was_seen_one_is_decoded_at_a_time(streaming, tmp_path, monkeypatch):
+    """They are right too, in the threads of this process and in workers."""
+    monkeypatch.setattr(tfds_files, "_SAMPLE", 1)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    images = [np.full((6, 5, 3), 9, np.uint8), *random_images(80, (30, 20, 3))[0]]
+    labels = np.arange(81) % 3
+    write_prepared(tmp_path, "tfrecord", {"train": (images, labels), "test": (images, labels)},
+                   shape=(-1, -1, 3))  # fmt: skip
+    at_once, most, turn = [], [], tfds_files.turn.turn
+
+    @contextlib.contextmanager
+    def counted():
+        with turn():
+            at_once.append(None)
+            most.append(len(at_once))
+            yield
+            at_once.pop()
+
+    monkeypatch.setattr(tfds_files.turn, "turn", counted)
+    shapes = load("shapes", tmp_path, image_size=(3, 3), streaming=streaming)
+    expected = [
+        Image.fromarray(image).resize((3, 3), Image.Resampling.BILINEAR) for image in images
+    ]
+    found = next(ahead(shapes.train.images, [slice(None)], 1))
+    np.testing.assert_array_equal(found, np.array(expected))
+    assert streaming or (len(most) == 160 and max(most) == 1)
+
+
+def test_workers_wait_for_their_turn_with_a_larger_image(tmp_path, monkeypatch):
+    images = [np.zeros((6, 5, 3), np.uint8), np.full((30, 20, 3), 7, np.uint8)]
+    folder = write_prepared(tmp_path, "tfrecord", {"train": (images, [0, 1])}, shape=(-1, -1, 3))
+    monkeypatch.setattr(tfds_files, "_SAMPLE", 1)
+    stored = tfds_files.storage(folder, base.Wanted("train", image_size=(3, 3)))
+    (recipe, _), small, large = stored.recipe(), *stored.references()["train"]
+    pool, out = workers.Workers(recipe, 1), np.empty((1, 3, 3, 3), np.uint8)
+    with tempfile.TemporaryFile() as file, pool.running():
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda: file)
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        pool.submit("pixels", [small], out).result()
+        waiting = pool.submit("pixels", [large], out)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        fcntl.lockf(file, fcntl.LOCK_UN)
+        waiting.result()
+    assert (out == 7).all()
+
+
+def test_pixels_are_taken_as_they_stand_in_a_record(tmp_path):
+    """Neither turned by an orientation nor laid over white; four channels stay as they are."""
+    wide = np.zeros((6, 8, 3), np.uint8)
+    wide[:, :4] = 200
+    turned, clear = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(wide).save(turned, "PNG", exif=exif)
+    alpha = np.concatenate([wide, np.zeros((6, 8, 1), np.uint8)], axis=-1)
+    Image.fromarray(alpha).save(clear, "PNG")
+    records = [turned.getvalue(), clear.getvalue()]
+    splits = {"train": (records, [0, 1]), "test": (records, [0, 1])}
+    write_prepared(tmp_path / "three", "tfrecord", splits, shape=(6, 8, 3))
+    np.testing.assert_array_equal(load("shapes", tmp_path / "three").train.images, [wide, wide])
+    splits = {"train": ([alpha], [0]), "test": ([alpha], [0])}
+    write_prepared(tmp_path / "four", "tfrecord", splits)
+    np.testing.assert_array_equal(load("shapes", tmp_path / "four").train.images, [alpha])
 
 
 @pytest.mark.parametrize(
@@ -296,6 +505,9 @@ def test_without_tensorflow_the_ways_out_are_named(tmp_path, monkeypatch):
         "make prepare DATASET=mnist", "requirements-prepare.txt", "dataset.data_dir",
         "--config=configs/eanet_digits.py",
     )  # fmt: skip
+    with pytest.raises(NeedsTensorFlow) as caught:
+        load("mnist", tmp_path)
+    assert exit_code(caught.value) == 2  # of all but the tool that prepares
 
 
 def test_tensorflow_prepares_in_another_process(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -190,6 +191,10 @@ def test_every_number_has_its_definition_and_n(tmp_path):
         assert f"\n- {name}: " in body
     assert "2 classes, images 32 × 32 × 3" in body
     assert "| train | 40,000 |" in body and "| validation | 0 |" in body and "| test | 9 |" in body
+    assert "the source calls" not in body
+    data = DataRecord("x", None, splits, tested_on="validation")
+    model_record.write(workdir, dataclasses.replace(record, data=data))
+    assert "The test split is what the source calls validation." in card(workdir)[1]
 
 
 def test_the_card_for_the_hub_says_how_to_load_it_from_there(tmp_path):

@@ -39,8 +39,20 @@ def deep_png(values: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def write_prepared(root: Path, form: str, splits: dict, name="shapes", version="1.0.0", shards=2):
-    """A directory as TFDS prepares it, in `array_record` or `tfrecord` form."""
+def write_prepared(
+    root: Path,
+    form: str,
+    splits: dict,
+    name="shapes",
+    version="1.0.0",
+    shards=2,
+    shape: tuple | None = None,
+):
+    """A directory as TFDS prepares it, in `array_record` or `tfrecord` form.
+
+    An image is an array, or the bytes of a file. As the shape of all, where -1 is for what differs,
+    that of the first array is recorded.
+    """
     from tensorflow_datasets.proto import tf_example_pb2
 
     folder = root / name / version
@@ -51,7 +63,8 @@ def write_prepared(root: Path, form: str, splits: dict, name="shapes", version="
         records = []
         for image, label in zip(images, labels, strict=True):
             example = tf_example_pb2.Example()
-            example.features.feature["image"].bytes_list.value.append(png(image))
+            encoded = image if isinstance(image, bytes) else png(image)
+            example.features.feature["image"].bytes_list.value.append(encoded)
             example.features.feature["label"].int64_list.value.append(int(label))
             records.append(example.SerializeToString())
         cuts = [len(records) * k // shards for k in range(shards + 1)]
@@ -68,14 +81,14 @@ def write_prepared(root: Path, form: str, splits: dict, name="shapes", version="
         )
     info = {"fileFormat": form, "name": name, "version": version, "splits": infos}
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    shape = [str(size) for size in next(iter(splits.values()))[0][0].shape]
+    dimensions = [str(size) for size in shape or next(iter(splits.values()))[0][0].shape]
     features = {
         "pythonClassName": f"{_TFDS}.features_dict.FeaturesDict",
         "featuresDict": {
             "features": {
                 "image": {
                     "pythonClassName": f"{_TFDS}.image_feature.Image",
-                    "image": {"dtype": "uint8", "shape": {"dimensions": shape}},
+                    "image": {"dtype": "uint8", "shape": {"dimensions": dimensions}},
                 },
                 "label": {
                     "pythonClassName": f"{_TFDS}.class_label_feature.ClassLabel",

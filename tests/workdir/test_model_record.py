@@ -22,7 +22,7 @@ RECORD = ModelRecord(
     (8, 6, 2),
     (float(np.float32(0.1)), 255.0),
     (1.0, 2.5),
-    DataRecord("folder:x", "/place/é\udcff", SPLITS),
+    DataRecord("folder:x", "/place/é\udcff", SPLITS, tested_on="validation"),
     bits=12,
 )
 
