@@ -29,11 +29,13 @@ train:
 	$(MAKE) prepare DATASET=cifar100
 	$(BIN)/python main.py --config=configs/eanet_cifar100.py
 
-# What TFDS has to prepare itself needs TensorFlow, once.
+# What TFDS has to prepare itself needs TensorFlow, once; that it is missing is exit code 5.
 PREPARE = $(BIN)/python -m eanet prepare "$(DATASET)" $(if $(DATA_DIR),--data_dir="$(DATA_DIR)")
 prepare: $(RUN)
 	@test -n "$(DATASET)" || { echo "say which data set, as in make prepare DATASET=mnist"; exit 2; }
-	$(PREPARE) || ($(BIN)/pip install -q -r requirements-prepare.txt && $(PREPARE))
+	@$(PREPARE) || { code=$$?; test $$code = 5 || exit $$code; \
+		echo "installing TensorFlow, which prepares it"; \
+		$(BIN)/pip install -q -r requirements-prepare.txt && $(PREPARE); }
 
 test: lint
 	$(BIN)/python -m pytest

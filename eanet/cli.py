@@ -1,7 +1,8 @@
 """What every command line of this project does alike: parsing, one-line errors, exit codes.
 
 Exit codes: 0 done; 2 the user's input is at fault; 3 training diverged; 4 another process of the
-training has ended, hangs or does not come; 128 + signal interrupted, with the state saved. For all
+training has ended, hangs or does not come; 5 TensorFlow is missing, of the tool `prepare` alone;
+128 + signal interrupted, with the state saved. For all
 but the first, one line on standard error says why.
 """
 
