@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_named_or_left_out(tmp_path):
     damaged = [tmp_path / "train/a" / f"{number}.png" for number in range(4)]
     for path in damaged:
         path.write_bytes(path.read_bytes()[:-30] if path.stem != "0" else b"")
-    (tmp_path / "train/b/notes.txt").write_text("no image")
+    (tmp_path / "train/b/notes.doc").write_text("no image")
     (tmp_path / "train/b/lost.png").symlink_to("nowhere.png")
     with pytest.raises(UserError, match=r"3 of 12 images cannot .*; .*; .*\. Mend .*image=skip"):
         load(tmp_path)  # by their headers alone
