@@ -103,7 +103,7 @@ def get_config() -> ConfigDict:
     optimizer.epsilon = 1e-7  # added to the root of the second moment (Keras' default)
     optimizer.momentum = 0.9  # of sgd and muon
     optimizer.ema_decay = 0.0  # of the moving average of the weights to evaluate; 0: none
-    optimizer.freeze = ""  # parameters that stay as they are, as "patch_embed/*,blocks/*"
+    optimizer.freeze = ""  # parameters that stay as they are: "patch_embed/*,blocks/0/*"
     optimizer.head_multiplier = 1.0  # of the head's learning rate
     optimizer.layer_decay = 1.0  # of the learning rate, from each block to the one before it
     return config

@@ -92,7 +92,8 @@ def _write_run(
     options = OptimizerOptions(**config.optimizer)
     kernels = build_model(config, len(record.class_names), record.image_shape).kernels
     # The learning rate does not change the form of the state.
-    optimizer = make_optimizer(options, optax.constant_schedule(0.0), kernels)
+    schedule = optax.constant_schedule(0.0)
+    optimizer = make_optimizer(options, schedule, kernels, depth=config.model.depth)
     state = init_state(jax.tree.map(jnp.asarray, params), optimizer, ema=options.ema_decay > 0)
     values = dict(config_lib.flatten(config))
     with (

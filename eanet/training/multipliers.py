@@ -1,21 +1,31 @@
 """Learning rates of parts of the model, for a start from weights that exist."""
 
+import functools
+import re
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from eanet.errors import UserError
 
+# The blocks are one stack of each parameter, whose name has no index.
+_OF_BLOCKS = re.compile(r"blocks/([\d*?![\]-]*\d[\d*?![\]-]*)/(.+)")
 
-def frozen(patterns: str, params: Any) -> Any:
-    """A tree like the parameters, true where a name matches one of the patterns.
+
+def frozen(patterns: str, params: Any, depth: int) -> Any:
+    """A tree like the parameters: where a name matches one of the patterns.
+
+    Each leaf is a boolean or, where patterns are of single blocks, one for each block.
 
     Args:
       patterns: separated by commas, as "patch_embed/*,blocks/*"; a star stands for any letters.
+        "blocks/0/*" and "blocks/[0-3]/mlp/*" are of single blocks, numbered from 0.
       params: a nested dict; its leaves do not matter.
+      depth: the number of blocks.
 
     Raises:
       UserError: a pattern matches nothing, or all is frozen.
@@ -23,25 +33,43 @@ def frozen(patterns: str, params: Any) -> Any:
     wanted = [pattern.strip() for pattern in patterns.split(",")]
     names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in wanted:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(np.any(_matches(pattern, name, depth)) for name in names):
             raise UserError(
-                f"optimizer.freeze={pattern!r} matches no parameter; there are {', '.join(names)}"
+                f"optimizer.freeze={pattern!r} matches no parameter; there are {', '.join(names)}, "
+                f"and in place of blocks/ also blocks/0/ to blocks/{depth - 1}/ of one block"
             )
-    mask = jax.tree_util.tree_map_with_path(
-        lambda path, _: any(fnmatchcase(_name(path), pattern) for pattern in wanted), params
-    )
-    if all(jax.tree.leaves(mask)):
+
+    def one(path: Any, _: Any) -> np.ndarray:
+        found = (_matches(pattern, _name(path), depth) for pattern in wanted)
+        return np.asarray(functools.reduce(np.logical_or, found))
+
+    mask = jax.tree_util.tree_map_with_path(one, params)
+    if all(masked.all() for masked in jax.tree.leaves(mask)):
         raise UserError(f"optimizer.freeze={patterns!r} leaves nothing to train")
     return mask
 
 
+def _matches(pattern: str, name: str, depth: int) -> bool | np.ndarray:
+    """Whether a pattern matches a parameter, or in which blocks."""
+    of_blocks = _OF_BLOCKS.fullmatch(pattern)
+    if not of_blocks or not name.startswith("blocks/"):
+        return fnmatchcase(name, pattern)
+    blocks, rest = of_blocks.groups()
+    in_block = fnmatchcase(name.removeprefix("blocks/"), rest)
+    return np.array([in_block and fnmatchcase(str(block), blocks) for block in range(depth)])
+
+
 def zero(mask: Any) -> optax.GradientTransformation:
-    """Zero in place of gradients or updates where the mask is true."""
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(
-            lambda masked, update: jnp.zeros_like(update) if masked else update, mask, updates
-        )
-    )
+    """Zero in place of gradients or updates where the mask, of `frozen`, is true."""
+
+    def one(masked: np.ndarray, update: jax.Array) -> jax.Array:
+        if not masked.any():
+            return update
+        if masked.all():
+            return jnp.zeros_like(update)
+        return jnp.where(masked.reshape(-1, *[1] * (update.ndim - 1)), 0, update)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(one, mask, updates))
 
 
 def by_layer(head: float, decay: float) -> optax.GradientTransformation:

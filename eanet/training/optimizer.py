@@ -163,11 +163,12 @@ def make_schedule(
 
 
 def make_optimizer(
-    options: OptimizerOptions, learning_rate: optax.Schedule, kernels: Any
+    options: OptimizerOptions, learning_rate: optax.Schedule, kernels: Any, *, depth: int = 0
 ) -> optax.GradientTransformation:
     """The chain from gradients to updates; the schedule does not change the form of its state.
 
-    `kernels` is that of `eanet.models.functional.SplitModel`.
+    `kernels` is that of `eanet.models.functional.SplitModel`, `depth` the number of its blocks,
+    which only `freeze` needs.
 
     Raises:
       UserError: the options contradict one another.
@@ -176,7 +177,7 @@ def make_optimizer(
     if options.clip_norm:
         chain.insert(0, optax.clip_by_global_norm(options.clip_norm))
     if options.freeze:
-        frozen = multipliers.frozen(options.freeze, kernels)
+        frozen = multipliers.frozen(options.freeze, kernels, depth)
         chain = [multipliers.zero(frozen), *chain, multipliers.zero(frozen)]
     if (options.head_multiplier, options.layer_decay) != (1.0, 1.0):
         chain.append(multipliers.by_layer(options.head_multiplier, options.layer_decay))

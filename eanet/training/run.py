@@ -232,7 +232,7 @@ def set_up(
         dataset=dataset,
         model=model,
         loss=build_loss(config, dataset.class_weights),
-        optimizer=make_optimizer(options, learning_rate, model.kernels),
+        optimizer=make_optimizer(options, learning_rate, model.kernels, depth=config.model.depth),
         learning_rate=learning_rate,
         plan=plan,
         mesh=mesh,

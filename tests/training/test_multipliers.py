@@ -25,7 +25,7 @@ KERNELS = {
 
 def updates(gradients=1.0, **options):
     options = OptimizerOptions(name=options.pop("name", "sgd"), **options)
-    optimizer = make_optimizer(options, optax.constant_schedule(1.0), KERNELS)
+    optimizer = make_optimizer(options, optax.constant_schedule(1.0), KERNELS, depth=4)
     given = jax.tree.map(lambda leaf: jnp.full(leaf.shape, gradients), PARAMS)
     return optimizer.update(given, optimizer.init(PARAMS), PARAMS)[0]
 
@@ -57,6 +57,29 @@ def test_what_is_frozen_stays_and_the_rest_is_as_without_it(name):
         jax.tree.map(np.testing.assert_array_equal, found[part], plain[part])
 
 
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize(
+    ("pattern", "blocks", "parts"),
+    [
+        ("blocks/0/*", [0], ("kernel", "bias")),
+        ("blocks/[1-2]/mlp/*, blocks/3/*", [1, 2, 3], ("kernel", "bias")),
+        ("head/*, blocks/[0-3]/mlp/bias", [0, 1, 2, 3], ("bias",)),
+        ("blocks/[0-3]/*", [0, 1, 2, 3], ("kernel", "bias")),
+    ],
+)
+def test_single_blocks_are_frozen_by_their_index(name, pattern, blocks, parts):
+    decay = 0.0 if name == "adam" else 0.1
+    options = {"name": name, "weight_decay": decay, "decay": "all"}
+    found, plain = updates(freeze=pattern, **options), updates(**options)
+    for part in ("kernel", "bias"):
+        expected = np.array(plain["blocks"]["mlp"][part])
+        assert np.all(expected)
+        expected[blocks if part in parts else []] = 0
+        np.testing.assert_array_equal(found["blocks"]["mlp"][part], expected)
+    assert np.any(found["head"]["kernel"]) == ("head" not in pattern)
+    jax.tree.map(np.testing.assert_array_equal, found["patch_embed"], plain["patch_embed"])
+
+
 def test_the_norm_that_clips_is_that_of_what_is_trained():
     found = updates(freeze="blocks/*, patch_embed/*, final_norm/*", clip_norm=1.0, momentum=0.0)
     np.testing.assert_allclose(found["head"]["kernel"], -1 / np.sqrt(6), rtol=1e-6)
@@ -65,6 +88,8 @@ def test_the_norm_that_clips_is_that_of_what_is_trained():
 def test_a_frozen_gradient_that_is_not_finite_changes_nothing():
     found = updates(float("nan"), freeze="blocks/*")
     assert not np.any(found["blocks"]["mlp"]["kernel"])
+    found = updates(float("nan"), freeze="blocks/1/*")
+    assert not np.any(found["blocks"]["mlp"]["kernel"][1])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +98,10 @@ def test_a_frozen_gradient_that_is_not_finite_changes_nothing():
         ("bloks/*", "'bloks/.' matches no parameter; there are blocks/mlp/bias, "),
         ("head/*,", "'' matches no parameter"),
         ("*", "leaves nothing to train"),
+        ("patch_embed/*, final_norm/*, head/*, blocks/[0-3]/*", "leaves nothing to train"),
+        ("blocks/4/*", "'blocks/4/.' matches no parameter; there are .* blocks/0/ to blocks/3/"),
+        ("blocks/0", "'blocks/0' matches no parameter"),
+        ("blocks/0/head/*", "matches no parameter"),
     ],
 )
 def test_patterns_that_cannot_be_meant_are_refused(patterns, said):
