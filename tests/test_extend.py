@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import train
@@ -11,6 +12,8 @@ from configs import testing
 from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
 from eanet.errors import UserError
+from eanet.training.optimizer import OptimizerOptions, make_optimizer
+from eanet.training.run import set_up
 
 
 def constant(**keys):
@@ -49,6 +52,30 @@ def test_a_longer_run_of_a_constant_rate_is_the_one_that_was_meant_to_be_so_long
     with pytest.raises(UserError, match=r"another config.*seed is 0 there, 1 here"):
         train.train(constant(num_epochs=3.0, seed=1), extended)
     assert config_lib.from_json(extended / "config.json").num_epochs == 2.0
+
+
+def test_a_schedule_that_ends_is_that_of_the_new_length_from_there_on(tmp_path, undrawn):
+    config = constant(num_epochs=1.0)
+    config.optimizer.schedule = "cosine"
+    train.train(config, tmp_path)
+    train.extend(config, 2.0)
+    run = set_up(config, print)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        joint, state = checkpoints.restore("latest", run.abstract_state())
+    assert joint == run.plan.steps(1.0)
+    rise = run.plan.steps(config.optimizer.warmup_epochs)
+    share = (joint - rise) / (run.plan.total_steps - rise)
+    rate = config.optimizer.learning_rate * (1 + np.cos(np.pi * share)) / 2
+    np.testing.assert_allclose(run.learning_rate(joint), rate, rtol=1e-5)
+    # And this is what the optimizer makes of the state where the shorter run ended.
+    options, kernels = OptimizerOptions(**config.optimizer), run.model.kernels
+    constant_rate = make_optimizer(options, optax.constant_schedule(rate), kernels)
+    gradients = jax.tree.map(np.ones_like, jax.device_get(state.params))
+    found, expected = (
+        optimizer.update(gradients, state.opt_state, state.params)[0]
+        for optimizer in (run.optimizer, constant_rate)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
 def test_a_config_is_right_at_every_moment_of_its_change(tmp_path, monkeypatch):

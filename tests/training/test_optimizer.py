@@ -213,6 +213,36 @@ def test_one_cycle_rises_to_its_peak_and_falls_below_its_start(warmup_steps, pea
 
 
 @pytest.mark.parametrize(
+    ("name", "warmup_steps", "end", "joint", "rises"),
+    [
+        ("cosine", 0, 0.0, 1 + np.cos(np.pi / 4), False),
+        ("cosine", 10, 0.0, 1 + np.cos(np.pi / 5), False),
+        # The rise is 30 % of the new length: 48 steps, from a 25th of the peak.
+        ("one_cycle", 0, 2 / 250_000, 1.04 - 0.96 * np.cos(np.pi * 40 / 48), True),
+        ("one_cycle", 10, 2 / 250_000, 1 + np.cos(np.pi / 5), False),
+    ],
+)
+def test_a_longer_training_goes_on_by_the_schedule_of_its_length(
+    name, warmup_steps, end, joint, rises
+):
+    """Forty steps, and then a hundred and twenty more with the state of the optimizer."""
+    options = OptimizerOptions(name="sgd", momentum=0.0, learning_rate=2.0, schedule=name)
+    params, kernels = {"bias": jnp.zeros(1)}, {"bias": ""}
+    state, rates = optimizer_lib.make_optimizer(options, lambda _: 0.0, kernels).init(params), []
+    for first, total in ((0, 40), (40, 160)):
+        schedule = make_schedule(options, total, warmup_steps)
+        update = jax.jit(optimizer_lib.make_optimizer(options, schedule, kernels).update)
+        for step in range(first, total):
+            updates, state = update({"bias": jnp.ones(1)}, state, params)
+            rates.append(-float(updates["bias"][0]))
+            assert rates[-1] == pytest.approx(float(schedule(step)), abs=1e-6)
+        assert float(schedule(total)) == pytest.approx(end, abs=1e-7)
+    assert rates[39] < 0.02 and rates[40] == pytest.approx(joint, rel=1e-4)
+    assert (rates[41] > rates[40]) == rises
+    assert rates[48:] == sorted(rates[48:], reverse=True) and rates[-1] < 0.001
+
+
+@pytest.mark.parametrize(
     "key, value, message",
     [
         ("name", "adagrad", r"optimizer\.name='adagrad' must be one of adamw, "),
