@@ -197,7 +197,9 @@ class Rows(Table):
             box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(columns)
         )
         for index, column in enumerate(columns):
-            self.add_column(printable(column), justify="right" if index else "left", no_wrap=True)
+            self.add_column(
+                printable(column), justify="right" if index else "left", no_wrap=index > 0
+            )
 
     def add_row(self, *cells: Any, **options: Any) -> None:
         """Adds a row of texts; `style` as of `rich`."""
