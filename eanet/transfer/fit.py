@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
+from eanet.checkpoints import storage
 from eanet.errors import UserError
 from eanet.transfer.weights import Weights
 
@@ -35,9 +35,10 @@ def fit(
     """Parameters of the form of `initial`, with all that the weights have for it.
 
     Tensors of equal name and shape are taken. Blocks and memory units are taken from the first on;
-    those that the model has more stay as they are in `initial`. The embedding of the places is
-    interpolated (bicubic) where the grid of tokens is another one. Head and stem stay as in
-    `initial` where the classes, or the shapes of the stem, are others.
+    those that the model has more stay as they are in `initial`. The embedding of the places is interpolated (bicubic) where the grid of
+    tokens is another one. The head is taken class by class, by their names, or as it is where the
+    weights have none. A module of the stem stays as in `initial` where one of its tensors has
+    another shape.
 
     Args:
       weights: as they were read.
@@ -50,36 +51,65 @@ def fit(
       The parameters, and a row for every tensor of either side.
 
     Raises:
-      UserError: a tensor has another shape for another reason, or nothing fits.
+      UserError: a tensor has another shape for another reason.
     """
-    there, here = (flatten_dict(tree, sep="/") for tree in (weights.params, initial))
-    same_classes = not weights.class_names or weights.class_names == class_names
+    there, here = (storage.named(tree) for tree in (weights.params, initial))
+    # A bias belongs to its kernel: neither is of use beside the other's successor.
+    other_stem = {
+        _module(name)
+        for name, start in here.items()
+        if _module(name).startswith("patch_embed/")
+        and _shape(there, name) not in (None, start.shape)
+    }
     params, rows = {}, []
     for name, start in here.items():
         start = np.asarray(start)
         if name not in there:
             value, outcome = start, "new: the weights have none"
-        elif name.startswith("head/") and not (same_classes and there[name].shape == start.shape):
-            value, outcome = start, "new: other classes"
+        elif name.startswith("head/"):
+            value, outcome = _by_class(weights.class_names, class_names, there[name], start)
+        elif _module(name) in other_stem:
+            value, outcome = start, "new: other patches or channels"
         elif there[name].shape == start.shape and not (name == _POSITIONS and grid != weights.grid):
             value, outcome = there[name], "taken"
         elif name == _POSITIONS and there[name].shape[1] == start.shape[1]:
             value = _resized(there[name], weights.grid, grid)
             outcome = f"interpolated from {_by(weights.grid)} to {_by(grid)} tokens"
-        elif name.startswith("patch_embed/") and there[name].shape[-1] == start.shape[-1]:
-            value, outcome = start, "new: other patches or channels"
         else:
-            value, outcome = _first_of_each(weights, model, name, there[name], start)
+            value, outcome = _by_part(weights, model, name, there[name], start)
         params[name] = value.astype(start.dtype)
         rows.append(Row(name, _shape(there, name), start.shape, outcome))
     rows += [Row(name, there[name].shape, None, "left") for name in there if name not in here]
-    if not any(row.outcome == "taken" or row.name.startswith("blocks/") for row in rows):
-        raise UserError(f"nothing of {weights.source} fits the model")
-    return unflatten_dict(params, sep="/"), rows
+    return jax.tree.unflatten(jax.tree.structure(initial), list(params.values())), rows
 
 
-def _first_of_each(
-    weights: Weights, model: Mapping[str, Any], name: str, value: np.ndarray, start: np.ndarray
+def _by_class(
+    names: tuple[str, ...], wanted: tuple[str, ...], value: np.ndarray, start: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Of the head, whose last axis is the classes, those of `value` that are wanted."""
+    if not names and value.shape == start.shape:
+        return value, "taken in their order: the weights do not name their classes"
+    if names == wanted:
+        return value, "taken"
+    common = [name for name in wanted if name in names]
+    if not common:
+        return start, "new: other classes"
+    result = start.copy()
+    result[..., [wanted.index(name) for name in common]] = value[
+        ..., [names.index(name) for name in common]
+    ]
+    new, left = len(wanted) - len(common), len(names) - len(common)
+    counts = [f"{len(common)} of {len(wanted)} classes, by name"]
+    counts += [f"{count} {what}" for count, what in ((new, "new"), (left, "left")) if count]
+    return result, f"taken: {', '.join(counts)}"
+
+
+def _by_part(
+    weights: Weights,
+    model: Mapping[str, Any],
+    name: str,
+    value: np.ndarray,
+    start: np.ndarray,
 ) -> tuple[np.ndarray, str]:
     """The first blocks and the first memory units of `value`, and what `start` has beyond them."""
     units = tuple(options.get("memory_size") for options in (weights.model, model))
@@ -120,6 +150,10 @@ def _refusal(
         f" ({'; '.join(different) or 'the models have the same options'}); only depth, "
         "memory_size, patches and classes may be others"
     )
+
+
+def _module(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _by(sizes: Sequence[int]) -> str:

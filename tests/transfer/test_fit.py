@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from eanet.checkpoints import storage
 from eanet.errors import UserError
 from eanet.models.eanet import EANet
 from eanet.models.functional import split_model
+from eanet.models.stems import STEMS
 from eanet.transfer.fit import fit
 from eanet.transfer.weights import Weights
 
@@ -58,16 +60,37 @@ def test_a_model_of_the_same_form_starts_as_the_other_ended():
     assert set(outcomes.values()) == {"taken"}
 
 
-@pytest.mark.parametrize("names", [("cat", "dog"), ("cat", "owl", "dog")])
-def test_other_classes_have_a_new_head_and_nothing_else_is_new(names):
+def test_other_classes_have_a_new_head_and_nothing_else_is_new():
     source = weights()
-    params, initial, outcomes = fitted(source, names)
+    params, initial, outcomes = fitted(source, ("hen", "ant", "Cat"))
     assert equal(params["head"], initial["head"])
     assert equal(params["blocks"], source.params["blocks"])
-    assert {name for name, said in outcomes.items() if said != "taken"} == {
-        "head/bias",
-        "head/kernel",
-    }
+    new = {name: said for name, said in outcomes.items() if said != "taken"}
+    assert new == {"head/bias": "new: other classes", "head/kernel": "new: other classes"}
+
+
+@pytest.mark.parametrize(
+    ("names", "old", "said"),
+    [
+        (("owl", "cat", "dog"), [2, 0, 1], "3 of 3 classes, by name"),
+        (("owl", "cat"), [2, 0], "2 of 2 classes, by name, 1 left"),
+        (
+            ("ant", "dog", "cat", "hen", "owl"),
+            [None, 1, 0, None, 2],
+            "3 of 5 classes, by name, 2 new",
+        ),
+        (("ant", "owl"), [None, 2], "1 of 2 classes, by name, 1 new, 2 left"),
+    ],
+)
+def test_the_head_is_taken_by_the_names_of_classes(names, old, said):
+    source = weights()
+    params, initial, outcomes = fitted(source, names)
+    for part in ("kernel", "bias"):
+        assert outcomes[f"head/{part}"] == f"taken: {said}"
+        found, own, there = (tree["head"][part] for tree in (params, initial, source.params))
+        for here, column in enumerate(old):
+            expected = own[..., here] if column is None else there[..., column]
+            np.testing.assert_array_equal(found[..., here], expected)
 
 
 def test_blocks_and_memory_units_are_taken_from_the_first_on():
@@ -118,6 +141,31 @@ def test_what_only_one_side_has_is_said():
     assert equal(params["final_norm"], initial["final_norm"])
 
 
+@pytest.mark.parametrize("stem", sorted(STEMS))
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ({}, {"image_shape": (8, 8, 3)}),
+        ({"patch_size": 2}, {"patch_size": 4}),
+        ({"patch_size": 8}, {"patch_size": 2}),
+        ({"patch_size": 4}, {"patch_size": 8}),
+    ],
+)
+def test_a_module_is_taken_as_a_whole_or_not_at_all(stem, there, here):
+    source = weights(stem=stem, **there)
+    params, initial, outcomes = fitted(source, stem=stem, **here)
+    fates: dict[str, set[str]] = {}
+    for name, said in outcomes.items():
+        fates.setdefault(name.rpartition("/")[0], set()).add(said)
+    assert all(len(said) == 1 for said in fates.values())
+    stem = {name for name in fates if name.startswith("patch_embed/")}
+    assert "new: other patches or channels" in set().union(*(fates[name] for name in stem))
+    named, own = (storage.named(tree) for tree in (params, initial))
+    for name in own:
+        if outcomes[name].startswith("new"):
+            np.testing.assert_array_equal(named[name], own[name])
+
+
 @pytest.mark.parametrize("key", ["embed_dim", "mlp_dim", "head_dim", "num_heads"])
 def test_other_sizes_are_refused_by_name(key):
     said = rf"init_from=runs/old: .* there, .* here \(model.{key} is {SMALL[key]} there, 16 here\)"
@@ -127,7 +175,9 @@ def test_other_sizes_are_refused_by_name(key):
 
 def test_weights_without_names_of_classes_keep_their_head_where_as_many_are_wanted():
     source = weights(names=())
-    params, _, _ = fitted(source)
+    params, _, outcomes = fitted(source)
     assert equal(params["head"], source.params["head"])
+    said = "taken in their order: the weights do not name their classes"
+    assert outcomes["head/kernel"] == outcomes["head/bias"] == said
     _, _, outcomes = fitted(source, ("cat", "dog"))
     assert outcomes["head/kernel"] == "new: other classes"
