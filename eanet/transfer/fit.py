@@ -9,6 +9,7 @@ import numpy as np
 
 from eanet.checkpoints import storage
 from eanet.errors import UserError
+from eanet.transfer.units import Memory, merge
 from eanet.transfer.weights import Weights
 
 _POSITIONS = "patch_embed/position_embedding"
@@ -35,7 +36,8 @@ def fit(
     """Parameters of the form of `initial`, with all that the weights have for it.
 
     Tensors of equal name and shape are taken. Blocks and memory units are taken from the first on;
-    those that the model has more stay as they are in `initial`. The embedding of the places is interpolated (bicubic) where the grid of
+    those that the model has more stay as they are in `initial`. Where it has fewer units, the
+    nearest are merged. The embedding of the places is interpolated (bicubic) where the grid of
     tokens is another one. The head is taken class by class, by their names, or as it is where the
     weights have none. A module of the stem stays as in `initial` where one of its tensors has
     another shape.
@@ -54,6 +56,7 @@ def fit(
       UserError: a tensor has another shape for another reason.
     """
     there, here = (storage.named(tree) for tree in (weights.params, initial))
+    merged = _merged_units(weights, model, there)
     # A bias belongs to its kernel: neither is of use beside the other's successor.
     other_stem = {
         _module(name)
@@ -76,7 +79,7 @@ def fit(
             value = _resized(there[name], weights.grid, grid)
             outcome = f"interpolated from {_by(weights.grid)} to {_by(grid)} tokens"
         else:
-            value, outcome = _by_part(weights, model, name, there[name], start)
+            value, outcome = _by_part(weights, model, name, there[name], start, merged.get(name))
         params[name] = value.astype(start.dtype)
         rows.append(Row(name, _shape(there, name), start.shape, outcome))
     rows += [Row(name, there[name].shape, None, "left") for name in there if name not in here]
@@ -104,14 +107,43 @@ def _by_class(
     return result, f"taken: {', '.join(counts)}"
 
 
+def _units(options: Mapping[str, Any]) -> int:
+    """Memory units of external attention, 0 of any other."""
+    external = options.get("attention", "external") == "external"
+    return options.get("memory_size", 0) if external else 0
+
+
+def _merged_units(
+    weights: Weights, model: Mapping[str, Any], there: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The memories of all blocks with the units that the model has, where these are fewer."""
+    if not 0 < _units(model) < _units(weights.model):
+        return {}
+    groups = model.get("norm_groups", 1)
+    if weights.model.get("norm_groups", 1) != groups:
+        groups = 1  # what was one group will not be one
+    names = [
+        f"blocks/attention/{part}" for part in ("key_memory", "key_memory_bias", "value_memory")
+    ]
+    blocks = [
+        merge(Memory(*block), _units(model), model.get("norm", "double"), groups)
+        for block in zip(*(there[name] for name in names), strict=True)
+    ]
+    return dict(zip(names, map(np.stack, zip(*blocks, strict=True)), strict=True))
+
+
 def _by_part(
     weights: Weights,
     model: Mapping[str, Any],
     name: str,
     value: np.ndarray,
     start: np.ndarray,
+    merged: np.ndarray | None,
 ) -> tuple[np.ndarray, str]:
-    """The first blocks and the first memory units of `value`, and what `start` has beyond them."""
+    """The first blocks and memory units of `value`, and what `start` has beyond them.
+
+    Where units were `merged`, those are what is taken.
+    """
     units = tuple(options.get("memory_size") for options in (weights.model, model))
     corner, parts = [], []
     for axis, (there, here) in enumerate(zip(value.shape, start.shape, strict=False)):
@@ -121,13 +153,14 @@ def _by_part(
         if axis == 0 and name.startswith("blocks/"):
             parts.append(_part(there, here, "blocks"))
         elif "/attention/" in name and (there, here) == units:
-            parts.append(_part(there, here, "units"))
+            fewer = f"{there} units merged into {here}"
+            parts.append(_part(there, here, "units") if merged is None else fewer)
         else:
             raise UserError(_refusal(weights, model, name, value, start))
     if value.ndim != start.ndim:
         raise UserError(_refusal(weights, model, name, value, start))
     result = start.copy()
-    result[tuple(corner)] = value[tuple(corner)]
+    result[tuple(corner)] = (value if merged is None else merged)[tuple(corner)]
     return result, f"taken: {'; '.join(parts)}"
 
 

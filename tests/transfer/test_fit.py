@@ -6,10 +6,12 @@ import pytest
 
 from eanet.checkpoints import storage
 from eanet.errors import UserError
+from eanet.models.attention import NORMS
 from eanet.models.eanet import EANet
 from eanet.models.functional import split_model
 from eanet.models.stems import STEMS
 from eanet.transfer.fit import fit
+from eanet.transfer.units import Memory, merge
 from eanet.transfer.weights import Weights
 
 SMALL = {"patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "head_dim": 4}
@@ -105,12 +107,43 @@ def test_blocks_and_memory_units_are_taken_from_the_first_on():
     np.testing.assert_array_equal(keys[:, :, 4:], own[:, :, 4:])
     assert outcomes["blocks/attention/key_memory"] == "taken: 2 blocks, 1 new; 4 units, 2 new"
     assert outcomes["blocks/mlp/out/kernel"] == "taken: 2 blocks, 1 new"
-    back, _, outcomes = fitted(weights(depth=3, memory_size=6))
-    assert np.shape(back["blocks"]["attention"]["key_memory"]) == old.shape
-    assert (
-        outcomes["blocks/attention/key_memory"]
-        == "taken: the first 2 of 3 blocks, 1 left; the first 4 of 6 units, 2 left"
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_units_that_are_too_many_are_merged_block_by_block(norm):
+    source = weights(depth=3, memory_size=6, norm=norm)
+    params, _, outcomes = fitted(source, norm=norm)
+    names = "key_memory", "key_memory_bias", "value_memory"
+    old, new = (
+        [tree["blocks"]["attention"][name] for name in names] for tree in (source.params, params)
     )
+    for block in range(2):
+        expected = merge(Memory(*(part[block] for part in old)), 4, norm)
+        for part, wanted in zip(new, expected, strict=True):
+            np.testing.assert_array_equal(part[block], wanted.astype(np.float32))
+    for name in names:
+        said = "taken: the first 2 of 3 blocks, 1 left; 6 units merged into 4"
+        assert outcomes[f"blocks/attention/{name}"] == said
+    assert (
+        outcomes["blocks/attention/value_memory_bias"] == "taken: the first 2 of 3 blocks, 1 left"
+    )
+
+
+@pytest.mark.parametrize(("implementation", "groups"), [("plain", 2), ("fast", 1)])
+def test_a_model_of_units_that_all_stood_twice_answers_as_before(implementation, groups):
+    """The units of a group alternate, and merged they have the place of the first."""
+    options = {"implementation": implementation, "norm_groups": groups}
+    source = weights(memory_size=8, **options)
+    attention = source.params["blocks"]["attention"]
+    for name, axis in (("key_memory", 2), ("key_memory_bias", 1), ("value_memory", 1)):
+        attention[name] = np.concatenate([np.take(attention[name], range(4), axis)] * 2, axis)
+    params, _, _ = fitted(source, **options)
+    images = jax.numpy.asarray(np.random.default_rng(2).normal(size=(5, 8, 8, 1)), "float32")
+    before, after = (
+        jax.jit(model(memory_size=size, **options)[0].apply)(tree, images)
+        for size, tree in ((8, source.params), (4, params))
+    )
+    np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4)
 
 
 def test_embeddings_of_places_follow_the_grid_and_keep_what_is_linear_in_it():
