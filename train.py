@@ -95,9 +95,9 @@ def train(
             with ThreadPoolExecutor(1) as background:  # compiles while the rest is made ready
                 train_steps = compiled_by(background, run, like, step)
                 if state is None:
-                    state, tensors = first()
-                    if tensors:
-                        write_record(workdir, config.init_from, tensors)
+                    state, start = first()
+                    if start:
+                        write_record(workdir, start)
                 console.run_header(
                     workdir=workdir,
                     device=device(run.mesh.devices.flat),

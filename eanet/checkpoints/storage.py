@@ -6,12 +6,13 @@ ours.
 
 import errno
 import functools
+import hashlib
 import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,15 @@ def forms(tree: Any) -> dict[str, str]:
     return {
         name: f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}" for name, leaf in named(tree).items()
     }
+
+
+def digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of tensors: of names, types, shapes and bytes, in the order of their names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        found.update(tensor.tobytes())
+    return found.hexdigest()
 
 
 def _alone() -> Any:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from eanet import files
+from eanet.checkpoints import storage
 from eanet.checkpoints.manager import Checkpoints
 from eanet.cli import in_checkout, say
 from eanet.config_flags import ConfigParser
@@ -113,16 +114,14 @@ def digests(workdir: Path) -> dict[str, str]:
     """SHA-256 of the newest checkpoint's tensors, by part of the state, and of the metrics."""
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         tensors = checkpoints.arrays("latest")
-    parts: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for name, tensor in sorted(tensors.items()):
-        digest = parts.setdefault(name.split("/")[0], hashlib.sha256())
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
-        digest.update(tensor.tobytes())
+        parts.setdefault(name.split("/")[0], {})[name] = tensor
     lines = read(workdir / "metrics.jsonl")
     for line in lines:
         line.pop("images_per_second", None)  # what a clock has measured is not the same twice
-    parts["metrics"] = hashlib.sha256(json.dumps(lines).encode())
-    return {part: digest.hexdigest() for part, digest in parts.items()}
+    found = {part: storage.digest(named) for part, named in parts.items()}
+    return found | {"metrics": hashlib.sha256(json.dumps(lines).encode()).hexdigest()}
 
 
 class _Run:

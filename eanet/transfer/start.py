@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
@@ -17,17 +17,27 @@ from eanet.transfer.weights import read_weights
 NAME = "init.json"
 
 
-def initial_state(run: Run, console: Console) -> tuple[TrainState, list[Row]]:
+@dataclass(frozen=True)
+class Start:
+    """Which weights a run started from, and what became of them: the content of `init.json`."""
+
+    source: str  # as the config names it
+    step: int | None  # of the checkpoint; a file of Keras knows none
+    params_sha256: str  # see `eanet.checkpoints.storage.digest`
+    tensors: Sequence[Row]
+
+
+def initial_state(run: Run, console: Console) -> tuple[TrainState, Start | None]:
     """The state before the first step, on the devices, and what became of the weights.
 
-    Those of `init_from` in the config are shown as a table; without it there are no rows.
+    Those of `init_from` in the config are shown as a table; without it there is nothing to tell.
 
     Raises:
       UserError: the weights cannot be read, or do not fit the model.
     """
     state = run.initial_state()
     if not run.config.init_from:
-        return state, []
+        return state, None
     weights = read_weights(run.config.init_from, console.warn)
     params, rows = fit(
         weights,
@@ -38,16 +48,16 @@ def initial_state(run: Run, console: Console) -> tuple[TrainState, list[Row]]:
     )
     title = f"Starts from the weights of {weights.source}"
     console.table(title, ("tensors", "what becomes of them"), _grouped(rows))
-    return run.state_of(params), rows
+    return run.state_of(params), Start(weights.source, weights.step, weights.digest, rows)
 
 
-def write_record(workdir: Path, source: str, rows: Sequence[Row]) -> None:
-    """Records in `init.json` where the weights came from and what became of each tensor.
+def write_record(workdir: Path, start: Start) -> None:
+    """Records in `init.json` which weights they were and what became of each tensor.
 
     Raises:
       UserError: it cannot be written.
     """
-    files.write_record(workdir / NAME, {"source": source, "tensors": [asdict(row) for row in rows]})
+    files.write_record(workdir / NAME, asdict(start))
 
 
 def _grouped(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:

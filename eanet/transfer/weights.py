@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eanet.checkpoints import storage
 from eanet.convert import keras_files
 from eanet.convert.keras_weights import infer, to_params
 from eanet.data.base import Log
@@ -23,6 +24,12 @@ class Weights:
     grid: tuple[int, int]  # rows and columns of the tokens
     model: dict[str, Any]  # the options of its model, as in a config
     class_names: tuple[str, ...]  # of the logits; empty where they are not known
+    step: int | None = None  # of the checkpoint; None where it is not known
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the parameters: the same for a run and for a file that was made of it."""
+        return storage.digest(storage.named(self.params))
 
 
 def read_weights(source: str, log: Log) -> Weights:
@@ -49,4 +56,5 @@ def read_weights(source: str, log: Log) -> Weights:
         grid=model.network.abstract.patch_embed.grid,
         model=model.config.model.to_dict(),
         class_names=model.class_names,
+        step=model.step,
     )
