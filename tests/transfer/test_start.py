@@ -35,10 +35,15 @@ def test_a_run_starts_where_another_ended_and_keeps_a_record(trained, tmp_path, 
     config.optimizer.freeze = "*"
     with pytest.raises(UserError, match="leaves nothing to train"):
         train.train(config, tmp_path / "run")
-    config.optimizer.freeze = "blocks/*, patch_embed/*, head/kernel"
+    config.optimizer.freeze = "blocks/0/*, blocks/mlp/*, patch_embed/*, head/kernel"
     train.train(config, tmp_path / "run")
     start, end = (load(path).params for path in (trained, tmp_path / "run"))
-    assert equal(start["blocks"], end["blocks"])
+    first, second = (
+        [jax.tree.map(lambda leaf, at=block: leaf[at], of["blocks"]) for of in (start, end)]
+        for block in range(2)
+    )
+    assert equal(*first) and equal(*(of["mlp"] for of in second))
+    assert not equal(*(of["attention"]["key_memory"] for of in second))
     assert equal(start["head"]["kernel"], end["head"]["kernel"])
     assert not equal(start["head"]["bias"], end["head"]["bias"])
     record = json.loads((tmp_path / "run/init.json").read_text())
