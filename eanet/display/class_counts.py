@@ -8,7 +8,7 @@ import numpy as np
 if TYPE_CHECKING:
     from eanet.data.load import Dataset
 
-_FEW = 10  # classes that are all named
+_FEW = 32  # classes that are all named
 _MISSING = 5  # names of classes without images
 
 
