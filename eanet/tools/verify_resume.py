@@ -36,6 +36,8 @@ from eanet.workdir.log import read
 # How and when to stop, each as often as it stands here.
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _MOMENTS = ("while starting", "while training", "while training", "while saving")
+# Runs in a row that may end before the moment to stop them.
+_MOST_MISSED = 3
 # A stop while saving comes at most so many seconds after the save began.
 _SAVING_SECONDS = 0.05
 # Seconds after which processes notice that one of them has been killed.
@@ -90,6 +92,7 @@ def _verify(
     draw = random.Random(seed)
     ends: list[dict[str, str]] = []
     stops: collections.Counter[str] = collections.Counter()
+    missed = 0
     while stops["in all"] < kills:
         before = stops["in all"]
         disturbed = started(directory / f"stopped_{len(ends) + 1}")
@@ -105,7 +108,12 @@ def _verify(
             disturbed.start()
         disturbed.end_with(0)
         ends.append(digests(disturbed.workdir))
-        if stops["in all"] == before:
+        if stops["in all"] > before:
+            missed = 0
+            continue
+        # A machine that others use too may be faster now than while the run was left alone.
+        missed, seconds = missed + 1, seconds / 2
+        if missed == _MOST_MISSED:
             raise UserError("the run ends before it can be stopped; raise num_epochs")
     return {"stops": dict(stops), "left_alone": digests(left_alone.workdir), "stopped": ends}
 

@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 
 from eanet import cli
@@ -24,3 +26,48 @@ def test_without_a_checkout_it_says_so(monkeypatch, tmp_path):
         UserError, match=r"no main\.py, only a checkout has; run this command there"
     ):
         verify_resume.main(["--config=configs/testing.py"], "verify-resume")
+
+
+class Run:
+    """A run that ends before it is stopped, so often as `quick` says of those after the first."""
+
+    def __init__(self, directory, quick):
+        self.workdir, self.number = directory, int(directory.name.rpartition("_")[2] or 0)
+        self.quick = quick
+
+    def start(self):
+        pass
+
+    def wait_until_training(self):
+        return True
+
+    def wait_for(self, moment, seconds):
+        return self.number > self.quick
+
+    def send_signal(self, number, draw):
+        return []
+
+    def end_with(self, *codes):
+        pass
+
+
+@pytest.mark.parametrize("quick", [0, 2, 3])
+def test_a_run_that_was_quicker_than_the_stop_is_run_again_with_earlier_ones(
+    monkeypatch, tmp_path, quick
+):
+    monkeypatch.setattr(verify_resume, "digests", lambda _: {"step": "1"})
+    runs = []
+
+    def started(directory):
+        directory = tmp_path / "alone_0" if directory.name == "left_alone" else directory
+        runs.append(Run(directory, quick))
+        return runs[-1]
+
+    if quick == 3:
+        with pytest.raises(UserError, match="ends before it can be stopped; raise num_epochs"):
+            verify_resume._verify(started, tmp_path, 2, 0)
+        return
+    found = verify_resume._verify(started, tmp_path, 2, 0)
+    assert found["stops"]["in all"] == 2
+    assert sum(found["stops"].get(each.name, 0) for each in signal.Signals) == 2
+    assert len(found["stopped"]) == len(runs) - 1 == quick + 1
