@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from eanet.errors import UserError
 
+_MOST_PIXELS = 89_478_485  # of which Pillow does not yet suspect a decompression bomb
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -101,14 +103,15 @@ class Text(Such):
 class Size(Such):
     """Height and width in pixels, as a tuple or, as JSON has it, a list."""
 
-    def __init__(self, most: int = 2**16 - 1) -> None:
-        side = Number(1, most, whole=True)
+    def __init__(self) -> None:
+        side = Number(1, 2**16 - 1, whole=True)
         super().__init__(
-            f"(height, width), each {side}",
+            f"(height, width), each {side}, of at most {_MOST_PIXELS:,} pixels",
             lambda value: (
                 isinstance(value, tuple | list)
                 and len(value) == 2
                 and all(side.allows(each) for each in value)
+                and value[0] * value[1] <= _MOST_PIXELS
             ),
         )
 

@@ -138,6 +138,9 @@ class Wanted:
     test_fraction: float = 0.2  # of each class, where the source has no test split of its own
     skip_bad: bool = False  # whether an image that cannot be read is left out, and counted
     streaming: bool | None = None  # whether images stay in their files; None where memory decides
+    # Whether validation is known to be held out from train: folders that were not read as the
+    # validation split before are not read now.
+    holds_out: bool = False
 
 
 def fingerprint(files: Iterable[tuple[str, os.stat_result]]) -> str:

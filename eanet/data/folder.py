@@ -44,6 +44,7 @@ def folder_source(path: str, wanted: Wanted) -> Source:
     only = f":{wanted.part}:{wanted.channels}:{wanted.bits}" if wanted.part else ""
     divided = "" if listing.divided else f":test{wanted.test_fraction:g}"
     skipping = ":skip" if wanted.skip_bad else ""
+    told = () if listing.tested_on == "test" else (f"{listing.tested_on} is tested on",)
     return Source(
         f"folder:{listing.place.name}",
         f"folder:{listing.place}{only}{divided}{skipping}",
@@ -55,7 +56,8 @@ def folder_source(path: str, wanted: Wanted) -> Source:
             lambda: looked_at()[:2],
             skips_bad=wanted.skip_bad,
         ),
-        listing.ignored.notes(),
+        listing.ignored.notes() + told,
+        listing.tested_on,
     )
 
 

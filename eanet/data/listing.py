@@ -68,6 +68,7 @@ class Listing:
     lines: dict[Path, int]  # in which line of the table a file stands
     divided: bool  # whether it says itself which images are for the test
     ignored: Ignored = field(default_factory=Ignored)
+    tested_on: str = "test"  # the folder of the part "test"
 
     @property
     def root(self) -> Path:
@@ -82,6 +83,8 @@ class Listing:
         if self.lines:
             found.append((self.place.name, _stat(self.place)))
         digest = fingerprint((name, stat) for name, stat in found if stat)
+        if missing := sorted(name for name, stat in found if not stat):
+            digest += ":" + hashlib.sha256(os.fsencode("\0".join(missing))).hexdigest()
         # Copies of before there was a natural order are right where it is that of the letters.
         return digest + ("" if sorted(self.class_names) == list(self.class_names) else ":natural")
 
@@ -94,7 +97,7 @@ def list_images(path: str, wanted: Wanted) -> Listing:
     """
     place = Path(os.path.realpath(os.path.expanduser(path)))
     if path and os.path.isdir(place):
-        listing = _of_folder(place, wanted.part)
+        listing = _of_folder(place, wanted)
     elif path and place.suffix.lower() in table.ENDINGS and os.path.exists(place):
         listing = _of_table(place, wanted.part)
     else:
@@ -117,17 +120,19 @@ def list_images(path: str, wanted: Wanted) -> Listing:
     return replace(listing, parts=parts)
 
 
-def _of_folder(root: Path, only: str | None) -> Listing:
-    ignored = Ignored()
-    folders = _parts(root, only)
+def _of_folder(root: Path, wanted: Wanted) -> Listing:
+    only, ignored = wanted.part, Ignored()
+    folders = _parts(root, wanted)
     if folders:
         for entry in _entries(root, ignored):
             if Path(entry.path) not in folders.values() and only is None:
                 ignored.beside[entry.name] += 1
-        listed = {part: _classes(folder, ignored, part) for part, folder in folders.items()}
     else:
         _check_undivided(root)
-        listed = {"train": _classes(root, ignored, "train")}
+    listed = {
+        part: _classes(folder, ignored, wanted.skip_bad, part)
+        for part, folder in (folders or {"train": root}).items()
+    }
     known = {name for _, name in listed.get("train") or listed[only or "train"]}
     for part, files in listed.items():
         for path, name in files:
@@ -135,7 +140,8 @@ def _of_folder(root: Path, only: str | None) -> Listing:
                 folder = next(up for up in path.parents if up.parent == folders[part])
                 raise UserError(f"{folder}: there is no class {name!r} in train")
     names = tuple(sorted(known, key=natural))
-    return Listing(root, listed, names, {}, bool(folders), ignored)
+    tested_on = folders["test"].name if "test" in folders else "test"
+    return Listing(root, listed, names, {}, bool(folders), ignored, tested_on)
 
 
 def _of_table(place: Path, only: str | None) -> Listing:
@@ -171,9 +177,12 @@ def _divided(files: Files, fraction: float, root: Path) -> dict[str, Files]:
     return parts
 
 
-def _parts(root: Path, only: str | None) -> dict[str, Path]:
+def _parts(root: Path, wanted: Wanted) -> dict[str, Path]:
     """The folders of the parts by their names; none where the images are not divided."""
-    names = {"train": ["train"], "val": _VAL_NAMES, "test": ["test"]}
+    only = wanted.part
+    held_out = wanted.holds_out and os.path.isdir(root / "test")
+    val_names = _VAL_NAMES[:1] if held_out else _VAL_NAMES
+    names = {"train": ["train"], "val": val_names, "test": ["test"]}
     there = {
         part: root / name
         for part in _PARTS
@@ -208,7 +217,7 @@ def _check_undivided(root: Path) -> None:
             )
 
 
-def _classes(folder: Path, ignored: Ignored, part: str) -> Files:
+def _classes(folder: Path, ignored: Ignored, skip_bad: bool, part: str) -> Files:
     """The files of a folder of classes, with their classes."""
     files: Files = []
     entries = _entries(folder, ignored)
@@ -216,23 +225,31 @@ def _classes(folder: Path, ignored: Ignored, part: str) -> Files:
     for entry in entries:
         if entry in folders:
             name = unicodedata.normalize("NFC", entry.name)
-            found = _files_below(Path(entry.path), ignored)
+            found = _files_below(Path(entry.path), ignored, skip_bad)
             if not found and part == "train":
                 raise UserError(f"{entry.path} holds no images; add some or remove it")
             files += [(path, name) for path in found]
         # A list of images that lie in one folder would make that a class, and the only one.
-        elif is_text(entry.name) and len(folders) > 1 and not entry.name.endswith(table.ENDINGS):
+        elif is_text(entry.name) and len(folders) > 1 and not _is_table(entry.name):
             ignored.others[entry.name] += 1
         else:
-            hint = f", or name folder:{entry.path}" if entry.name.endswith(table.ENDINGS) else ""
+            hint = f", or name folder:{entry.path}" if _is_table(entry.name) else ""
             raise UserError(f"{entry.path} lies beside the class folders; move it away{hint}")
     if not files:
         raise UserError(f"{folder} holds no class folders with images")
     return files
 
 
-def _files_below(folder: Path, ignored: Ignored) -> list[Path]:
-    """All files of a class; links to folders are refused, so that no loop of them can hold it."""
+def _is_table(name: str) -> bool:
+    return name.lower().endswith(table.ENDINGS)
+
+
+def _files_below(folder: Path, ignored: Ignored, skip_bad: bool) -> list[Path]:
+    """All files of a class; links to folders are refused, so that no loop of them can hold it.
+
+    Texts too where what cannot be read is skipped: as such they counted before they were ignored,
+    and which images are held out depends on how many files there are.
+    """
     found, pending = [], [folder]
     while pending:
         folder = pending.pop()
@@ -241,7 +258,7 @@ def _files_below(folder: Path, ignored: Ignored) -> list[Path]:
             ignored.others[folder.name] += 1
         for entry in entries:
             if not _is_folder(entry):
-                if is_text(entry.name):
+                if is_text(entry.name) and not skip_bad:
                     ignored.others[entry.name] += 1
                 else:
                     found.append(Path(entry.path))

@@ -96,6 +96,7 @@ def load_dataset(
     seed: int = 0,
     place: str | None = None,
     class_names: Sequence[str] = (),
+    holds_out: bool = False,
     cache_dir: MaybePath = None,
     log: Log = print,
 ) -> Dataset:
@@ -110,7 +111,7 @@ def load_dataset(
     where all have one size. Files of a folder that cannot be read are refused, or with `"skip"` as
     `on_bad_image` left out. `class_weights="balanced"` asks for `Dataset.class_weights`, see
     `eanet.data.splits.balanced_weights`. `class_names`, where a run has recorded these very
-    classes, is the order to give them in.
+    classes, is the order to give them in; `holds_out`, that its validation was a part of train.
 
     The name is of `eanet.data.sources.SOURCES`, as in `folder:PATH`, or of TFDS; what TFDS has
     prepared lies in `data_dir`, by default TFDS_DATA_DIR or ~/tensorflow_datasets. While `place`,
@@ -137,6 +138,7 @@ def load_dataset(
         test_fraction=test_fraction,
         skip_bad=on_bad_image == "skip",
         streaming=streaming,
+        holds_out=holds_out,
     )
     decoded = decode(name, data_dir, place, cache_dir, log, wanted)
     decoded = _in_order(decoded, class_names)

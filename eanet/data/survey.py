@@ -54,6 +54,10 @@ def streamed(source: Source, cache_dir: Path, log: Log) -> Decoded:
         return _survey(source, references, log)
 
     found = kept(_surveyed(source), cache_dir, log, "looking at all images of", survey)
+    if {part: len(of_part) for part, of_part in found.arrays.items()} != {
+        part: len(listed) for part, listed in references.items()
+    }:
+        raise UserError(f"{source.place} changes while it is read; start the command again")
     fields = {field.name for field in dataclasses.fields(Recipe)}
     recipe = Recipe(**{name: fact for name, fact in found.facts.items() if name in fields})
     return Decoded(

@@ -144,6 +144,8 @@ def _divided(folder: Path, wanted: Wanted, splits: dict[str, Split]) -> dict[str
     if is_divided(folder):
         return splits
     train, test = split_test(splits["train"], wanted.test_fraction)
+    if not len(test):
+        raise UserError(f"{folder} has no class of two images, so that none is left to test on")
     return {**splits, "train": train, "test": test}
 
 

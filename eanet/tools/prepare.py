@@ -6,9 +6,10 @@ Exit code 5: TFDS could prepare it with TensorFlow, which is not installed.
 import sys
 from pathlib import Path
 
+from eanet import rules
 from eanet.cli import Parser, say
 from eanet.data.base import Wanted
-from eanet.data.load import load_dataset
+from eanet.data.load import RULES, load_dataset
 from eanet.data.resize import DEFAULT, RESIZES
 from eanet.data.sources import prepare, refuse_unread
 from eanet.data.tfds_files import not_to_decode, sizes
@@ -35,6 +36,7 @@ def main(arguments: list[str], prog: str) -> int:
     if options["data_dir"] is not None:
         refuse_unread(options["data_dir"], options["name"])
     name, size = options.pop("name"), options["image_size"]
+    rules.check({"image_size": RULES["image_size"]}, {"image_size": size}, "--")
     wanted = Wanted(image_size=size and (size[0], size[1]), resize=options["resize"])
     try:
         source = prepare(name, options["data_dir"], say, wanted)

@@ -31,6 +31,11 @@ def frozen(patterns: str, params: Any, depth: int) -> Any:
       UserError: a pattern matches nothing, or all is frozen.
     """
     wanted = [pattern.strip() for pattern in patterns.split(",")]
+    if ranges := [pattern for pattern in wanted if re.search(r"\[[^]]*-\d\d", pattern)]:
+        raise UserError(
+            f"optimizer.freeze={ranges[0]!r}: a range in brackets is of single digits; write "
+            "blocks/[0-9]/*,blocks/1[0-1]/* for the blocks from 0 to 11"
+        )
     names = [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in wanted:
         if not any(np.any(_matches(pattern, name, depth)) for name in names):

@@ -259,6 +259,7 @@ def _load(config: ConfigDict, log: Log, known: ModelRecord | None) -> Dataset:
         seed=config.seed,
         place=known.data.place if known and known.data else None,
         class_names=known.class_names if known else (),
+        holds_out=bool(known and known.data and known.data.holds_out),
         log=log,
         **config.dataset,
     )

@@ -13,6 +13,12 @@ from eanet.transfer.units import Memory, merge
 from eanet.transfer.weights import Weights
 
 _POSITIONS = "patch_embed/position_embedding"
+# The memory of external attention in all blocks, and which axis counts its units.
+_UNIT_AXIS = {
+    "blocks/attention/key_memory": 2,
+    "blocks/attention/key_memory_bias": 1,
+    "blocks/attention/value_memory": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -94,15 +100,14 @@ def _by_class(
         return value, "taken in their order: the weights do not name their classes"
     if names == wanted:
         return value, "taken"
-    common = [name for name in wanted if name in names]
-    if not common:
+    place = {name: index for index, name in enumerate(names)}
+    here = [index for index, name in enumerate(wanted) if name in place]
+    if not here:
         return start, "new: other classes"
     result = start.copy()
-    result[..., [wanted.index(name) for name in common]] = value[
-        ..., [names.index(name) for name in common]
-    ]
-    new, left = len(wanted) - len(common), len(names) - len(common)
-    counts = [f"{len(common)} of {len(wanted)} classes, by name"]
+    result[..., here] = value[..., [place[wanted[index]] for index in here]]
+    new, left = len(wanted) - len(here), len(names) - len(here)
+    counts = [f"{len(here)} of {len(wanted)} classes, by name"]
     counts += [f"{count} {what}" for count, what in ((new, "new"), (left, "left")) if count]
     return result, f"taken: {', '.join(counts)}"
 
@@ -122,14 +127,11 @@ def _merged_units(
     groups = model.get("norm_groups", 1)
     if weights.model.get("norm_groups", 1) != groups:
         groups = 1  # what was one group will not be one
-    names = [
-        f"blocks/attention/{part}" for part in ("key_memory", "key_memory_bias", "value_memory")
-    ]
     blocks = [
         merge(Memory(*block), _units(model), model.get("norm", "double"), groups)
-        for block in zip(*(there[name] for name in names), strict=True)
+        for block in zip(*(there[name] for name in _UNIT_AXIS), strict=True)
     ]
-    return dict(zip(names, map(np.stack, zip(*blocks, strict=True)), strict=True))
+    return dict(zip(_UNIT_AXIS, map(np.stack, zip(*blocks, strict=True)), strict=True))
 
 
 def _by_part(
@@ -144,7 +146,7 @@ def _by_part(
 
     Where units were `merged`, those are what is taken.
     """
-    units = tuple(options.get("memory_size") for options in (weights.model, model))
+    units = _units(weights.model), _units(model)
     corner, parts = [], []
     for axis, (there, here) in enumerate(zip(value.shape, start.shape, strict=False)):
         corner.append(slice(min(there, here)))
@@ -152,7 +154,7 @@ def _by_part(
             continue
         if axis == 0 and name.startswith("blocks/"):
             parts.append(_part(there, here, "blocks"))
-        elif "/attention/" in name and (there, here) == units:
+        elif axis == _UNIT_AXIS.get(name) and (there, here) == units:
             fewer = f"{there} units merged into {here}"
             parts.append(_part(there, here, "units") if merged is None else fewer)
         else:

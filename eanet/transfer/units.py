@@ -69,9 +69,11 @@ def _merge(memory: Memory, size: int, norm: str) -> Memory:
         for part in (keys, bias, values):
             part[first] = share * part[first] + (1 - share) * part[second]
         mass[first], left[second] = both, False
-        near[first] = near[:, first] = _directions(keys) @ _directions(keys[first])
-        near[first, first] = -np.inf
-        near[~left] = near[:, ~left] = -np.inf
+        others = left.copy()
+        others[first] = False
+        now = _directions(keys) @ _directions(keys[first])
+        near[first] = near[:, first] = np.where(others, now, -np.inf)
+        near[second] = near[:, second] = -np.inf
     mass, keys, bias, values = mass[left], keys[left].T, bias[left], values[left]
     if norm == "softmax_memory":
         bias = mass

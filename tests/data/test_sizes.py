@@ -161,3 +161,10 @@ def test_a_run_keeps_the_order_of_classes_that_it_recorded(tmp_path):
     np.testing.assert_array_equal(old.train.images, new.train.images)
     assert old.fingerprints == new.fingerprints
     assert load(tmp_path, class_names=("10", "8")).class_names == ("9", "10")
+
+
+def test_a_prepared_set_of_one_image_a_class_cannot_be_divided(tmp_path):
+    images, _ = random_images(3)
+    write_prepared(tmp_path, "tfrecord", {"train": (images, np.arange(3, dtype=np.int32))})
+    with pytest.raises(UserError, match="no class of two images, so that none is left to test on"):
+        load_dataset("shapes", data_dir=tmp_path, log=quiet)

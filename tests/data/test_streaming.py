@@ -284,3 +284,11 @@ def test_an_image_that_memory_does_not_hold_is_refused_before_it_is_decoded(fold
     for streaming in (None, True):
         with pytest.raises(UserError, match=r"images of 512x512x3 need .* dataset\.image_size"):
             load(f"folder:{folder}", streaming=streaming, image_size=(512, 512))
+
+
+def test_a_link_that_is_broken_later_is_seen(folder):
+    load(f"folder:{folder}", streaming=True)
+    (folder / "train/a/lost.png").symlink_to("nowhere.png")
+    for streaming in (True, False):
+        with pytest.raises(UserError, match=r"lost\.png cannot be read"):
+            load(f"folder:{folder}", streaming=streaming)

@@ -131,3 +131,9 @@ def test_make_installs_tensorflow_where_nothing_else_is_missing(codes, installs,
     assert log.count("pip install -q -r requirements-prepare.txt") == installs
     assert log.count("python") == len(codes)
     assert (f"Error {code}" in done.stderr) if code else done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("size", [("0", "5"), ("60000", "60000")])
+def test_an_impossible_size_is_refused_before_anything_is_prepared(tmp_path, size):
+    with pytest.raises(UserError, match="--image_size"):
+        prepare.main(["mnist", f"--data_dir={tmp_path}", "--image_size", *size], "prepare")

@@ -102,6 +102,7 @@ def test_a_frozen_gradient_that_is_not_finite_changes_nothing():
         ("blocks/4/*", "'blocks/4/.' matches no parameter; there are .* blocks/0/ to blocks/3/"),
         ("blocks/0", "'blocks/0' matches no parameter"),
         ("blocks/0/head/*", "matches no parameter"),
+        ("blocks/[0-11]/*", "'blocks/.0-11./.': a range in brackets is of single digits"),
     ],
 )
 def test_patterns_that_cannot_be_meant_are_refused(patterns, said):

@@ -71,6 +71,15 @@ def test_other_classes_have_a_new_head_and_nothing_else_is_new():
     assert new == {"head/bias": "new: other classes", "head/kernel": "new: other classes"}
 
 
+@pytest.mark.parametrize("attention", ["external", "self"])
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_width_as_large_as_the_memory_is_no_number_of_units(attention, size):
+    assert SMALL["head_dim"] == SMALL["memory_size"]
+    source = weights(attention=attention)
+    with pytest.raises(UserError, match=r"model\.head_dim is 4 there"):
+        fitted(source, attention=attention, head_dim=size, memory_size=size)
+
+
 @pytest.mark.parametrize(
     ("names", "old", "said"),
     [
