@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import math
@@ -86,10 +85,16 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 def _remove_left_over(path: Path) -> None:
     """Removes what killed processes left beside a file or directory that they wrote."""
     long_ago = time.time() - _LEFT_OVER_SECONDS
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for left in _written_beside(path, "tmp"):
         with contextlib.suppress(OSError):
             if left.lstat().st_mtime < long_ago or left.name.split(".")[-2] == str(os.getpid()):
                 shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def _written_beside(path: Path, end: str) -> list[Path]:
+    """What has the names that processes, by their numbers, give to what they write for this."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.\d+\.{end}")
+    return [other for other in path.parent.glob(".*") if ours.fullmatch(other.name)]
 
 
 def write_directory(path: Path, content: Mapping[str, bytes], advice: str = _MAKE_ROOM) -> None:
@@ -125,7 +130,7 @@ def put_back(path: Path) -> None:
     `write_directory` moves the old one away just before the new one takes its place. Where that is
     there, the old one is removed.
     """
-    for old in path.parent.glob(f".{glob.escape(path.name)}.*.old"):
+    for old in _written_beside(path, "old"):
         with contextlib.suppress(OSError):
             shutil.rmtree(old) if path.exists() else old.rename(path)
 
@@ -151,7 +156,9 @@ def local_path(path: str | Path) -> Path:
     """
     if hub.is_address(path):
         raise UserError(f"{path} is a model of the hub, and a directory is needed here")
-    scheme = re.match(r"([a-z][a-z0-9+.-]+):/", str(path))  # "gs:/x" is what a Path makes of it
+    scheme = re.match(
+        r"([A-Za-z][A-Za-z0-9+.-]+):/", str(path)
+    )  # "gs:/x" is what a Path makes of it
     if scheme:
         raise UserError(
             f"{path} is no directory of this machine, and {scheme[1]}: is not supported; give one "

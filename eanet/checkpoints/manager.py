@@ -15,6 +15,7 @@ from eanet.checkpoints import explain, storage
 from eanet.checkpoints.layout import STATE, CheckpointFiles, Metadata, best_of, one_line, step_of
 from eanet.checkpoints.manifest import Damaged
 from eanet.errors import UserError
+from eanet.workdir.log import best_validation, parse
 
 Log = Callable[[str], object]
 
@@ -120,6 +121,8 @@ class Checkpoints:
                 if unknown > newest:
                     raise self._refusal(unknown, unreadable[unknown])
             step = best_of(readable.values()) if which == "best" else None
+            if which == "best" and readable:
+                self._check_best(readable[max(readable)].history, readable.get(step or -1))
             step = max(readable, default=None) if step is None else step
         if step is None:
             raise UserError(f"there is no checkpoint in {self._files.directory}; train first")
@@ -129,6 +132,27 @@ class Checkpoints:
                 f"steps there: {', '.join(map(str, readable)) or 'none'}"
             )
         return step
+
+    def _check_best(self, history: str, found: Metadata | None) -> None:
+        """Refuses the best of those that are left, where the history knows a better one.
+
+        Every validated state is saved, and the best is kept. Where a start has set it aside as
+        damaged, which it has said, that is said once more.
+        """
+        best = best_validation(parse(history))
+        if best is None or (found and (found.val_accuracy or 0.0) >= best["accuracy"] - 1e-9):
+            return
+        lost = (
+            f"the checkpoint of step {best['step']}, the best on validation with "
+            f"{100 * best['accuracy']:.2f} %,"
+        )
+        if list(self._files.directory.glob(f"damaged-{best['step']}*")):
+            self._log(f"{lost} was damaged: the best that is left is taken")
+            return
+        raise UserError(
+            f"{lost} is not in {self._files.directory}; put it back, or say which one you mean by "
+            "--checkpoint=latest or --checkpoint=STEP"
+        )
 
     def restore(self, which: str | int, like: Any) -> tuple[int, Any]:
         """A saved state, verified, and its step; changes nothing on the disk.

@@ -7,17 +7,28 @@ import re
 _SYSTEM_FILES = {
     "__macosx",
     "#recycle",
+    "#snapshot",
     "$recycle.bin",
     "@eadir",
+    "@recently-snapshot",
+    "@recycle",
+    "@tmp",
+    "_gsdata_",
     "desktop.ini",
     "ehthumbs.db",
     "ehthumbs_vista.db",
     "icon\r",
+    "iconcache.db",
     "lost+found",
+    "network trash folder",
+    "recycled",
+    "recycler",
     "system volume information",
+    "temporary items",
     "thumbs.db",
-    "thumbs.db:encryptable",
 }
+# Lost clusters, locks and backups of editors, shortcuts, and what a download adds to a name.
+_SYSTEM_NAMES = re.compile(r"found\.\d{3}|~\$.*|#.+#|.+~|.+\.lnk|.+:(zone\.identifier|encryptable)")
 
 # Endings and names of what describes images and lies beside them: no damaged image is meant.
 _TEXTS = {".csv", ".htm", ".html", ".json", ".jsonl", ".log", ".md", ".pdf", ".rst", ".tsv"}
@@ -27,7 +38,9 @@ _TEXTS |= {"authors", "citation", "copying", "licence", "license", "readme"}
 
 def is_ignored(name: str) -> bool:
     """Whether a file or folder is hidden, or left by a desktop, an archiver or a file system."""
-    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+    lower = name.lower()
+    known = lower in _SYSTEM_FILES or _SYSTEM_NAMES.fullmatch(lower)
+    return bool(known) or name.startswith(".")
 
 
 def is_text(name: str) -> bool:

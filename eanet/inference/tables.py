@@ -10,6 +10,7 @@ import contextlib
 import csv
 import importlib.util
 import io
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ Write = Callable[[Sequence[Row]], object]
 
 _ADVICE = "make room or give another --out"
 _ROWS_IN_GROUP = 2**14  # of Parquet
+_LONGEST_LINE = 2**20  # bytes of a file that may be another one's
 
 
 def columns(top: int) -> list[str]:
@@ -118,11 +120,29 @@ def _as_utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def _are_ours(names: Sequence[str]) -> bool:
+    """Whether a table with just these columns is one of predictions, for some number of classes."""
+    return list(names) == columns(max(1, (len(names) - 2) // 2))
+
+
+def _is_csv_of_ours(file: IO[bytes]) -> bool:
+    line = file.readline(_LONGEST_LINE).decode(errors="replace")
+    return _are_ours(line.rstrip("\r\n").split(","))
+
+
+def _is_jsonl_of_ours(file: IO[bytes]) -> bool:
+    try:
+        row = json.loads(file.readline(_LONGEST_LINE))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and _are_ours(list(row))
+
+
 def _is_parquet_of_ours(file: IO[bytes]) -> bool:
     from pyarrow import ArrowException, parquet
 
     try:
-        return parquet.read_schema(file).names[:2] == columns(1)[:2]
+        return _are_ours(parquet.read_schema(file).names)
     except ArrowException:
         return False
 
@@ -133,7 +153,7 @@ class _Format(NamedTuple):
 
 
 _FORMATS = {
-    ".csv": _Format(_csv, lambda file: file.read(13) == b"path,class_1,"),
-    ".jsonl": _Format(_jsonl, lambda file: file.read(9) == b'{"path": '),
+    ".csv": _Format(_csv, _is_csv_of_ours),
+    ".jsonl": _Format(_jsonl, _is_jsonl_of_ours),
     ".parquet": _Format(_parquet, _is_parquet_of_ours),
 }

@@ -16,6 +16,7 @@ from eanet.errors import UserError
 from eanet.sweeps.keys import short_names
 from eanet.sweeps.spec import Between, OneOf, Overrides, Space, axis, product
 
+_MOST_RUNS = 10_000
 _MAX_NAME = 120  # characters; file systems allow 255 bytes
 _COMMA = r",(?![^(\[]*[)\]])"  # between values; not in one, as in (32,32)
 
@@ -128,6 +129,8 @@ def _parse(definition: str, base: ConfigDict) -> tuple[str, list[Overrides]]:
         except UserError as error:
             raise UserError(f"--sweep: {error}") from None
         axes[key] = axis(key, *values)
+    if math.prod(map(len, axes.values())) > _MOST_RUNS:
+        raise UserError(f"--sweep: a sweep has at most {_MOST_RUNS:,} runs")
     return "_".join(short_names(axes).values()), list(product(*axes.values()))
 
 
@@ -140,6 +143,8 @@ def _values(base: ConfigDict, key: str, text: str) -> Sequence[Any]:
     first, last = int(span[1]), int(span[2])
     if first > last:
         raise UserError(f"{key}={text} is an empty range")
+    if last - first >= _MOST_RUNS:
+        raise UserError(f"{key}={text} has more values than the {_MOST_RUNS:,} runs of a sweep")
     return range(first, last + 1)
 
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from eanet import config as config_lib
 from eanet import files
+from eanet.checkpoints.layout import CheckpointFiles
 from eanet.errors import UserError
 from eanet.rules import Choice, Number, OrNothing, Rule, Such, Text
 from eanet.sweeps.spec import Between, OneOf, Space, space_as_record, space_of_record
@@ -38,6 +39,7 @@ def _is_planned_run(value: Any) -> bool:
         and isinstance(name := value.get("name"), str)
         and os.path.basename(name) == name not in ("", ".", "..")  # leads nowhere else
         and "\0" not in name
+        and len(os.fsencode(name)) <= 255
         and isinstance(settings := value.get("settings", {}), dict)
         and all(map(_is_scalar, settings.values()))
         and all(count.allows(value.get(key)) for key in ("parameters", "multiply_adds"))
@@ -192,6 +194,8 @@ def read_run(
             raise UserError(f"{path} is not the config of a run: see {wrong[0]} there")
     described = model_record.read(workdir)
     results = read_results(workdir, "test") or {}
+    if saved := CheckpointFiles(workdir / "checkpoints").survey()[0]:
+        log.refuse_changed(metrics, saved[max(saved)].history)
     lines = log.read(metrics) if metrics.exists() else []
     ended = files.read_record(workdir / _ENDED, "remove it", _END) or {}
     num_epochs = config.num_epochs if config else math.nan

@@ -128,6 +128,31 @@ def read(path: str | Path) -> list[Record]:
     return list(_parse(data).values())
 
 
+def parse(text: str) -> list[Record]:
+    """The records of a text as `read` gives those of a file."""
+    return list(_parse(text.encode()).values())
+
+
+def refuse_changed(path: str | Path, history: str) -> None:
+    """Raises `UserError` where the file is not what a run has logged.
+
+    The history is that of its newest checkpoint; where the file lacks a line of it, or has another
+    one in its place, somebody has changed it.
+    """
+    kept = _parse(history.encode())
+    found = _parse(read_bytes(path)) if os.path.exists(path) else {}
+    changed = [
+        key for key, record in kept.items()
+        if strict_json(record) != strict_json(found.get(key, {}))
+    ]  # fmt: skip
+    if changed:
+        step, split = changed[0]
+        raise UserError(
+            f"{path} is not what the run has logged: {len(changed):,} lines lack or differ, "
+            f"such as {split} at step {step:,}; start the run's command, which restores them"
+        )
+
+
 def validations(records: Iterable[Record]) -> list[Record]:
     """The records of validation that have an accuracy."""
     return [r for r in records if r["split"] == "val" and 0 <= r.get("accuracy", math.nan) <= 1]

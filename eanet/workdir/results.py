@@ -1,6 +1,7 @@
 """What is recorded of an evaluation."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,14 +64,21 @@ def results_name(
     """The name of the file with the results of a checkpoint, on the run's or `other` data.
 
     Only `results_SPLIT.json` is what reports and the model card read: of the best checkpoint, on
-    the data of the run. What is written beside it is of another kind, as "predictions.csv".
+    the data of the run. A folder, and a name that is not one of a file as it stands, is told from
+    others by a digest. What is written beside it is of another kind, as "predictions.csv".
     """
     name = split
     if checkpoint != "best":
         name += f"_{checkpoint}" if checkpoint == "latest" else f"_step_{checkpoint}"
     if other is not None:
-        shown = Path(other).name if other.startswith("folder:") else other
-        name += f"_on_{re.sub(r'[^A-Za-z0-9.-]+', '-', shown)[:_MOST]}"
+        place = os.path.realpath(other.removeprefix("folder:"))
+        whole, shown = (
+            (f"folder:{place}", Path(place).name) if other.startswith("folder:") else (other, other)
+        )
+        shown = re.sub(r"[^A-Za-z0-9.-]+", "-", shown)[:_MOST]
+        # What is shown of it may be the same of another one.
+        digest = hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]
+        name += f"_on_{shown}" if shown == whole else f"_on_{shown}-{digest}"
     return f"{Path(kind).stem}_{name}{Path(kind).suffix}"
 
 

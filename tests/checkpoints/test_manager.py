@@ -1,6 +1,7 @@
 """Checkpoints come back byte for byte, the latest and the best of them."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -247,3 +248,38 @@ app.run(main)
     assert process.stdout.count("\n") == 1 and "trying again" in process.stdout
     others = [line for line in process.stderr.splitlines() if "xla_bridge" not in line]
     assert len(others) == 1 and "our own line" in others[0], process.stderr
+
+
+def logged(*validated):
+    """What a run logs that has so many percent on validation after each of so many steps."""
+    lines = [
+        {"step": step, "epoch": 1.0, "split": "val", "accuracy": percent / 100, "loss": 1.0}
+        for step, percent in validated
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@pytest.mark.parametrize("lost", ["removed", "a file", "a dangling link", "set aside"])
+def test_the_best_of_those_that_are_left_is_not_taken_for_the_best(
+    checkpoints, lines, lost, tmp_path
+):
+    validated = ((10, 50), (20, 40))
+    for place, (step, percent) in enumerate(validated, 1):
+        checkpoints.save(
+            step, make_state(step), val_accuracy=percent / 100, history=logged(*validated[:place])
+        )
+    assert checkpoints.find("best") == 10 and checkpoints.find("latest") == 20
+    path = tmp_path / "checkpoints" / "10"
+    if lost == "set aside":
+        path.rename(path.with_name("damaged-10"))
+        assert checkpoints.find("best") == 20
+        assert "step 10, the best on validation with 50.00 %, was damaged" in lines[-1]
+        return
+    shutil.rmtree(path)
+    if lost == "a file":
+        path.write_text("")
+    if lost == "a dangling link":
+        path.symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"step 10, the best .* with 50\.00 %, is not in .*latest"):
+        checkpoints.find("best")
+    assert checkpoints.find("latest") == checkpoints.find(20) == 20

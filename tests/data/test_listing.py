@@ -5,6 +5,7 @@ import json
 import pytest
 
 from eanet.data.base import Wanted
+from eanet.data.file_names import is_ignored
 from eanet.data.listing import list_images
 from eanet.errors import UserError
 
@@ -40,6 +41,21 @@ def test_folders_below_a_class_belong_to_it_and_numbers_count_as_such(tmp_path):
     ]  # fmt: skip
     (tmp_path / "train/10/left/round").symlink_to(tmp_path / "train/10")
     refused(tmp_path, "train/10/left/round is a link to a folder")
+
+
+SYSTEM = ["@Recycle", "@Recently-Snapshot", "@tmp", "RECYCLER", "FOUND.000", "Network Trash Folder",
+          "_gsdata_", "#recycle", "@eaDir", "$Recycle.Bin", "IconCache.db", "Thumbs.db~", "~$x.png",
+          "1.png~", "#1.png#", "1.png:Zone.Identifier", "x.LNK",
+          "Thumbs.db:encryptable"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_what_systems_leave_is_no_class_and_no_image(tmp_path, name):
+    touch(tmp_path, "train/a/x.png", "test/a/x.png", f"train/{name}/x.png", f"train/a/{name}")
+    assert listed(tmp_path)[0]["train"] == [("train/a/x.png", "a")]
+    assert list_images(str(tmp_path), Wanted()).ignored.hidden == {name: 2}
+    for near in ("found", "cat#", "#1", "lnk", "a~b"):
+        assert not is_ignored(near)
 
 
 def test_texts_and_empty_folders_are_no_examples(tmp_path):

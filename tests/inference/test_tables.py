@@ -79,7 +79,11 @@ def test_a_table_is_replaced_as_a_whole_or_not_at_all(tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("content", [b"path,label\n", b"{}\n", b"PAR1", b"\0"])
+@pytest.mark.parametrize(
+    "content",
+    [b"path,label\n", b"{}\n", b"PAR1", b"\0", b"path,class_1,probability_1,note\n",
+     b'{"path": "a", "note": "b"}\n'],
+)  # fmt: skip
 def test_what_is_no_such_table_is_not_lost(tmp_path, ending, content):
     path = tmp_path / f"x{ending}"
     path.write_bytes(content)

@@ -147,6 +147,8 @@ def test_identical_and_confounded_runs_are_warned_of():
         ("model.final_norm=2", {}, ["model.final_norm=2 must be true or false"]),
         ("num_epochs=1..3", {}, ["num_epochs=1..3 must be a number"]),
         ("seed=3..1", {}, ["seed=3..1 is an empty range"]),
+        ("seed=0..99999999999", {}, ["has more values than the 10,000 runs of a sweep"]),
+        ("seed=0..199;model.memory_size=1..99", {}, ["a sweep has at most 10,000 runs"]),
         ("seed=1;seed=2", {}, ["seed stands twice"]),
         ("seed=1;model.memory_size", {}, ["'model.memory_size' is not of the form"]),
         ("seed=", {}, ["'seed=' is not of the form"]),

@@ -7,6 +7,7 @@ import random
 import re
 
 import hypothesis
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eanet import config as config_lib
+from eanet.checkpoints.manager import Checkpoints
 from eanet.display.numbers import summary
 from eanet.display.plot_style import new_figure
 from eanet.errors import UserError
@@ -559,3 +561,20 @@ def test_a_flipped_digit_is_noticed(tmp_path):
             report.write_report(tmp_path)
         (tmp_path / name).write_text(whole)
     report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["a digit", "a line", "the file"])
+def test_a_log_that_is_not_what_the_run_has_logged_is_noticed(tmp_path, change):
+    make(tmp_path, grid(memory=(4,), width=(32,)), [0.5, 0.6])
+    path = tmp_path / "run1" / "metrics.jsonl"
+    whole = path.read_text()
+    with Checkpoints(tmp_path / "run1" / "checkpoints") as checkpoints:
+        checkpoints.save(3, {"step": jnp.zeros(())}, val_accuracy=0.3, history=whole)
+    report.write_report(tmp_path)
+    lines = whole.splitlines(keepends=True)
+    changed = {"a digit": whole.replace("0.6", "0.9"), "a line": "".join(lines[:1] + lines[2:])}
+    path.unlink() if change == "the file" else path.write_text(changed[change])
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not what .* logged: [13] line"):
+        report.write_report(tmp_path)
+    path.write_text(whole + '{"step": 4, "epoch": 4.0, "split": "val", "accuracy": 0.1}\n')
+    report.write_report(tmp_path)  # a run that goes on has logged more than it has saved

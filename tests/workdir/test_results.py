@@ -1,6 +1,7 @@
 import json
 import math
 import platform
+import re
 import socket
 import subprocess
 
@@ -94,19 +95,30 @@ def test_a_damaged_record_is_one_clear_line(tmp_path, content):
         ({"checkpoint": "latest"}, "results_test_latest.json"),
         ({"checkpoint": "39"}, "results_test_step_39.json"),
         ({"other": "digits"}, "results_test_on_digits.json"),
-        ({"other": "folder:/a/b c/"}, "results_test_on_b-c.json"),
-        ({"other": "folder:a/.."}, "results_test_on_...json"),
-        ({"other": "folder:/\x1b[31m\\é"}, "results_test_on_-31m-.json"),
+        ({"other": "folder:/a/b c/"}, "results_test_on_b-c-DIGEST.json"),
+        ({"other": "folder:/\x1b[31m\\é"}, "results_test_on_-31m--DIGEST.json"),
         (
             {"other": "name/config:1.0.0", "checkpoint": "7"},
-            "results_test_step_7_on_name-config-1.0.0.json",
+            "results_test_step_7_on_name-config-1.0.0-DIGEST.json",
         ),
-        ({"other": "x" * 300}, f"results_test_on_{'x' * 60}.json"),
+        ({"other": "x" * 300}, f"results_test_on_{'x' * 60}-DIGEST.json"),
     ],
 )
 def test_only_the_best_on_the_own_data_has_the_name_that_reports_read(tmp_path, arguments, name):
     path = write_results(tmp_path, "test", RESULTS, **arguments)
-    assert path == tmp_path / name and path.exists()
+    assert path.parent == tmp_path and path.exists()
+    assert re.sub("-[0-9a-f]{8}[.]", "-DIGEST.", path.name) == name
+
+
+def test_data_sets_that_look_alike_have_results_of_their_own(tmp_path):
+    names = ["folder:/a/new", "folder:/b/new", "folder:/x/猫", "folder:/x/犬", "cifar10:3.0.2",
+             "cifar10/3.0.2", "x" * 61, "x" * 62, "new", "folder:new"]  # fmt: skip
+    paths = {write_results(tmp_path, "test", RESULTS, other=name) for name in names}
+    assert len(paths) == len(names)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    same = [f"folder:{tmp_path / each}" for each in ("here", "link", "here/.")]
+    assert len({write_results(tmp_path, "test", RESULTS, other=name) for name in same}) == 1
 
 
 def test_an_evaluation_that_began_earlier_does_not_undo_a_later_one(tmp_path):
