@@ -14,7 +14,7 @@ from eanet.transfer.weights import Weights
 
 _POSITIONS = "patch_embed/position_embedding"
 # The memory of external attention in all blocks, and which axis counts its units.
-_UNIT_AXIS = {
+UNIT_AXIS = {
     "blocks/attention/key_memory": 2,
     "blocks/attention/key_memory_bias": 1,
     "blocks/attention/value_memory": 1,
@@ -129,9 +129,9 @@ def _merged_units(
         groups = 1  # what was one group will not be one
     blocks = [
         merge(Memory(*block), _units(model), model.get("norm", "double"), groups)
-        for block in zip(*(there[name] for name in _UNIT_AXIS), strict=True)
+        for block in zip(*(there[name] for name in UNIT_AXIS), strict=True)
     ]
-    return dict(zip(_UNIT_AXIS, map(np.stack, zip(*blocks, strict=True)), strict=True))
+    return dict(zip(UNIT_AXIS, map(np.stack, zip(*blocks, strict=True)), strict=True))
 
 
 def _by_part(
@@ -154,7 +154,7 @@ def _by_part(
             continue
         if axis == 0 and name.startswith("blocks/"):
             parts.append(_part(there, here, "blocks"))
-        elif axis == _UNIT_AXIS.get(name) and (there, here) == units:
+        elif axis == UNIT_AXIS.get(name) and (there, here) == units:
             fewer = f"{there} units merged into {here}"
             parts.append(_part(there, here, "units") if merged is None else fewer)
         else:
