@@ -148,8 +148,9 @@ def refuse_changed(path: str | Path, history: str) -> None:
     if changed:
         step, split = changed[0]
         raise UserError(
-            f"{path} is not what the run has logged: it lacks or differs in {len(changed):,} of its lines, "
-            f"such as {split} at step {step:,}; start the run's command, which restores them"
+            f"{path} is not what the run has logged: {len(changed):,} of its "
+            f"lines, such as {split} at step {step:,}, lack or differ; "
+            "start the run's command, which restores them"
         )
 
 
