@@ -20,6 +20,7 @@ from configs import eanet_cifar100
 from eanet.errors import UserError
 from eanet.models.layers import LayerNorm, dropout
 from eanet.prng import random_key
+from tests.helpers import plain
 
 
 def test_a_worker_works_when_asked():
@@ -152,13 +153,6 @@ def test_a_limit_that_holds_all_images_is_refused():
     assert done.stderr == "error: --photos=100 are 15 MB, within --limit\n"
 
 
-# Of a small program, nothing that takes long to compile.
-PLAIN = (
-    "--config=configs/testing.py", "--config.model.depth=1", "--config.model.dropout_rate=0",
-    "--config.augment.mixup=0", "--config.augment.flip=False", "--config.optimizer.ema_decay=0",
-)  # fmt: skip
-
-
 def run(module, tmp_path, *arguments):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{module}", *arguments, f"--out={tmp_path}"],
@@ -178,7 +172,8 @@ def run(module, tmp_path, *arguments):
 @pytest.mark.slow
 def test_throughput(tmp_path):
     record, said = run(
-        "throughput", tmp_path, *PLAIN, "--config.batch_size=4",
+        "throughput", tmp_path, *plain.ARGUMENTS,
+        "--config.augment.rotation=0.1", "--config.batch_size=4",
         "--cases=train_augmented,dtypes", "--peers=torch", "--rounds=2", "--seconds=0.01",
     )  # fmt: skip
     assert record["cases"]["train_augmented"]["skipped"] == {"torch": "it has no augmentation"}
@@ -200,7 +195,9 @@ def test_scaling(tmp_path):
 
 @pytest.mark.slow
 def test_ensemble(tmp_path):
-    record, said = run("ensemble", tmp_path, *PLAIN, "--members=3", "--rounds=2", "--seconds=0.01")
+    record, said = run(
+        "ensemble", tmp_path, *plain.ARGUMENTS, "--members=3", "--rounds=2", "--seconds=0.01"
+    )
     alone, together = record["programs"].values()
     assert min(alone["median"], together["median"]) > 0 and "3 seeds at once" in said
     assert len(together["rounds"]) == 2
@@ -208,7 +205,7 @@ def test_ensemble(tmp_path):
 
 @pytest.mark.slow
 def test_startup(tmp_path):
-    record, _ = run("startup", tmp_path, *PLAIN, "--rounds=1")
+    record, _ = run("startup", tmp_path, *plain.ARGUMENTS, "--rounds=1")
     cold, warm = (record["seconds"][cache] for cache in ("cold", "warm"))
     parts = [value["median"] for part, value in cold.items() if "in all" not in part]
     assert sum(parts) == pytest.approx(cold["parts, in all"]["median"])

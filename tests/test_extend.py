@@ -8,16 +8,16 @@ import optax
 import pytest
 
 import train
-from configs import testing
 from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
 from eanet.errors import UserError
 from eanet.training.optimizer import OptimizerOptions, make_optimizer
 from eanet.training.run import set_up
+from tests.helpers import plain
 
 
 def constant(**keys):
-    config = testing.get_config()
+    config = plain.get_config()
     config.optimizer.schedule = "constant"
     config.eval_every_epochs = 1.0  # also where the shorter run ends
     config.update(keys)

@@ -18,11 +18,12 @@ from eanet import config as config_lib
 from eanet.checkpoints.manager import Checkpoints
 from eanet.errors import UserError
 from eanet.training import run as run_lib
+from tests.helpers import plain
 from tests.helpers.command_line import MAIN, ROOT, environment, fork_main, start_main
 
 TESTING = "--config=configs/testing.py"
 # Long enough to be stopped in the middle, with a checkpoint in every epoch.
-LONGER = (TESTING, "--config.num_epochs=20", "--config.checkpoint_every_epochs=1")
+LONGER = (TESTING, "--config.num_epochs=10", "--config.checkpoint_every_epochs=1")
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +156,7 @@ def wait_for_lines(process, workdir, count):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_state(uninterrupted, tmp_path, number, code):
     process = start(tmp_path)
-    wait_for_lines(process, tmp_path, 7)
+    wait_for_lines(process, tmp_path, 3)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == code
@@ -168,23 +169,23 @@ def test_a_signal_saves_the_state(uninterrupted, tmp_path, number, code):
 
 @pytest.mark.slow
 def test_a_sweep_that_was_interrupted_ends_as_its_runs_do_alone(uninterrupted, tmp_path):
-    sweep = ("--mode=sweep", "--sweep=num_epochs=2,20", "--workers=2")
+    sweep = ("--mode=sweep", "--sweep=num_epochs=2,10", "--workers=2")
     process = start(tmp_path, *sweep)
-    wait_for_lines(process, tmp_path / "num_epochs=20.0", 7)
+    wait_for_lines(process, tmp_path / "num_epochs=10.0", 3)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "sweep interrupted: the same command goes on\n")
     done = start_main(*LONGER, *sweep, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 runs: 2 done" in done.stdout
-    log = (tmp_path / "num_epochs=20.0" / "train.log").read_text()
+    log = (tmp_path / "num_epochs=10.0" / "train.log").read_text()
     assert "starts: " in log and "resumes at step" in log
-    assert_same_run(uninterrupted, tmp_path / "num_epochs=20.0")
+    assert_same_run(uninterrupted, tmp_path / "num_epochs=10.0")
     latency = json.loads((tmp_path / "latency.json").read_text())
     assert len(latency["models"]) == 1 and min(latency["models"].values()) > 0
     for name in ("report.html", "sweep.csv", "sweep.md", "accuracy.png", "pareto.png"):
         assert (tmp_path / name).stat().st_size > 0
-    assert "| 20 | " in (tmp_path / "sweep.md").read_text().replace("**", "")
+    assert "| 10 | " in (tmp_path / "sweep.md").read_text().replace("**", "")
 
 
 @pytest.mark.slow
@@ -247,7 +248,7 @@ def test_a_signal_while_validating_is_answered_and_costs_nothing(finished, tmp_p
 def test_verify_resume(tmp_path):
     """Killed in the middle of training: the same bytes."""
     done = subprocess.run(
-        [sys.executable, "-m", "eanet", "verify-resume", TESTING, "--config.num_epochs=20",
+        [sys.executable, "-m", "eanet", "verify-resume", TESTING, "--config.num_epochs=10",
          "--config.checkpoint_every_steps=15", "--kills=1", "--seed=3",
          f"--out={tmp_path / 'found.json'}"],
         cwd=ROOT, env=environment(), capture_output=True, text=True,
@@ -273,7 +274,7 @@ def diverged(tmp_path_factory):
     """A run whose learning rate is far too high."""
     workdir = tmp_path_factory.mktemp("runs") / "diverged"
     return workdir, fork_main(
-        TESTING, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
+        *plain.ARGUMENTS, "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30",
         "--config.optimizer.schedule=constant", "--config.layer_statistics=True",
         "--config.eval_every_epochs=0.1", f"--workdir={workdir}",
     )  # fmt: skip

@@ -8,18 +8,17 @@ import pytest
 
 import eanet
 import train
-from configs import testing
 from eanet.data.load import load_dataset
 from eanet.errors import UserError
 from eanet.inference.predict import predict
 from eanet.training.run import set_up
 from eanet.workdir import model_record
-from tests.helpers import main_job
+from tests.helpers import main_job, plain
 from tests.helpers.photographs import write_photographs
 
 
 def config_of(root, **dataset):
-    config = testing.get_config()
+    config = plain.get_config()
     config.batch_size, config.model.depth = 16, 1
     config.dataset.update(name=f"folder:{root}", image_size=(16, 16), resize="crop", **dataset)
     config.dataset.class_weights = "balanced"

@@ -6,7 +6,6 @@ import optax
 import pytest
 
 import train
-from configs import testing
 from eanet.augment.pipeline import AUGMENTATIONS, Augmentation
 from eanet.data.base import Decoded, Source, Split
 from eanet.data.sources import SOURCES
@@ -14,7 +13,7 @@ from eanet.errors import UserError
 from eanet.rules import Number
 from eanet.training import config_schema
 from eanet.training.optimizer import OPTIMIZERS, SCHEDULES
-from tests.helpers import main_job
+from tests.helpers import main_job, plain
 
 
 def brighten(key, images, most):
@@ -59,7 +58,7 @@ def config(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for table, name, entry in TABLES:
         monkeypatch.setitem(table, name, entry)
-    config = testing.get_config()
+    config = plain.get_config()
     config.batch_size = 16
     config.model.depth = 1
     config.augment.brighten = 0.5

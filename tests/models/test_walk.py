@@ -19,7 +19,7 @@ from eanet.models import attentions, costs
 from eanet.models.attention import NORMS, ExternalAttention
 from eanet.models.attention_fast import FastExternalAttention
 from eanet.models.eanet import EANet
-from tests.helpers import main_job
+from tests.helpers import main_job, plain
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def model_of(attention, **options):
 
 @pytest.mark.slow
 def test_it_is_trained_resumed_and_evaluated(gated_mean, tmp_path, undrawn):
-    config = testing.get_config()
+    config = plain.get_config()
     config.model.attention = "gated_mean"
     results = main_job.stopped_and_resumed(config, tmp_path)
     assert results["accuracy"] > 0.3

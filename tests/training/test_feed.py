@@ -1,6 +1,7 @@
 """Examples that come to the devices batch by batch: the same ones, and the same bytes of a run."""
 
 import json
+import re
 import shutil
 from unittest import mock
 
@@ -23,8 +24,8 @@ from eanet.training.batches import epoch_order
 from eanet.training.feed import Resident, Streamed
 from eanet.training.plan import Plan
 from eanet.training.run import set_up
-from tests.helpers import data_fixtures, main_job
-from tests.helpers.command_line import ROOT, start_python
+from tests.helpers import data_fixtures, main_job, plain
+from tests.helpers.command_line import start_python
 from tests.helpers.training_cases import mesh_of
 
 
@@ -105,10 +106,7 @@ def digits(tmp_path_factory):
 
 
 def make_config(root, *, streaming):
-    config = testing.get_config()
-    config.dataset.name = f"folder:{root}"
-    config.dataset.streaming = streaming
-    return config
+    return plain.get_config(**{"dataset.name": f"folder:{root}", "dataset.streaming": streaming})
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +208,7 @@ def test_two_crops_of_one_image_are_refused_before_the_data_is_read():
 @pytest.mark.slow
 def test_a_streamed_run_that_was_killed_ends_with_the_same_bytes(digits, tmp_path):
     done = start_python(
-        "-m", "eanet", "verify-resume", f"--config={ROOT / 'configs/testing.py'}", "--kills=1",
+        "-m", "eanet", "verify-resume", *plain.ARGUMENTS, "--kills=1",
         f"--config.dataset.name=folder:{digits}", "--config.dataset.streaming=true",
         "--config.num_epochs=10", "--config.checkpoint_every_steps=15", "--seed=3",
         f"--out={tmp_path / 'found.json'}",
@@ -226,22 +224,22 @@ from pathlib import Path
 from eanet import host
 host.set_up()
 import train
-from configs import testing
 from eanet.training import feed
+from tests.helpers import plain
 feed._WINDOW = 2**22  # so that few images fill all that is decoded ahead
-config = testing.get_config()
-config.dataset.name, config.dataset.data_dir = "shapes", sys.argv[1]
-config.dataset.streaming, config.num_epochs, config.model.patch_size = True, 1.0, 32
-config.augment.rotation = config.augment.zoom = config.augment.mixup = 0.0
-train.train(config, Path(sys.argv[1]) / "run")
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print("peak", int(peak.split()[1]) * 1024)
+for root in sys.argv[1:]:
+    config = plain.get_config()
+    config.dataset.name, config.dataset.data_dir = "shapes", root
+    config.dataset.streaming, config.num_epochs, config.model.patch_size = True, 1.0, 32
+    train.train(config, Path(root) / "run")
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print("peak", int(peak.split()[1]) * 1024)
 """
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
-    peaks, image = {}, np.full((128, 128, 3), 9, np.uint8)  # decoded 49 kB, few in the file
+    image = np.full((128, 128, 3), 9, np.uint8)  # decoded 49 kB, few in the file
     encoded = data_fixtures.png(image)
     monkeypatch.setattr(data_fixtures, "png", lambda _: encoded)
     for count in (500, 4_000):
@@ -249,7 +247,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
         labels = np.arange(count, dtype=np.int32) % 3
         parts = {"train": (images, labels), "test": (images[:9], labels[:9])}
         data_fixtures.write_prepared(tmp_path / str(count), "tfrecord", parts)
-        done = start_python("-c", _TRAINS, tmp_path / str(count))
-        assert done.returncode == 0, done.stderr
-        peaks[count] = int(done.stdout.split("peak ")[1])
-    assert peaks[4_000] - peaks[500] < 3_500 * image.nbytes / 4
+    done = start_python("-c", _TRAINS, tmp_path / "500", tmp_path / "4000")
+    assert done.returncode == 0, done.stderr
+    few, many = (int(peak) for peak in re.findall("^peak ([0-9]+)$", done.stdout, re.M))
+    assert many - few < 3_500 * image.nbytes / 4

@@ -17,6 +17,7 @@ from eanet.errors import Interrupted, TrainingDiverged, UserError
 from eanet.tools.verify_resume import digests
 from eanet.training import run as run_lib
 from eanet.workdir import lock as lock_lib
+from tests.helpers import plain
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -122,7 +123,7 @@ def test_what_no_checkpoint_holds_is_marked_and_not_invented(copy, tmp_path, cap
     """As in a run of the version before, whose checkpoints hold no lines."""
     if not validated:
         shutil.rmtree(copy)
-        train.train(make_config(**{"dataset.val_fraction": 0.0}), copy)
+        train.train(plain.get_config(**{"dataset.val_fraction": 0.0}), copy)
     (checkpoint,) = (copy / "checkpoints").iterdir()
     metadata = manifest.metadata_of(checkpoint)
     manifest.amend(checkpoint, {**metadata, "history": ""})
@@ -177,7 +178,7 @@ FAILING = {
 @pytest.mark.slow
 def test_steps_that_were_skipped_are_counted_where_the_limit_ends_training(tmp_path):
     with pytest.raises(TrainingDiverged, match=r"after 2 skipped steps, .*nonfinite_limit") as end:
-        train.train(make_config(**FAILING), tmp_path / "a run's")
+        train.train(plain.get_config(**FAILING), tmp_path / "a run's")
     record = json.loads((tmp_path / "a run's" / "blackbox.json").read_text())
     assert record["skipped_steps"] == 2
     assert shlex.split(record["replay"])[-1] == f"--workdir={tmp_path}/a run's"
@@ -225,4 +226,4 @@ def test_layers_are_compiled_once(tmp_path):
 @pytest.mark.slow
 def test_parameters_in_float16_train_with_the_epsilon_that_is_advised(tmp_path):
     changes = {"model.param_dtype": "float16", "optimizer.epsilon": 1e-4, "num_epochs": 4.0}
-    assert train.train(make_config(**changes), tmp_path / "run")["accuracy"] > 0.3
+    assert train.train(plain.get_config(**changes), tmp_path / "run")["accuracy"] > 0.3
