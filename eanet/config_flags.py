@@ -70,6 +70,10 @@ def parse(
     except (flags.Error, OSError, ValueError) as error:
         said = str(error).removeprefix("ERROR:: ")
         raise UserError(f"{said} (--help lists the flags)") from None
+    for name in flag_values:
+        flag = flag_values[name]
+        if flag.present and flag.value in ("", []):
+            raise UserError(f"--{name}= is empty: give it a value, or leave it out")
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
     before_config()

@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import resource
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -97,6 +98,9 @@ def process_start() -> float:
 
 def import_jax() -> None:
     """Imports JAX; raises `UserError` for a setting of the environment that it does not take."""
+    _check_xla_flags()
+    if os.environ.get("JAX_NUM_CPU_DEVICES") == "0" and not _accelerator():
+        raise UserError("JAX_NUM_CPU_DEVICES=0 leaves no device: set 1 or more, or unset it")
     try:
         import jax  # noqa: F401
     except ValueError as error:
@@ -275,6 +279,23 @@ def memory_setting() -> str:
     """What of a GPU's memory this process has, as set in its environment; or ""."""
     name, fraction = _memory_fraction()
     return f"{name}={fraction:g}" if name else ""
+
+
+def _check_xla_flags() -> None:
+    """XLA ends the process at a flag that it does not take, so another one tries them."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if not flags:
+        return
+    code = "from jaxlib import xla_client; xla_client.CompileOptions()"
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "0"}
+    tried = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=environment, capture_output=True, errors="replace"
+    )
+    said = tried.stderr.partition("\n")[0].partition("] ")[2].rstrip(".")  # after date and place
+    if tried.returncode and said:
+        raise UserError(f"XLA does not take XLA_FLAGS={flags}: {said}; correct or unset it")
+    if f"--{_DEVICES_FLAG}=0" in flags.split() and not _accelerator():
+        raise UserError(f"XLA_FLAGS={flags} leaves no device: set 1 or more, or unset it")
 
 
 def _set_deterministic() -> None:

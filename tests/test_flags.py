@@ -67,6 +67,12 @@ def test_a_flag_that_its_mode_does_not_read_is_refused(name, mode):
     assert all(f"--mode={reader}" in str(refused.value) for reader in main.MODES[name])
 
 
+@pytest.mark.parametrize("name", VALUES)
+def test_an_empty_value_is_refused(name):
+    with pytest.raises(UserError, match=f"--{name}= is empty: give it a value"):
+        parsed(f"--{name}=")
+
+
 def test_what_was_not_given_is_not_refused():
     for mode in ALL_MODES:
         config_flags.refuse_unread(mode, main.MODES, parsed(f"--mode={mode}"))

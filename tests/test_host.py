@@ -183,12 +183,20 @@ def test_settings_that_change_what_is_computed_are_refused(name, other):
         jax.config.update(name, before)
 
 
+COUNT = "xla_force_host_platform_device_count"
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
         ({"JAX_ENABLE_X64": "1"}, "jax_enable_x64"),
         ({"JAX_ENABLE_X64": "maybe"}, "maybe"),
         ({"JAX_PLATFORMS": "nonsense"}, "nonsense"),
+        ({"JAX_NUM_CPU_DEVICES": "0"}, "JAX_NUM_CPU_DEVICES=0 leaves no device"),
+        ({"XLA_FLAGS": "--xla_nonsense=1"}, "Unknown flag in XLA_FLAGS: --xla_nonsense=1; correct"),
+        ({"XLA_FLAGS": "nonsense"}, 'Could not open file "nonsense"'),
+        ({"XLA_FLAGS": f"--{COUNT}=x"}, f"Couldn't interpret value x for flag {COUNT}; correct"),
+        ({"XLA_FLAGS": f"--{COUNT}=0"}, f"{COUNT}=0 leaves no device"),
     ],
 )
 def test_a_bad_environment_is_one_line(environment, said, tmp_path):

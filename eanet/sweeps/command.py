@@ -25,7 +25,7 @@ from eanet.sweeps.process import LOG
 from eanet.sweeps.queue import Queue
 from eanet.sweeps.records import Record, read_sweep, write_sweep
 from eanet.sweeps.report import write_report
-from eanet.sweeps.storage import UNAVAILABLE, open_storage
+from eanet.sweeps.storage import UNAVAILABLE, check_url, open_storage
 from eanet.sweeps.workers import Options, Task, Workers
 from eanet.workdir.claim import check
 
@@ -43,6 +43,7 @@ def run_grid(
       Interrupted: if SIGTERM or SIGINT came.
     """
     console = Console()
+    check_url(options.storage)
     plan = plan_lib.plan(definition, module, base)
     directory = options.place(module, plan.title)
     for warning in plan.warnings:
@@ -71,6 +72,7 @@ def run_search(
     console = Console()
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}")
+    check_url(options.storage)
     space = plan_lib.search_space(name, module, base)
     directory = options.place(module, name)
     if options.dry_run:

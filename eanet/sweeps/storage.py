@@ -33,9 +33,26 @@ def open_storage(url: str | None, directory: Path) -> BaseStorage:
       UserError: the storage cannot be reached, its driver is missing, or it is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if url and "://" not in url:
-        raise UserError(f"--storage={url} is no URL; a file is named sqlite:///{url}")
+    check_url(url)
     return _open_database(url) if url else _open_journal(directory / "journal.log")
+
+
+def check_url(url: str | None) -> None:
+    """Raises `UserError` for what no storage can have as its URL; None stands for the journal."""
+    if url is None:
+        return
+    if "://" not in url:
+        raise UserError(f"--storage={url} is no URL; a file is named sqlite:///{url}")
+    try:
+        address = sqlalchemy.engine.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # whose text may hold a password
+        raise UserError(
+            f"--storage={_shown(url)} cannot be used: write DIALECT://USER:PASSWORD@HOST:PORT/NAME"
+        ) from None
+    try:
+        address.get_dialect()
+    except sqlalchemy.exc.ArgumentError as error:
+        raise UserError(f"--storage={_shown(url)} cannot be used: {_first(error)}") from None
 
 
 class _Journal(JournalFileBackend):
@@ -118,8 +135,6 @@ def _open_database(url: str) -> BaseStorage:
                 f"--storage={_shown(url)} needs a driver: install psycopg[binary] for "
                 "postgresql://, mysqlclient for mysql://"
             ) from None
-        except (sqlalchemy.exc.ArgumentError, ValueError) as error:
-            raise UserError(f"--storage={_shown(url)} cannot be used: {_first(error)}") from None
         except (StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             # Also where two hosts make the tables at the same moment: then the next try is good.
             if not left:
@@ -133,8 +148,8 @@ def _shown(url: str) -> str:
     """The address without its password."""
     try:
         return sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return f"{url.partition('://')[0]}://…"
 
 
 def _first(error: BaseException) -> str:

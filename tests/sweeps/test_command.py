@@ -208,8 +208,10 @@ def test_an_impossible_run_is_refused_before_anything_is_written(tmp_path):
         run_grid(directory, "model.memory_size=4,0", size)
     with pytest.raises(UserError, match="--workers must be at least 1, not 0"):
         run_grid(directory, "seed=0", workers=0)
-    with pytest.raises(UserError, match="sqlite:///nowhere"):
-        run_grid(directory, "seed=0", storage="nowhere")
+    for dry_run in (False, True):
+        with pytest.raises(UserError, match="sqlite:///nowhere"):
+            run_grid(directory, "seed=0", storage="nowhere", dry_run=dry_run)
+    assert not directory.exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file"):
         run_grid(tmp_path / "file" / "sweep", "seed=0")

@@ -254,6 +254,8 @@ def test_a_journal_cut_short_is_mended_and_a_damaged_one_refused(tmp_path):
         ("oracle://x", "cannot be used|needs a driver"),
         ("redis://localhost", "cannot be used"),
         ("study.db", "no URL; a file is named sqlite:///study.db"),
+        ("postgresql://me:secret@127.0.0.1:x/x", "postgresql://… cannot be used: write DIALECT"),
+        ("postgresql://me:secret@", "postgresql://.* (cannot be used|does not answer|driver)"),
     ],
 )
 def test_a_storage_that_is_no_use_is_one_clear_line(tmp_path, monkeypatch, url, message):
