@@ -1,4 +1,4 @@
-"""Set-up of all tests: two CPU devices, strict shapes, and the real data where there is some."""
+"""Set-up of all tests: two CPU devices, strict shapes, caches of their own."""
 
 import atexit
 import io
@@ -59,17 +59,6 @@ def pytest_collection_modifyitems(items):
     """Puts files with many slow tests first, so that no process has a long one left at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
-
-
-@pytest.fixture(scope="session")
-def real_cifar100():
-    """CIFAR-100 itself, from `$TFDS_DATA_DIR` and the user's cache."""
-    from eanet.data.load import load_dataset
-
-    root = os.environ.get("TFDS_DATA_DIR")
-    if not root or not (Path(root) / "cifar100").is_dir():
-        pytest.skip("needs CIFAR-100: set TFDS_DATA_DIR to a directory where TFDS has prepared it")
-    return load_dataset("cifar100", data_dir=root)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from eanet.convert.keras_weights import KerasWeights, to_params
-from eanet.data.load import load_dataset
+from eanet.data.base import Wanted
+from eanet.data.sources import decode
 from eanet.errors import UserError
 from eanet.training.loss import make_loss
 from eanet.training.optimizer import OptimizerOptions, make_optimizer
@@ -108,15 +109,15 @@ def test_logits_and_gradients(options, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("attention", ["external", "self"])
 def test_real_images(attention, tmp_path):
+    name = "cifar100" if "TFDS_DATA_DIR" in os.environ else "digits"
     try:
-        dataset = (
-            load_dataset("cifar100") if "TFDS_DATA_DIR" in os.environ else load_dataset("digits")
-        )
+        decoded = decode(name, None, None, None, print, Wanted("test"))
     except UserError as error:
         pytest.skip(str(error))
-    options = EXAMPLE | {"depth": 1, "attention": attention, "num_classes": dataset.num_classes}
-    options["image_shape"] = dataset.image_shape
-    images = jnp.asarray((dataset.test.images[:4] - dataset.mean) / dataset.std, jnp.float32)
+    images = decoded.splits["test"].images[:4]
+    options = EXAMPLE | {"depth": 1, "attention": attention, "image_shape": images.shape[1:]}
+    options["num_classes"] = len(decoded.class_names)
+    images = jnp.asarray((images - images.mean()) / images.std(), jnp.float32)
     check(options, tmp_path, images)
 
 

@@ -218,7 +218,7 @@ def test_layers_are_compiled_once(tmp_path):
     made = []
     make = run_lib.make_examine
     with mock.patch.object(run_lib, "make_examine", lambda *a: made.append(1) or make(*a)):
-        train.train(make_config(layer_statistics=True), tmp_path / "run")
+        train.train(plain.get_config(layer_statistics=True), tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert sum(line["split"] == "layers" for line in lines) == 2 and made == [1]
 
