@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 # Records of runs by what they are called, one directory a seed.
 RUNS = {
     "Keras example, here": ["cifar100_50epochs"],
-    "fast": ["cifar100_fast/seed0"],
+    "fast": [f"cifar100_fast/seed{seed}" for seed in range(3)],
     "fast, AdamW": [f"cifar100_fast_adamw/seed{seed}" for seed in range(3)],
     "pure": ["cifar100_pure/seed0"],
     "best": ["cifar100_best/seed0"],
