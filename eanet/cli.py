@@ -7,6 +7,7 @@ but the first, one line on standard error says why.
 """
 
 import argparse
+import re
 import resource
 import signal
 import sys
@@ -80,6 +81,13 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As of `argparse`, but that an empty value is refused: as a path it would be `.`."""
+        for argument in sys.argv[1:] if args is None else args:
+            if not argument or re.fullmatch(r"--[\w-]+=", argument):
+                self.error(f"{argument or repr(argument)} is empty: give a value, or leave it out")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Refuses the command line."""

@@ -86,3 +86,18 @@ def test_whatever_swallows_exceptions_swallows_no_signal(number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (128 + number, "interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["report", ""], "'' is empty"),
+        (["verify-resume", "--config=configs/testing.py", "--out="], "--out= is empty"),
+        (["compare", "a", ""], "'' is empty"),
+    ],
+)
+def test_an_empty_argument_of_a_tool_is_refused(arguments, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "eanet", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1

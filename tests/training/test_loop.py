@@ -22,12 +22,6 @@ from tests.helpers import plain
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 
-def make_config(**changes):
-    config = testing.get_config()  # which saves at the end alone
-    config.update_from_flattened_dict(changes)
-    return config
-
-
 @pytest.fixture
 def copy(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "copy")
@@ -53,7 +47,7 @@ def test_a_signal_saves_the_state_and_training_goes_on(trained, tmp_path, capsys
         os.kill(os.getpid(), number)
 
     with in_epochs(act):
-        train.train(make_config(), tmp_path / "run")
+        train.train(testing.get_config(), tmp_path / "run")
     assert seen == [[], ["20"]]
     assert f"{number.name}: the state after step 20 is saved; training goes on" in (
         capsys.readouterr().out
@@ -80,7 +74,7 @@ def test_a_signal_in_the_final_evaluation_is_answered_and_writes_nothing(
 
     monkeypatch.setattr(train, "set_up", stopping)
     with pytest.raises(Interrupted, match="the same command evaluates again") as interrupted:
-        train.train(make_config(), tmp_path / "run")
+        train.train(testing.get_config(), tmp_path / "run")
     assert interrupted.value.signal == signal.SIGTERM
     assert not (tmp_path / "run" / "results_test.json").exists()
     monkeypatch.undo()
@@ -148,7 +142,7 @@ def test_a_removed_lock_is_taken_again(trained, tmp_path):
         (workdir / ".lock").unlink()
 
     with in_epochs(remove):
-        train.train(make_config(), workdir)
+        train.train(testing.get_config(), workdir)
     assert digests(workdir) == digests(trained)
 
 
@@ -160,7 +154,7 @@ def test_another_trainer_that_came_in_is_left_alone(tmp_path):
         others.append(lock_lib.acquire(workdir / ".lock"))
 
     with in_epochs(replace), pytest.raises(UserError, match=r"\.lock has been replaced"):
-        train.train(make_config(), workdir)
+        train.train(testing.get_config(), workdir)
     assert len(others) == 1 and others[0].is_intact()
     assert not list(workdir.glob("checkpoints/*"))
     others[0].close()
