@@ -1,6 +1,7 @@
-"""Set-up of all tests: two CPU devices, strict shapes, caches of their own."""
+"""Set-up of all tests: two CPU devices, strict shapes, caches of their own, a quick compiler."""
 
 import atexit
+import gc
 import io
 import os
 import shutil
@@ -27,10 +28,13 @@ from PIL import Image
 # train.py and configs/ stand beside tests/.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.helpers.compiler import compile_quickly
+
 # What a shell ignores for a job in the background, tests send.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+compile_quickly()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 jax.config.update("jax_num_cpu_devices", 2)
@@ -59,6 +63,12 @@ def pytest_collection_modifyitems(items):
     """Puts files with many slow tests first, so that no process has a long one left at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+def pytest_collection_finish():
+    """What was imported stays, so it need not be looked through each time that memory is freed."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

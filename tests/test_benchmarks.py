@@ -1,6 +1,7 @@
 """The benchmarks' parts, and each once from end to end, small; nothing here depends on speed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from eanet.errors import UserError
 from eanet.models.layers import LayerNorm, dropout
 from eanet.prng import random_key
 from tests.helpers import plain
+from tests.helpers.compiler import QUICKLY_COMPILED
 
 
 def test_a_worker_works_when_asked():
@@ -160,6 +162,7 @@ def run(module, tmp_path, *arguments):
         capture_output=True,
         text=True,
         timeout=900,
+        env=os.environ | QUICKLY_COMPILED,
     )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / f"{module}.json").read_text(), parse_constant=pytest.fail)

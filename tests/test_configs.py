@@ -109,17 +109,9 @@ def test_the_config_of_the_oldest_run_builds_its_model():
     assert costs.count_parameters(set_up(config).model.abstract) == 361_380
 
 
-@pytest.fixture
-def compiled_quickly():
-    """One step is not worth what the compiler's optimizations take."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("key", PARAMETERS, ids="".join)
-def test_one_training_step(key, compiled_quickly):
+def test_one_training_step(key):
     config = get_config(*key)
     config.model.depth = 1  # the other blocks would only take longer to compile
     base = get_config("eanet_cifar100", "")

@@ -85,6 +85,14 @@ def test_a_run_leaves_the_promised_files(finished):
     assert {"loss", "accuracy", "top5_accuracy", "step", "versions", "git_commit"} <= set(results)
 
 
+def test_what_is_compiled_quickly_computes_the_same(finished, trained):
+    """The tests' own process compiles in another way than the program of a user."""
+    state, expected = (jax.device_get(final_state(workdir)) for workdir in (trained, finished[0]))
+    assert int(state.step) == int(expected.step) == 39
+    for actual, value in zip(*map(jax.tree.leaves, (state.params, expected.params)), strict=True):
+        np.testing.assert_allclose(actual, value, rtol=0, atol=1e-4)
+
+
 def test_a_start_from_the_compilation_cache_is_as_quiet(finished, tmp_path):
     done = start_main(TESTING, f"--workdir={tmp_path / 'again'}")
     assert (done.returncode, done.stderr) == (0, "")

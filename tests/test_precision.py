@@ -17,14 +17,6 @@ from eanet.training.run import build_model, set_up
 CLASSES, BATCH, SHAPE = 10, 128, (8, 8, 1)
 
 
-@pytest.fixture(autouse=True)
-def compiled_quickly():
-    """What is called once is not worth what the compiler's optimizations take."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def products(matmul_precision):
     """What the products of a training step say of their precision, the optimizer's too."""
     plain = {f"augment.{name}": 0.0 for name in ("rotation", "zoom", "mixup")}

@@ -14,10 +14,20 @@ from eanet.tools import launch
 from eanet.tools.verify_resume import digests
 from tests.helpers import plain
 from tests.helpers.command_line import MAIN, fork_main
+from tests.helpers.compiler import QUICKLY_COMPILED
 
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, MAIN, "--config=configs/testing.py"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run of one process."""
+    workdir = tmp_path_factory.mktemp("runs") / "alone"
+    done = fork_main(*COMMAND[2:], f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
 
 
 def started(workdir, *more, count=2):
@@ -34,20 +44,20 @@ def steps(workdir):
     return [int(path.name) for path in (workdir / "checkpoints").glob("[0-9]*")]
 
 
-def test_two_processes_train_as_one_process_with_two_devices(one_device_each, trained, tmp_path):
+def test_two_processes_train_as_one_process_with_two_devices(one_device_each, alone, tmp_path):
     """Here streamed, in the next test from memory."""
     workdir = tmp_path / "run"
     processes = started(workdir, "--config.dataset.streaming=True")
     assert launch.outcome(processes) == 0, said(workdir)
     assert "are streamed" in said(workdir)
-    assert digests(workdir) == digests(trained)
+    assert digests(workdir) == digests(alone)
     for name in ("predictions_test.csv", "classes_test.csv"):
-        assert (workdir / name).read_bytes() == (trained / name).read_bytes()
+        assert (workdir / name).read_bytes() == (alone / name).read_bytes()
     assert said(workdir).count("Results on the test split") == 1
     assert "in 2 processes" in json.loads((workdir / "machine.json").read_text())["device"]
 
 
-def test_a_signal_to_one_saves_and_one_process_goes_on(one_device_each, trained, tmp_path):
+def test_a_signal_to_one_saves_and_one_process_goes_on(one_device_each, alone, tmp_path):
     workdir = tmp_path / "run"
     processes = started(workdir)
     while "\ntraining " not in said(workdir):
@@ -59,7 +69,7 @@ def test_a_signal_to_one_saves_and_one_process_goes_on(one_device_each, trained,
     assert said(workdir).count("state saved: the same command goes on") == 1
     done = fork_main("--config=configs/testing.py", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    assert digests(workdir) == digests(trained)
+    assert digests(workdir) == digests(alone)
 
 
 def test_a_process_that_hangs_ends_all_and_the_same_command_goes_on(
@@ -67,6 +77,8 @@ def test_a_process_that_hangs_ends_all_and_the_same_command_goes_on(
 ):
     """Process 0, which keeps all that the processes tell each other."""
     monkeypatch.setattr(launch, "_GRACE", 0.5)
+    for name, value in QUICKLY_COMPILED.items():
+        monkeypatch.setenv(name, value)
     workdir, timeout = tmp_path / "run", 10  # seconds, for machines that do much else
     command = *plain.ARGUMENTS[1:], "--config.checkpoint_every_steps=1"
     processes = started(workdir, *command, f"--heartbeat_timeout={timeout}")

@@ -15,6 +15,7 @@ from eanet.data.sources import decode
 from eanet.errors import UserError
 from eanet.training.loss import make_loss
 from eanet.training.optimizer import OptimizerOptions, make_optimizer
+from tests.helpers.compiler import AS_FOR_USERS
 from tests.helpers.keras_cases import EXAMPLE, EXTERNAL, SELF, SMALL, build, imported, keras
 
 QUICK = {"external: not square", "self: key_dim d/heads"}
@@ -27,12 +28,9 @@ CASES = [
 
 
 @pytest.fixture(autouse=True)
-def settings_for_keras(request):
-    """Keras promotes ranks. Compiling takes most of the time; once it is done as for a user."""
-    jax.config.update("jax_disable_most_optimizations", "real" not in request.node.name)
+def keras_promotes_ranks():
     with jax.numpy_rank_promotion("allow"):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def random_images(options, count=3, seed=0):
@@ -55,7 +53,7 @@ def relative(actual, expected):
     return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
 
 
-def differences(options, tmp_path, images):
+def differences(options, tmp_path, images, compiler_options=None):
     """Of the logits and of the gradient of each parameter, relative to the largest in Keras."""
     model = build(options)
     ours, params, architecture = imported(model, tmp_path / "m.weights.h5", options)
@@ -66,7 +64,8 @@ def differences(options, tmp_path, images):
             logits = apply(variables, images)
             return jnp.sum(logits * weights), logits
 
-        return jax.jit(jax.grad(scalar, has_aux=True))(variables)
+        function = jax.grad(scalar, has_aux=True)
+        return jax.jit(function, compiler_options=compiler_options)(variables)
 
     expected, expected_logits = logits_and_gradients(partial(call, model), values(model))
     gradient, logits = logits_and_gradients(ours.apply, params)
@@ -93,8 +92,8 @@ def differences(options, tmp_path, images):
     return relative(logits, expected_logits), dict(of_gradients)
 
 
-def check(options, tmp_path, images):
-    of_logits, of_gradients = differences(options, tmp_path, images)
+def check(options, tmp_path, images, compiler_options=None):
+    of_logits, of_gradients = differences(options, tmp_path, images, compiler_options)
     worst = max(of_gradients, key=of_gradients.get)
     print(f"logits {of_logits:.1e}, gradients {of_gradients[worst]:.1e} ({worst})")
     assert of_logits < 1e-5
@@ -118,7 +117,7 @@ def test_real_images(attention, tmp_path):
     options = EXAMPLE | {"depth": 1, "attention": attention, "image_shape": images.shape[1:]}
     options["num_classes"] = len(decoded.class_names)
     images = jnp.asarray((images - images.mean()) / images.std(), jnp.float32)
-    check(options, tmp_path, images)
+    check(options, tmp_path, images, AS_FOR_USERS)
 
 
 LEARNING_RATE, DECAY, STEPS = 1e-3, 1e-2, 20

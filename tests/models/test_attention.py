@@ -15,6 +15,7 @@ from eanet.models.attention_fast import FastExternalAttention
 from eanet.models.self_attention import SelfAttention
 from eanet.prng import random_key
 from tests.helpers import reference
+from tests.helpers.compiler import AS_FOR_USERS
 
 # tokens, embed_dim, num_heads, head_dim, memory_size
 FOLDED, UNFOLDED = (5, 6, 2, 4, 3), (5, 6, 2, 2, 8)
@@ -61,6 +62,7 @@ def parameters(module):
 
 # Tokens are rows here, [B, N, d], as in the formulas, and columns, [d, B, N], in most modules.
 # Everything runs compiled, because a hundred small compilations take longer than one.
+compiled = partial(jax.jit, static_argnums=0, compiler_options=AS_FOR_USERS)
 
 
 def by_rows(module, x, **rngs):
@@ -69,7 +71,7 @@ def by_rows(module, x, **rngs):
     return module(x, **rngs)
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _call(graphdef, state, x, keys):
     module = nnx.merge(graphdef, state)
     return by_rows(module, x, rngs=keys), module.weights(
@@ -85,7 +87,7 @@ def weights_of(module, x):
     return _call(*nnx.split(module), x, None)[1]
 
 
-@partial(jax.jit, static_argnums=0)
+@compiled
 def _gradients(graphdef, params, x, weights, keys):
     def loss(params, x):
         return jnp.sum(weights * by_rows(nnx.merge(graphdef, nnx.State(params)), x, rngs=keys))
@@ -430,7 +432,8 @@ def test_memory_of_self_attention_is_linear_in_the_tokens():
             return jnp.sum(nnx.merge(graphdef, state)(x))
 
         x = jax.ShapeDtypeStruct((6, 1, tokens), jnp.float32)
-        return jax.jit(jax.grad(loss)).lower(x).compile().memory_analysis().temp_size_in_bytes
+        program = jax.jit(jax.grad(loss)).lower(x).compile(AS_FOR_USERS)
+        return program.memory_analysis().temp_size_in_bytes
 
     # The weights of all tokens would be 2 GB; those of a chunk are 2 MB, of which there are a few.
     assert temporary_bytes(16_384) < 15e6

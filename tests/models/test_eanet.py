@@ -20,6 +20,7 @@ from eanet.training.batches import make_prepare, normalizer
 from eanet.training.loss import make_loss
 from eanet.training.metrics import means
 from tests.helpers import reference, step_bounds
+from tests.helpers.compiler import AS_FOR_USERS
 
 SMALL = {
     "patch_size": 2,
@@ -66,7 +67,7 @@ def parameters(model):
     return nnx.to_pure_dict(nnx.state(model))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, compiler_options=AS_FOR_USERS)
 def _call(graphdef, state, images, keys):
     return nnx.merge(graphdef, state)(images, rngs=keys)
 
@@ -89,7 +90,7 @@ def assert_like_the_formula(model, images, formula, keys=None):
     weights = random(len(images), 5, seed=1)
     graphdef = nnx.graphdef(model)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=AS_FOR_USERS)
     def value_and_gradient(params):
         def loss(params):
             logits = nnx.merge(graphdef, nnx.State(params))(images, rngs=keys)
@@ -404,7 +405,8 @@ def test_the_compiler_is_not_one_that_mixes_up_many_rows():
     def squares(x):
         return jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2))(x)
 
-    np.testing.assert_array_equal(jax.jit(squares)(x), np.arange(32_769.0, dtype=np.float32) ** 2)
+    summed = jax.jit(squares, compiler_options=AS_FOR_USERS)(x)
+    np.testing.assert_array_equal(summed, np.arange(32_769.0, dtype=np.float32) ** 2)
 
 
 def temporary_bytes(shape, images=1, **options):
@@ -417,7 +419,7 @@ def temporary_bytes(shape, images=1, **options):
 
     params = jax.eval_shape(model.init, 0)
     images = jax.ShapeDtypeStruct((images, *shape), jnp.float32)
-    program = jax.jit(jax.grad(loss)).lower(params, images).compile()
+    program = jax.jit(jax.grad(loss)).lower(params, images).compile(AS_FOR_USERS)
     return program.memory_analysis().temp_size_in_bytes
 
 
@@ -480,7 +482,9 @@ def test_compiled_and_eager_agree_at_full_size():
     function = jax.value_and_grad(loss, has_aux=True)
     with jax.disable_jit():
         (eager_loss, eager_logits), eager_gradient = function(params)
-    (compiled_loss, compiled_logits), compiled_gradient = jax.jit(function)(params)
+    (compiled_loss, compiled_logits), compiled_gradient = jax.jit(
+        function, compiler_options=AS_FOR_USERS
+    )(params)
 
     assert float(compiled_loss) == pytest.approx(float(eager_loss), rel=1e-5)
     assert_close(compiled_logits, eager_logits)
@@ -501,7 +505,8 @@ def test_compiled_and_eager_agree_at_full_size():
     state = devices.replicate(step.init_state(params, optimizer, ema=False), mesh)
     order = devices.replicate(np.arange(2 * batch, dtype=np.int32) % batch, mesh)
     data = devices.replicate((images, labels), mesh)
-    program = train_steps.lower(state, *data, order, np.uint32(0), 0, 0, 1).compile()
+    lowered = train_steps.lower(state, *data, order, np.uint32(0), 0, 0, 1)
+    program = lowered.compile(AS_FOR_USERS)
     temporary = program.memory_analysis().temp_size_in_bytes
     counted = program.cost_analysis() | {"temporary bytes": temporary}
     step_bounds.assert_within(counted, step_bounds.COMPILED)
