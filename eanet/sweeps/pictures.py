@@ -195,7 +195,7 @@ def _draw_front(
     axes.plot(*zip(*best, strict=True), "o-", color=PALETTE[1], linewidth=1.4, markersize=6)
     log_where_wide(axes, xs)
     axes.margins(x=0.25, y=0.15)
-    # Nothing lies above and left of the front.
+    # Nothing lies above and left of the front, nor of it below and right.
     look = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right", "color": INK}
     names = [name_of(points[index][0]) for index in front]
     texts = [
@@ -205,8 +205,10 @@ def _draw_front(
     axes.figure.draw_without_rendering()
     taken: list[Any] = []
     for text in reversed(texts):  # the best first; what would cover another is left to the table
+        if text.get_window_extent().x0 < axes.bbox.x0:  # over the numbers of the axis
+            text.set(position=(6, -4), horizontalalignment="left", verticalalignment="top")
         box = text.get_window_extent()
-        if any(box.overlaps(other) for other in taken):
+        if box.x1 > axes.bbox.x1 or any(box.overlaps(other) for other in taken):
             text.remove()
         else:
             taken.append(box)

@@ -258,6 +258,29 @@ def test_the_margin_is_that_of_tables():
     assert math.isnan(summary([1.0]).margin)
 
 
+LONG = (
+    {"model.attention": "none", "optimizer.name": "adamw", "optimizer.schedule": "constant"},
+    {"model.attention": "external", "optimizer.name": "muon", "optimizer.schedule": "cosine"},
+)
+
+
+@pytest.mark.parametrize("costs", [[1000, 1001], [1000, 2000], [1000, 1000], [10, 1000]])
+@pytest.mark.parametrize("values", [({"model.memory_size": 4}, {"model.memory_size": 8}), LONG])
+def test_a_name_beside_a_point_lies_within_the_axes(tmp_path, costs, values):
+    make(tmp_path, values, [0.6, 0.7], tuple(values[0]))
+    path = tmp_path / "sweep.json"
+    planned = json.loads(path.read_text())["runs"]
+    for run, cost in zip(planned, costs, strict=True):
+        run["multiply_adds"] = cost
+    records.write_sweep(tmp_path, tuple(values[0]), planned)
+    sweep = records.read_sweep(tmp_path)
+    figure = draw_all("a title", settings(sweep), sweep)["pareto"]
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert boxes and all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+
+
 def test_pictures_for_papers_are_written_when_asked_for(tmp_path, capsys):
     make(tmp_path, grid(memory=(4, 8), width=(32,), seeds=(0,)), [0.5, 0.6])
     report.main([str(tmp_path), "--figures=pdf,svg"], "eanet report")
