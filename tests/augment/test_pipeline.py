@@ -15,6 +15,7 @@ from eanet.errors import UserError
 from eanet.prng import random_key
 from eanet.rules import Number, Switch
 from tests.helpers.augment_cases import EVERYTHING, EXAMPLE, jitted, make_images, make_targets
+from tests.helpers.compiler import AS_FOR_USERS
 
 
 def test_the_key_alone_decides():
@@ -192,7 +193,7 @@ def test_a_misspelt_name_is_no_augmentation():
 def test_each_has_the_stream_that_it_always_had():
     """Of one split into nine: one for each that changes single images, then the choice."""
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=AS_FOR_USERS)
     def expected(key, images, targets):
         keys = jax.random.split(key, 9)
         images = transforms.random_flip(keys[0], images)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import train
 from eanet import devices
 from eanet.data.load import load_dataset
 from eanet.tools import launch
@@ -16,7 +15,7 @@ from eanet.training import evaluation
 from eanet.training.batches import normalizer
 from eanet.training.evaluation import make_evaluate
 from eanet.training.loss import make_loss
-from tests.helpers.command_line import MAIN
+from tests.helpers.command_line import MAIN, fork_main
 from tests.helpers.training_cases import CLASSES, MEAN, STD, Linear, copied, make_data
 
 pytestmark = pytest.mark.slow
@@ -79,7 +78,7 @@ def launched(tmp_path, *command):
     return said.read_text()
 
 
-def test_each_process_reads_its_images_and_all_find_what_one_does(one_device_each, tmp_path):
+def test_each_process_reads_its_images_and_all_find_what_one_does(compiled_quickly, tmp_path):
     data = make_data(max(COUNTS))
     for part in ("train", "test"):
         for number, (pixels, label) in enumerate(zip(data.images, data.labels, strict=True)):
@@ -98,9 +97,10 @@ def test_each_process_reads_its_images_and_all_find_what_one_does(one_device_eac
     assert list(found) == [json.loads(json.dumps(list(evaluated(split))))] * 2
 
 
-def test_eval_by_two_processes_is_that_of_one(one_device_each, trained, undrawn, tmp_path):
+def test_eval_by_two_processes_is_that_of_one(one_device_each, trained, tmp_path):
     one, two = (shutil.copytree(trained, tmp_path / name) for name in ("one", "two"))
-    train.evaluate(one, split="val")
+    alone = fork_main("--mode=eval", "--split=val", f"--workdir={one}")
+    assert alone.returncode == 0, alone.stderr
     said = launched(tmp_path, MAIN, "--mode=eval", "--split=val", f"--workdir={two}")
     assert said.count("Results on the val split") == 1 and said.count("recorded in") == 1
     results, expected = (

@@ -14,7 +14,6 @@ from eanet.tools import launch
 from eanet.tools.verify_resume import digests
 from tests.helpers import plain
 from tests.helpers.command_line import MAIN, fork_main
-from tests.helpers.compiler import QUICKLY_COMPILED
 
 pytestmark = pytest.mark.slow
 
@@ -73,12 +72,10 @@ def test_a_signal_to_one_saves_and_one_process_goes_on(one_device_each, alone, t
 
 
 def test_a_process_that_hangs_ends_all_and_the_same_command_goes_on(
-    one_device_each, tmp_path, monkeypatch
+    compiled_quickly, tmp_path, monkeypatch
 ):
     """Process 0, which keeps all that the processes tell each other."""
     monkeypatch.setattr(launch, "_GRACE", 0.5)
-    for name, value in QUICKLY_COMPILED.items():
-        monkeypatch.setenv(name, value)
     workdir, timeout = tmp_path / "run", 10  # seconds, for machines that do much else
     command = *plain.ARGUMENTS[1:], "--config.checkpoint_every_steps=1"
     processes = started(workdir, *command, f"--heartbeat_timeout={timeout}")

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from eanet.augment.pipeline import augment
+from tests.helpers.compiler import AS_FOR_USERS
 
 EXAMPLE = {"flip": True, "rotation": 0.1, "contrast": 0.1, "zoom": 0.2}
 EVERYTHING = {**EXAMPLE, "pad_crop": 4, "random_erasing": 0.5, "mixup": 0.8, "cutmix": 1.0}
@@ -13,7 +14,7 @@ EVERYTHING = {**EXAMPLE, "pad_crop": 4, "random_erasing": 0.5, "mixup": 0.8, "cu
 
 @functools.cache
 def jitted(**switches):
-    return jax.jit(functools.partial(augment, **switches))
+    return jax.jit(functools.partial(augment, **switches), compiler_options=AS_FOR_USERS)
 
 
 def make_images(shape=(6, 12, 12, 3), seed=0):

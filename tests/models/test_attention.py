@@ -222,7 +222,7 @@ def test_tokens_see_each_other_through_sums_per_unit_only():
     heads, units = 1, 3
     module, x = make((4, 6, heads, 5, units))
     jacobian = jax.jit(
-        jax.jacrev(lambda others: call(module, jnp.concatenate([x[:1, :1], others], 1))[0, 0])
+        jax.jacrev(lambda others: by_rows(module, jnp.concatenate([x[:1, :1], others], 1))[0, 0])
     )
     matrix = np.asarray(jacobian(x[:1, 1:])).reshape(6, -1)
     singular = np.linalg.svd(matrix, compute_uv=False)

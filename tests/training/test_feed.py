@@ -4,6 +4,7 @@ import json
 import shutil
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -109,7 +110,15 @@ def make_config(root, *, streaming):
 
 
 @pytest.fixture(scope="module")
-def decoded(digits, tmp_path_factory):
+def optimized():
+    """As for users: then programs that differ in the shapes of images compute the same bytes."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def decoded(optimized, digits, tmp_path_factory):
     """A run on the digits, decoded as a whole."""
     workdir = tmp_path_factory.mktemp("decoded") / "run"
     train.train(make_config(digits, streaming=False), workdir)
@@ -149,7 +158,7 @@ def test_what_no_device_holds_is_streamed(streaming, fits, expected, monkeypatch
 
 
 def test_a_streamed_run_outlives_lost_images_and_ends_with_the_same_bytes(
-    digits, decoded, tmp_path
+    optimized, digits, decoded, tmp_path
 ):
     root, epoch_done = shutil.copytree(digits, tmp_path / "digits"), Progress.epoch_done
     lost = {path: path.read_bytes() for path in (root / "train").glob("[456]/1*.png")}
