@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -138,7 +139,7 @@ class CheckpointFiles:
             manifest.seal(temporary, dataclasses.asdict(metadata))
             temporary.rename(self.path(metadata.step))
         except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
             raise
         sync(self.directory)
 
@@ -169,6 +170,15 @@ class CheckpointFiles:
         for path in remains:
             shutil.rmtree(path)
         return [path.name for path in remains if not path.name.startswith(_REMOVING)]
+
+
+def _remove(directory: Path) -> None:
+    """What is left of a save that failed, whose other writes may still be on their way."""
+    for _ in range(20):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            return
+        time.sleep(0.05)
 
 
 def best_of(checkpoints: Iterable[Metadata]) -> int | None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eanet.checkpoints import layout
 from eanet.checkpoints.manager import Checkpoints
 from eanet.errors import UserError
 from tests.helpers.checkpoint_cases import (
@@ -50,6 +51,30 @@ def test_a_disk_that_takes_no_more(checkpoints, lines):
     checkpoints.save(3, state)
     checkpoints.wait()
     assert checkpoints.steps() == [3]
+
+
+def test_what_is_still_being_written_when_a_save_fails_is_removed_too(tmp_path, monkeypatch):
+    """Another thread of the library adds a file while the directory is removed."""
+    files, rmtree, late = (
+        layout.CheckpointFiles(tmp_path / "checkpoints"),
+        shutil.rmtree,
+        ["late", "later"],
+    )
+
+    def removed(path, **options):
+        if late:
+            (path / layout.STATE / late.pop()).write_bytes(b"x")
+        else:
+            rmtree(path, **options)
+
+    def fail(path):
+        path.mkdir()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    with pytest.raises(OSError, match="disk full"):
+        files.write(layout.Metadata(2, None, {}), fail)
+    assert not late and not list(files.directory.iterdir())
 
 
 class Disk:
