@@ -131,8 +131,7 @@ class CheckpointFiles:
             self.directory.mkdir()
             sync(self.directory.parent)
         temporary = self.directory / f"{_SAVING}{metadata.step}"
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        _remove(temporary)
         temporary.mkdir()
         try:
             write_state(temporary / STATE)

@@ -55,14 +55,11 @@ def test_a_disk_that_takes_no_more(checkpoints, lines):
 
 def test_what_is_still_being_written_when_a_save_fails_is_removed_too(tmp_path, monkeypatch):
     """Another thread of the library adds a file while the directory is removed."""
-    files, rmtree, late = (
-        layout.CheckpointFiles(tmp_path / "checkpoints"),
-        shutil.rmtree,
-        ["late", "later"],
-    )
+    files = layout.CheckpointFiles(tmp_path / "checkpoints")
+    rmtree, late = shutil.rmtree, ["late", "later"]
 
     def removed(path, **options):
-        if late:
+        if late and path.exists():
             (path / layout.STATE / late.pop()).write_bytes(b"x")
         else:
             rmtree(path, **options)
