@@ -2,7 +2,6 @@
 
 import atexit
 import gc
-import io
 import os
 import shutil
 import signal
@@ -23,7 +22,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # as eanet/host.py does
 import jax
 import jaxtyping
 import pytest
-from PIL import Image
 
 # train.py and configs/ stand beside tests/.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -66,9 +64,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What was imported stays, so it need not be looked through each time that memory is freed."""
+    """Looks for cycles less often, and not in what was imported: tests trace much and end soon."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
@@ -84,20 +83,10 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Evaluations write empty pictures: to draw them takes two seconds, most of what they take."""
-    from eanet import files
+    """Evaluations write empty pictures."""
+    from tests.helpers.pictures import leave_undrawn
 
-    picture = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(picture, "png")
-    for name in ("calibration", "confusion", "mistakes"):
-        monkeypatch.setattr(f"eanet.display.evaluation_pictures.draw_{name}", lambda *_: None)
-    monkeypatch.setattr("eanet.display.plot_style.saved", lambda *_: picture.getvalue())
-
-    def plot_curves(workdir, title, figures):
-        for kind in figures:
-            files.write(workdir / f"curves.{kind}", picture.getvalue())
-
-    monkeypatch.setattr("eanet.inference.evaluate.plot_curves", plot_curves)
+    leave_undrawn(monkeypatch)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def _read(
         paths,
         pixels,
         bits=recipe.bits or 16,
-        workers=images_lib.workers_within(budget() - pixels.nbytes, *recipe.largest),
+        threads=images_lib.threads_within(budget() - pixels.nbytes, *recipe.largest),
         resize=recipe.resize,
     )
     bad = bad | broken
@@ -115,7 +115,7 @@ def _look_at(
     bits = wanted.bits if deep else None
     if deep and bits is None:
         bits = images_lib.bits_of(
-            deep, images_lib.workers_within(budget(), header.height, header.width)
+            deep, images_lib.threads_within(budget(), header.height, header.width)
         )
         scale = f"are divided by {2 ** (bits - 8)}" if bits > 8 else "stay as they are"
         notes += (

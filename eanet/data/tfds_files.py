@@ -111,7 +111,7 @@ def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
         recipe, shards = _recipe(folder, wanted)
         counts = {part: sum(files.values()) for part, files in shards.items()}
         images = empty_images(sum(counts.values()), recipe.image_shape, folder)
-        workers = images_lib.workers_within(
+        threads = images_lib.threads_within(
             recipe.memory(budget() - images.nbytes), *recipe.largest
         )
         splits, start = {}, 0
@@ -119,7 +119,7 @@ def read_prepared(folder: Path, wanted: Wanted) -> Decoded:
             found = map(partial(record_files.records, recipe.form), shards[part])
             records = itertools.chain.from_iterable(found)
             room = images[start : start + count]
-            splits[part] = _decode(records, room, recipe, f"{folder} ({part})", workers)
+            splits[part] = _decode(records, room, recipe, f"{folder} ({part})", threads)
             start += count
         return Decoded(_divided(folder, wanted, splits), recipe.class_names)
 
@@ -157,14 +157,16 @@ def example(record: bytes, recipe: Recipe, name: str) -> Iterator[tuple[Any, int
     larger than what the recipe counts with exists at a time.
     """
     (height, width, channels), (image, label) = recipe.image_shape, _parsed(record)
-    if recipe.resize is None and image.size != (width, height):
-        raise UserError(
-            f"{name}: all images must have one size, found {image.width}x{image.height} and "
-            f"{width}x{height} (width x height). Say what size all shall get, "
-            "--config.dataset.image_size='(32,32)' (height, width), and how, "
-            "--config.dataset.resize=squash, crop or pad"
-        )
-    check_memory(1, (image.height, image.width, channels), name)
+    if image.size != (width, height):
+        if recipe.resize is None:
+            raise UserError(
+                f"{name}: all images must have one size, found {image.width}x{image.height} and "
+                f"{width}x{height} (width x height). Say what size all shall get, "
+                "--config.dataset.image_size='(32,32)' (height, width), and how, "
+                "--config.dataset.resize=squash, crop or pad"
+            )
+        # There is room for one of the other size: to ask the system takes as long as to decode it.
+        check_memory(1, (image.height, image.width, channels), name)
     larger = image.height * image.width > math.prod(recipe.largest)
     with turn.turn() if larger else contextlib.nullcontext():
         yield image.convert(_MODES[channels]), label
@@ -336,7 +338,7 @@ def _shard_path(template: str, names: dict[str, str], number: int, total: int) -
 
 @images_lib.quietly()
 def _decode(
-    records: Iterator[bytes], images: np.ndarray, recipe: Recipe, name: str, workers: int
+    records: Iterator[bytes], images: np.ndarray, recipe: Recipe, name: str, threads: int
 ) -> Split:
     """Images, into the array, and labels of as many serialized examples as it has room for."""
 
@@ -346,7 +348,7 @@ def _decode(
 
     count = len(images)
     labels, done = np.empty(count, np.int32), 0
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         while batch := list(itertools.islice(records, _EXAMPLES_AT_ONCE)):
             if done + len(batch) > count:
                 raise ValueError(f"{name} has more than the {count} records it states")

@@ -33,7 +33,7 @@ def decode_ahead(
     """
     waiting: deque[tuple[str, Future[Pixels | UserError]]] = deque()
     side = int((Image.MAX_IMAGE_PIXELS or 2**27) ** 0.5)
-    pool = ThreadPoolExecutor(images_lib.workers_within(budget(), side, side))
+    pool = ThreadPoolExecutor(images_lib.threads_within(budget(), side, side))
     try:
         for path in paths:
             waiting.append((path, pool.submit(_decoded, record, resize, path)))

@@ -20,7 +20,7 @@ def read(path, bits=16):
     header = images.read_header(path)
     pixels = np.empty((1, header.height, header.width, 1 if header.greyscale else 3), np.uint8)
     with images.quietly():
-        for error in images.decode([path], pixels, bits=bits, workers=1).values():
+        for error in images.decode([path], pixels, bits=bits, threads=1).values():
             raise error
     return pixels[0]
 
@@ -175,7 +175,7 @@ def test_of_16_bits_the_eight_that_matter_are_kept(tmp_path_factory, largest, fo
     if channels in (2, 4):
         values[..., -1] = 65535  # opaque
     save_deep(values.astype(np.uint16), path)
-    bits = images.bits_of([path], workers=1)
+    bits = images.bits_of([path], threads=1)
     assert bits == max(8, largest.bit_length())
     colours = values[..., : channels - 1 if channels in (2, 4) else channels]
     assert images.read_header(path).deep
@@ -190,7 +190,7 @@ def test_values_above_the_scale_are_white(tmp_path):
 def test_portable_maps_say_their_scale(tmp_path):
     values = np.arange(30).reshape(6, 5) * 100
     (tmp_path / "x.pgm").write_bytes(b"P5 5 6 4095\n" + values.astype(">u2").tobytes())
-    assert images.bits_of([tmp_path / "x.pgm"], workers=1) == 16
+    assert images.bits_of([tmp_path / "x.pgm"], threads=1) == 16
     expected = values / 4095 * 255
     np.testing.assert_allclose(read(tmp_path / "x.pgm")[..., 0], expected, atol=1)
 
@@ -207,3 +207,5 @@ def test_more_than_16_bits_are_refused(tmp_path, value):
 def test_workers_fit_into_memory():
     assert images.workers_within(10**9, 32, 32) == images.workers_within(10**12, 32, 32) > 1
     assert images.workers_within(3 * 10**9, 9000, 9000) == 1
+    assert images.threads_within(10**9, 32, 32) == 1  # Python runs one of them at a time
+    assert images.threads_within(10**9, 65, 65) == images.workers_within(10**9, 65, 65)

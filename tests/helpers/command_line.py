@@ -11,6 +11,10 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
+from tests.helpers.pictures import leave_undrawn
+
 ROOT = Path(__file__).parents[2]
 MAIN = str(ROOT / "main.py")
 _SECONDS = 300
@@ -44,12 +48,17 @@ def start_main(*arguments: object) -> subprocess.CompletedProcess[str]:
     return start_python(MAIN, *arguments)
 
 
-def start_python(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Starts Python with these arguments, in the checkout, and waits for its end."""
+def start_python(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Starts Python with these arguments, in the checkout, and waits for its end.
+
+    Args:
+      arguments: Of its command line.
+      **variables: Of its environment, beside those of `environment`.
+    """
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env=environment(),
+        env=environment() | variables,
         capture_output=True,
         text=True,
         timeout=_SECONDS,
@@ -57,7 +66,10 @@ def start_python(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def fork_main(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same in a fork of a process that has imported everything and done nothing."""
+    """The same in a fork of a process that has imported everything and done nothing.
+
+    Its pictures are empty.
+    """
     given = [MAIN, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as directory:
         out, error = (Path(directory) / name for name in ("out", "error"))
@@ -84,5 +96,6 @@ def _main(arguments: list[str], out: Path, error: Path) -> None:
     os.chdir(ROOT)
     for descriptor, path in ((1, out), (2, error)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    leave_undrawn(pytest.MonkeyPatch())
     sys.argv = arguments
     runpy.run_path(MAIN, run_name="__main__")

@@ -26,6 +26,8 @@ from eanet.training.plan import Plan
 from eanet.training.run import set_up
 from tests.helpers import data_fixtures, main_job, plain
 from tests.helpers.command_line import start_python
+from tests.helpers.compiler import QUICKLY_COMPILED
+from tests.helpers.pictures import leave_undrawn
 from tests.helpers.training_cases import mesh_of
 
 
@@ -132,8 +134,7 @@ pytestmark = pytest.mark.usefixtures("undrawn_once")
 def undrawn_once():
     """As `undrawn`, for the fixtures of this file too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("eanet.inference.report.Report.files", lambda *_: {})
-        patch.setattr("eanet.inference.evaluate.plot_curves", lambda *_: None)
+        leave_undrawn(patch)
         yield
 
 
@@ -219,7 +220,7 @@ def test_a_streamed_run_that_was_killed_ends_with_the_same_bytes(digits, tmp_pat
         "-m", "eanet", "verify-resume", *plain.ARGUMENTS, "--kills=1",
         f"--config.dataset.name=folder:{digits}", "--config.dataset.streaming=true",
         "--config.num_epochs=10", "--config.checkpoint_every_steps=15", "--seed=3",
-        f"--out={tmp_path / 'found.json'}",
+        f"--out={tmp_path / 'found.json'}", **QUICKLY_COMPILED,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -231,13 +232,16 @@ import sys
 from pathlib import Path
 from eanet import host
 host.set_up()
+import pytest
 import train
 from eanet.training import feed
 from tests.helpers import plain
+from tests.helpers.pictures import leave_undrawn
 feed._WINDOW = 2**22  # so that few images fill all that is decoded ahead
 config = plain.get_config()
-config.dataset.name, config.dataset.data_dir = "shapes", sys.argv[1]
 config.dataset.streaming, config.num_epochs, config.model.patch_size = True, 1.0, 32
+config.dataset.name, config.dataset.data_dir = "shapes", sys.argv[1]
+leave_undrawn(pytest.MonkeyPatch())
 train.train(config, Path(sys.argv[1]) / "run")
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print("peak", int(peak.split()[1]) * 1024)
@@ -254,7 +258,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, monkeypatch):
         labels = np.arange(count, dtype=np.int32) % 3
         parts = {"train": (images, labels), "test": (images[:9], labels[:9])}
         data_fixtures.write_prepared(tmp_path / str(count), "tfrecord", parts)
-        done = start_python("-c", _TRAINS, tmp_path / str(count))
+        done = start_python("-c", _TRAINS, tmp_path / str(count), **QUICKLY_COMPILED)
         assert done.returncode == 0, done.stderr
         peaks[count] = int(done.stdout.split("peak ")[1])
     assert peaks[4_000] - peaks[500] < 3_500 * image.nbytes / 2
