@@ -252,22 +252,6 @@ def test_a_signal_while_validating_is_answered_and_costs_nothing(finished, tmp_p
     assert_same_run(finished[0], tmp_path / "run")
 
 
-@pytest.mark.slow
-def test_verify_resume(tmp_path):
-    """Killed in the middle of training: the same bytes."""
-    done = subprocess.run(
-        [sys.executable, "-m", "eanet", "verify-resume", TESTING, "--config.num_epochs=10",
-         "--config.checkpoint_every_steps=15", "--kills=1", "--seed=3",
-         f"--out={tmp_path / 'found.json'}"],
-        cwd=ROOT, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert found["same"] and all(end == found["left_alone"] for end in found["stopped"])
-    assert {"params", "opt_state", "ema", "step", "metrics"} <= set(found["left_alone"])
-    assert found["stops"]["in all"] == 1
-
-
 def test_a_workdir_in_use_is_refused(tmp_path):
     process = start(tmp_path)
     wait_for_lines(process, tmp_path, 1)

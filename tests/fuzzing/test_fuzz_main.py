@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from eanet.errors import UserError
+from tests.helpers import plain
 from tests.helpers.command_line import fork_main, start_python
 from tests.helpers.data_fixtures import write_folder
 from tests.helpers.fuzz import tried
 
-TINY = ("--config=configs/testing.py", "--config.num_epochs=0.9", "--config.batch_size=8")
+TINY = (*plain.ARGUMENTS, "--config.num_epochs=0.9", "--config.batch_size=8")
 
 pytestmark = pytest.mark.slow
 

@@ -220,11 +220,13 @@ def test_a_streamed_run_that_was_killed_ends_with_the_same_bytes(digits, tmp_pat
         "-m", "eanet", "verify-resume", *plain.ARGUMENTS, "--kills=1",
         f"--config.dataset.name=folder:{digits}", "--config.dataset.streaming=true",
         "--config.num_epochs=10", "--config.checkpoint_every_steps=15", "--seed=3",
-        f"--out={tmp_path / 'found.json'}", **QUICKLY_COMPILED,
+        "--config.optimizer.ema_decay=0.9", f"--out={tmp_path / 'found.json'}", **QUICKLY_COMPILED,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["same"] and found["stops"]["in all"] == 1
+    assert found["same"] and all(end == found["left_alone"] for end in found["stopped"])
+    assert {"params", "opt_state", "ema", "step", "metrics"} <= set(found["left_alone"])
+    assert found["stops"]["in all"] == 1
 
 
 _TRAINS = """
