@@ -131,6 +131,7 @@ def test_pictures_are_drawn_anew_from_their_records(tmp_path, name):
         pictures.main([str(tmp_path / recorded.name)], "pictures")
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_process_and_of_what_it_started_is_seen():
     code = """
 import subprocess, sys, threading, time

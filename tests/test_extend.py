@@ -34,6 +34,7 @@ def tensors(workdir):
         return checkpoints.arrays("latest")
 
 
+@pytest.mark.slow
 def test_a_longer_run_of_a_constant_rate_is_the_one_that_was_meant_to_be_so_long(tmp_path, undrawn):
     whole, extended = tmp_path / "whole", tmp_path / "extended"
     train.train(constant(num_epochs=2.0), whole)
@@ -54,6 +55,7 @@ def test_a_longer_run_of_a_constant_rate_is_the_one_that_was_meant_to_be_so_long
     assert config_lib.from_json(extended / "config.json").num_epochs == 2.0
 
 
+@pytest.mark.slow
 def test_a_schedule_that_ends_is_that_of_the_new_length_from_there_on(tmp_path, undrawn):
     config = constant(num_epochs=1.0)
     config.optimizer.schedule = "cosine"

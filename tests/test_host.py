@@ -229,6 +229,7 @@ def test_a_cache_of_another_user_is_not_used(clean, capsys):
     assert "another user's" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_user_without_home_and_entry_trains(tmp_path):
     """As in a container that is started with the number of a user."""
     run = tmp_path / "run"
@@ -269,6 +270,7 @@ def test_a_user_without_home_and_entry_trains(tmp_path):
     assert "give the directory without ~" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_program_in_the_cache_is_replaced(tmp_path):
     code = (
         "from eanet import host; host.set_up(); import jax, jax.numpy as jnp;"
@@ -343,6 +345,7 @@ def test_an_accelerator_that_jax_does_not_use_is_said(tmp_path, monkeypatch):
     assert host.unused_accelerator() == ""
 
 
+@pytest.mark.slow
 def test_a_model_answers_the_same_in_a_process_of_double_precision(trained, tmp_path):
     """`load` is for any process; what a notebook has set for itself stays as it is."""
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), dtype=np.uint8)

@@ -85,6 +85,7 @@ def test_a_run_leaves_the_promised_files(finished):
     assert {"loss", "accuracy", "top5_accuracy", "step", "versions", "git_commit"} <= set(results)
 
 
+@pytest.mark.slow
 def test_what_is_compiled_quickly_computes_the_same(finished, trained):
     """The tests' own process compiles in another way than the program of a user."""
     state, expected = (jax.device_get(final_state(workdir)) for workdir in (trained, finished[0]))
@@ -93,6 +94,7 @@ def test_what_is_compiled_quickly_computes_the_same(finished, trained):
         np.testing.assert_allclose(actual, value, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_start_from_the_compilation_cache_is_as_quiet(finished, tmp_path):
     done = start_main(TESTING, f"--workdir={tmp_path / 'again'}")
     assert (done.returncode, done.stderr) == (0, "")
@@ -125,6 +127,7 @@ def test_a_finished_run_only_evaluates(finished):
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_evaluation_needs_no_config_and_agrees(finished):
     workdir, _ = finished
     expected = json.loads((workdir / "results_test.json").read_text())
@@ -252,6 +255,7 @@ def test_a_signal_while_validating_is_answered_and_costs_nothing(finished, tmp_p
     assert_same_run(finished[0], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_workdir_in_use_is_refused(tmp_path):
     process = start(tmp_path)
     wait_for_lines(process, tmp_path, 1)
@@ -272,6 +276,7 @@ def diverged(tmp_path_factory):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_diverged_run_stops_with_code_3_and_leaves_a_black_box(diverged):
     workdir, done = diverged
     assert done.returncode == 3
@@ -289,6 +294,7 @@ def test_a_diverged_run_stops_with_code_3_and_leaves_a_black_box(diverged):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
+@pytest.mark.slow
 def test_the_failed_step_can_be_seen_again(diverged):
     workdir, _ = diverged
     step = json.loads((workdir / "blackbox.json").read_text())["step"]
@@ -298,6 +304,7 @@ def test_the_failed_step_can_be_seen_again(diverged):
     assert "blocks/1" in again.stdout and "gradient norm" in again.stdout
 
 
+@pytest.mark.slow
 def test_layers_are_logged_when_asked(diverged):
     workdir, _ = diverged
     layers = [r for r in records(workdir) if r["split"] == "layers"]

@@ -162,6 +162,7 @@ def photos():
     return Dataset("photos", split, split, split, names, np.ones(3, "f"), np.ones(3, "f"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "changes"), CASES.values(), ids=CASES)
 def test_the_training_step_lowers_for_accelerators(accelerator, module, changes):
     """With augmentation, dropout, mixing, moving average and the optimizer, as it would run."""

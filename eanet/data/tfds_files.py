@@ -38,6 +38,9 @@ from eanet.errors import UserError
 
 _ADVICE = "prepare it again"
 _EXAMPLES_AT_ONCE = 1024
+# In pixels: the system is asked whether there is memory for a larger image. That takes as long as
+# to decode a small one, and thousands of those come one after the other.
+_ASKED_FOR = 2**20
 # Images whose size is looked at, where no size of all is recorded.
 _SAMPLE = 64
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -157,17 +160,17 @@ def example(record: bytes, recipe: Recipe, name: str) -> Iterator[tuple[Any, int
     larger than what the recipe counts with exists at a time.
     """
     (height, width, channels), (image, label) = recipe.image_shape, _parsed(record)
-    if image.size != (width, height):
-        if recipe.resize is None:
-            raise UserError(
-                f"{name}: all images must have one size, found {image.width}x{image.height} and "
-                f"{width}x{height} (width x height). Say what size all shall get, "
-                "--config.dataset.image_size='(32,32)' (height, width), and how, "
-                "--config.dataset.resize=squash, crop or pad"
-            )
-        # There is room for one of the other size: to ask the system takes as long as to decode it.
+    if recipe.resize is None and image.size != (width, height):
+        raise UserError(
+            f"{name}: all images must have one size, found {image.width}x{image.height} and "
+            f"{width}x{height} (width x height). Say what size all shall get, "
+            "--config.dataset.image_size='(32,32)' (height, width), and how, "
+            "--config.dataset.resize=squash, crop or pad"
+        )
+    pixels = image.height * image.width
+    if pixels > _ASKED_FOR:
         check_memory(1, (image.height, image.width, channels), name)
-    larger = image.height * image.width > math.prod(recipe.largest)
+    larger = pixels > math.prod(recipe.largest)
     with turn.turn() if larger else contextlib.nullcontext():
         yield image.convert(_MODES[channels]), label
 

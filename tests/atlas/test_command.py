@@ -59,6 +59,7 @@ def page_of(atlas):
     return (atlas / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_asks_for_nothing(atlas):
     text = page_of(atlas)
     root = ET.fromstring(text.removeprefix("<!DOCTYPE html>"))
@@ -91,6 +92,7 @@ def test_the_numbers_are_recorded(atlas, trained):
     assert {path.suffix for path in (atlas / "figures").iterdir()} == {".png", ".svg", ".pdf"}
 
 
+@pytest.mark.slow
 def test_two_runs_beside_one_another_replace_an_atlas_as_a_whole(trained, atlas, tmp_path):
     image = tmp_path / "grey <b>.png"
     Image.fromarray(np.arange(99, dtype=np.uint8).reshape(9, 11)).save(image)

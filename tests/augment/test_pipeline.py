@@ -18,6 +18,7 @@ from tests.helpers.augment_cases import EVERYTHING, EXAMPLE, jitted, make_images
 from tests.helpers.compiler import AS_FOR_USERS
 
 
+@pytest.mark.slow
 def test_the_key_alone_decides():
     images, targets = make_images(), make_targets(6)
     run = jitted(**EVERYTHING)

@@ -236,6 +236,7 @@ def kill_repeatedly(directory: Path, kills: int) -> None:
             assert set(np.asarray(newest[1]["x"]).tolist()) == {float(newest[0])}
 
 
+@pytest.mark.slow
 def test_killed_while_saving(tmp_path):
     kill_repeatedly(tmp_path / "checkpoints", 2)
 

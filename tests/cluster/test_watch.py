@@ -83,6 +83,7 @@ def test_processes_that_live_are_left_alone(ended):
         each.close()
 
 
+@pytest.mark.slow
 def test_processes_whose_answers_come_late_are_left_alone(ended, monkeypatch):
     """As on a machine with far more to do than cores."""
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eanet.data import base
 from eanet.data.base import Decoded, Source, Split
 from eanet.data.load import load_dataset, load_part
 from eanet.data.sources import SOURCES
@@ -51,6 +52,28 @@ def test_digits():
 
     levels = np.rint(images[..., 0] / 255 * 16)
     assert examples(levels, labels) == examples(original.images, original.target)
+
+
+@pytest.mark.parametrize("size", [None, (4, 9)])
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["folder", "array_record", "tfrecord"])
+def test_the_system_is_not_asked_about_every_image(form, streaming, size, tmp_path, monkeypatch):
+    """For the memory that there is: that takes as long as to decode a small image."""
+    asked = {}
+    for count in (3, 30):
+        place = tmp_path / str(count)
+        if form == "folder":
+            write_folder(place, {"train/a": count, "train/b": count, "test/a": 1, "test/b": 1})
+        else:
+            write_prepared(place, form, {"train": random_images(count), "test": random_images(3)})
+        asks = []
+        monkeypatch.setattr(base, "physical_memory", lambda asks=asks: asks.append(1) or 10**9)
+        options = {"image_size": size, "streaming": streaming, "val_fraction": 0, "log": quiet}
+        name = f"folder:{place}" if form == "folder" else "shapes"
+        dataset = load_dataset(name, data_dir=None if form == "folder" else place, **options)
+        assert len(dataset.train.images[:]) in (count, 2 * count)
+        asked[count] = len(asks)
+    assert 0 < asked[3] == asked[30]
 
 
 def test_the_test_split_depends_on_no_setting():

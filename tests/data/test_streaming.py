@@ -250,6 +250,7 @@ for part in ahead(images, iter(lambda: slice(0, 1), None), 1):
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_process_that_was_killed_and_know_no_jax(folder):
     root = Path(__file__).parents[2]
     reader = subprocess.Popen(

@@ -391,6 +391,18 @@ def test_the_splits_together_are_what_memory_holds(tmp_path, monkeypatch):
         load_dataset("digits", image_size=(40, 40), log=lambda line: None)
 
 
+def test_one_image_that_memory_does_not_hold_is_refused(tmp_path, monkeypatch):
+    large = np.zeros((1100, 1000, 3), np.uint8)
+    images = [large, *random_images(2)[0]]
+    write_prepared(tmp_path, "tfrecord", {"train": (images, [0, 1, 2]), "test": TEST})
+    options = {"image_size": (4, 4), "streaming": False}
+    monkeypatch.setattr(base, "physical_memory", lambda: 2 * large.size)
+    assert len(load("shapes", tmp_path, **options).train) == 3
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(base, "physical_memory", lambda: 2 * large.size - 1)
+    refused("shapes", tmp_path, "1 images of 1100x1000x3", **options)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_as_many_decode_as_the_stored_sizes_allow(form, tmp_path, monkeypatch):
     """Of the recorded size, or that of a few images, with half of it all for larger ones."""

@@ -40,6 +40,7 @@ def loaded(model, monkeypatch):
     monkeypatch.setattr(command, "load", lambda *_, **__: model)
 
 
+@pytest.mark.slow
 def test_a_program_for_every_platform_answers_pixels_in_any_number(
     trained, model, images, tmp_path, loaded
 ):
@@ -75,6 +76,7 @@ def test_an_export_is_exported_again(trained, model, images, tmp_path):
     assert files.read_record(Path(f"{first}.json"))["largest_difference"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["stablehlo", "onnx", "safetensors"])
 def test_a_run_in_bfloat16_becomes_programs_in_float32(copy, model, images, capsys, format):
     for library in FORMATS[format].libraries:

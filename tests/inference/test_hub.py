@@ -226,6 +226,7 @@ def test_evaluation_of_what_was_handed_on_gives_the_same_figures(trained, at_hub
         evaluate(f"hf:{NAME}", checkpoint="latest")
 
 
+@pytest.mark.slow
 def test_the_command_line_predicts_with_it(trained, at_hub, tmp_path):
     pushed(trained)
     Image.new("L", (8, 8), 99).save(tmp_path / "1.png")
@@ -240,6 +241,7 @@ def test_the_command_line_predicts_with_it(trained, at_hub, tmp_path):
     assert "1.png" in done.stdout and "1 image in" in done.stdout
 
 
+@pytest.mark.slow
 def test_tools_take_a_model_from_the_hub_and_give_what_they_give_of_its_run(
     trained, at_hub, tmp_path, monkeypatch, capsys
 ):

@@ -136,6 +136,7 @@ assert not absl.flags.FLAGS.is_parsed()
 """
 
 
+@pytest.mark.slow
 def test_a_notebook_is_left_as_it_was(trained):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(trained)], cwd=ROOT, capture_output=True, text=True

@@ -197,6 +197,7 @@ def run_main(trained):
     return run
 
 
+@pytest.mark.slow
 def test_the_command_with_a_list_on_standard_input(run_main, mixed, tmp_path):
     process = run_main("--images=-", "--top=2", "--strict", f"--out={tmp_path / 'x.csv'}")
     out, error = process.communicate(f"{mixed}/2.png\n\n{mixed}/nowhere.png\n", timeout=120)
@@ -207,6 +208,7 @@ def test_the_command_with_a_list_on_standard_input(run_main, mixed, tmp_path):
     assert first.startswith(f"{mixed}/2.png,") and second.startswith(f"{mixed}/nowhere.png,,,,,")
 
 
+@pytest.mark.slow
 def test_the_command_that_waits_for_a_list_is_interrupted(run_main, tmp_path):
     process = run_main("--images=-", f"--out={tmp_path / 'x.csv'}")
     while not list(tmp_path.glob(".x.csv.*.tmp")):  # it has begun

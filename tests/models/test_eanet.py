@@ -131,6 +131,7 @@ def test_logits_and_gradients_are_those_of_the_plain_formula(name):
     )
 
 
+@pytest.mark.slow
 def test_images_skip_branches_at_random():
     """Which ones is found out: one of the sixteen choices in two blocks explains each image."""
     count, rate = 300, 0.6
@@ -423,6 +424,7 @@ def temporary_bytes(shape, images=1, **options):
     return program.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_of_training_self_attention_is_linear_in_the_tokens():
     small, large = (
         temporary_bytes((side, side, 3), patch_size=1, attention="self") for side in (32, 64)
@@ -437,6 +439,7 @@ def test_memory_of_training_with_many_units_is_that_of_one_head():
     assert temporary_bytes((32, 32, 3), **options) < 12e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"embed_dim": 30, "memory_size": 7}, {"attention": "self"}]
 )

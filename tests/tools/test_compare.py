@@ -65,6 +65,7 @@ def test_differences_are_those_of_the_references(answers):
     assert compare.difference(one, one) == (0, 0, 0, 0, 0, 1)
 
 
+@pytest.mark.slow
 def test_the_command_shows_a_row_for_each_run(runs):
     done = subprocess.run(
         [sys.executable, "-m", "eanet", "compare", *map(str, runs)],

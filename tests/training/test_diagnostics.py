@@ -47,6 +47,7 @@ def examine(model):
 STAGES = ["patch_embed", "blocks/0", "blocks/1", "final_norm", "head", "loss"]
 
 
+@pytest.mark.slow
 def test_every_stage_is_there_in_order(examine, state):
     found = examine(state)
     assert list(found) == STAGES

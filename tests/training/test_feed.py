@@ -158,6 +158,7 @@ def test_what_no_device_holds_is_streamed(streaming, fits, expected, monkeypatch
             set_up(config, print)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_outlives_lost_images_and_ends_with_the_same_bytes(
     optimized, digits, decoded, tmp_path
 ):
@@ -191,6 +192,7 @@ def make_cropping_config(root):
     return config
 
 
+@pytest.mark.slow
 def test_what_a_step_sees_of_the_images_can_be_had_again(digits, monkeypatch):
     monkeypatch.setattr(workers, "cores", lambda: 1)
     run = set_up(make_cropping_config(digits), print)

@@ -38,6 +38,7 @@ def in_epochs(action):
     return mock.patch.object(Progress, "epoch_done", act)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_saves_the_state_and_training_goes_on(trained, tmp_path, capsys, number):
     seen = []
@@ -55,6 +56,7 @@ def test_a_signal_saves_the_state_and_training_goes_on(trained, tmp_path, capsys
     assert digests(tmp_path / "run") == digests(trained)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_final_evaluation_is_answered_and_writes_nothing(
     trained, tmp_path, monkeypatch
 ):
@@ -112,6 +114,7 @@ def test_a_log_gets_back_what_it_has_lost(copy, capsys, damage):
     assert (copy / "metrics.jsonl.damaged").exists() == (damage == "changed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validated", [True, False])
 def test_what_no_checkpoint_holds_is_marked_and_not_invented(copy, tmp_path, capsys, validated):
     """As in a run of the version before, whose checkpoints hold no lines."""

@@ -74,6 +74,7 @@ def linear():
     return Training(Linear(), ema_decay=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [[1, 1, 1], [2, 1]])
 def test_how_steps_are_divided_into_dispatches_changes_no_byte(on_two_devices, three_steps, counts):
     state, sums = on_two_devices.train(counts)
@@ -106,6 +107,7 @@ def test_every_example_of_every_step_has_a_key_of_its_own():
     assert len(seen) == len(set(seen)) == 3 * BATCH
 
 
+@pytest.mark.slow
 def test_two_devices_give_what_one_gives_and_passes_what_a_whole_batch_gives(eanet, three_steps):
     """Four images on each of two devices against four passes of two, all that is random on."""
     one = Training(eanet, num_devices=1, microbatch=2, ema_decay=0.9, augmentation=AUGMENTATION)

@@ -29,6 +29,7 @@ def equal(one, other):
     return jax.tree.all(jax.tree.map(np.array_equal, jax.device_get(one), jax.device_get(other)))
 
 
+@pytest.mark.slow
 def test_a_run_starts_where_another_ended_and_keeps_a_record(trained, tmp_path, undrawn):
     config = plain.get_config()
     config.init_from = str(trained)
@@ -110,6 +111,7 @@ def test_a_file_of_safetensors_is_a_start(trained, tmp_path):
     assert (start.step, start.params_sha256) == (load(trained).step, digest(load(trained).params))
 
 
+@pytest.mark.slow
 def test_a_stem_of_layers_in_a_list_and_fewer_units_start_a_run(tmp_path, capfd):
     config = testing.get_config()
     config.model.stem, config.model.patch_size = "convolutions", 4
