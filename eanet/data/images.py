@@ -39,8 +39,8 @@ _DEEP_LAYOUT = re.compile(r"(RGB|RGBA|RGBX);16[BLN]|LA;16B")
 _OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Of a pixel, while an image is decoded and converted.
 _BYTES_IN_WORK = 32
-# In pixels: of these most of the time goes to Python, which one thread runs at a time. With two,
-# 32x32 pixels of PNG took 1.7 times as long (2 cores), 64x64 equally long, 96x96 half as long.
+# In pixels: of these most of the time goes to Python, which one thread runs at a time, so that two
+# wait for each other. From about this size on they are faster than one.
 _SMALL = 64 * 64
 
 
@@ -183,7 +183,7 @@ def workers_within(memory: int, height: int, width: int) -> int:
 
 
 def threads_within(memory: int, height: int, width: int) -> int:
-    """The same for threads of one process, which decode small images no sooner than one does."""
+    """The same for threads of one process; one for small images, which more decode no sooner."""
     return 1 if height * width <= _SMALL else workers_within(memory, height, width)
 
 
