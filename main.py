@@ -31,6 +31,7 @@ from eanet.data import resize
 from eanet.display import plot_style
 from eanet.errors import UserError
 from eanet.files import local_path
+from eanet.stopwatch import Stopwatch
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config()
@@ -200,7 +201,7 @@ def main(arguments: Sequence[str]) -> None:
                 workdir or Path(f"runs/{config_flags.config_file().stem}"),
                 extend_to=EXTEND_TO.value,
                 figures=figures,
-                begun=host.process_start(),
+                stopwatch=Stopwatch.of_process(),
                 members=members,
             )
     else:

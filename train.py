@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +26,7 @@ from eanet.errors import TrainingDiverged, UserError
 from eanet.inference.evaluate import evaluate, take_part
 from eanet.models import costs
 from eanet.signals import save_request, stop_request
+from eanet.stopwatch import Stopwatch
 from eanet.sweeps.estimate import RunSize
 from eanet.training import config_schema, diagnostics
 from eanet.training.following import NoCheckpoints, NoLock, NoLog
@@ -47,7 +47,7 @@ def train(
     *,
     extend_to: float | None = None,
     figures: Sequence[str] = DEFAULT_KINDS,
-    begun: float | None = None,
+    stopwatch: Stopwatch | None = None,
     members: Members = ALONE,
 ) -> dict[str, Any] | None:
     """Trains, or goes on where the newest good checkpoint stands; gives test results of the best.
@@ -57,7 +57,7 @@ def train(
       workdir: directory of the run; made if missing.
       extend_to: epochs in all, more than the run was for.
       figures: kinds of files of the pictures, see `eanet.display.plot_style.KINDS`.
-      begun: when the program began, as of `time.time`; None for now.
+      stopwatch: runs since the program began; None for one from now on.
       members: the processes that train together; those that follow give None.
 
     Raises:
@@ -66,7 +66,7 @@ def train(
       Interrupted: if SIGTERM or SIGINT came; the state is saved.
     """
     console = Console()
-    begun = time.time() if begun is None else begun
+    stopwatch = stopwatch or Stopwatch.now()
     members.refuse_differences(alike.program())
     config = config or config_schema.read(workdir / "config.json")
     if extend_to is not None:
@@ -115,9 +115,13 @@ def train(
                         run, workdir, lock, checkpoints, log, console, stop, save, members
                     )
                     training.go_on(state, step, train_steps)
-        begun = None if step else begun  # of a run that goes on, a part is not known
         results = evaluate(
-            workdir, figures=figures, run=run, begun=begun, console=console, members=members
+            workdir,
+            figures=figures,
+            run=run,
+            stopwatch=None if step else stopwatch,  # what went before a stop is not known
+            console=console,
+            members=members,
         )
     console.next_steps(workdir)
     return results

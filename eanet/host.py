@@ -89,13 +89,6 @@ def set_up(cpu_devices: bool = True, deterministic: bool = False, workers: int =
         _chosen_here.add("JAX_NUM_CPU_DEVICES")
 
 
-def process_start() -> float:
-    """When this process began, in seconds as of `time.time`."""
-    import psutil
-
-    return psutil.Process().create_time()
-
-
 def import_jax() -> None:
     """Imports JAX; raises `UserError` for a setting of the environment that it does not take."""
     _check_xla_flags()

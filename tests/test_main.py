@@ -1,6 +1,7 @@
 """The program as its user runs it: `python main.py` in a process of its own."""
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -83,6 +84,8 @@ def test_a_run_leaves_the_promised_files(finished):
     results = json.loads((workdir / "results_test.json").read_text())
     assert results["num_examples"] == 359 and results["parameters"] == 3098
     assert {"loss", "accuracy", "top5_accuracy", "step", "versions", "git_commit"} <= set(results)
+    # A second at least goes into importing JAX and compiling.
+    assert 1 < results["cpu_seconds"] < results["run_seconds"] * os.cpu_count()
 
 
 @pytest.mark.slow
@@ -176,6 +179,9 @@ def test_a_signal_saves_the_state(uninterrupted, tmp_path):
     step = re.search(r"after step (\d+)", errors)[1]
     assert f"resumes at step {step}" in done.stdout.replace(",", "")
     assert_same_run(uninterrupted, tmp_path)
+    # What the run took before it was stopped is not known, so nothing is said of the whole.
+    results = json.loads((tmp_path / "results_test.json").read_text())
+    assert not {"run_seconds", "cpu_seconds"} & set(results)
 
 
 @pytest.mark.slow

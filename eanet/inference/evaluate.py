@@ -32,6 +32,7 @@ from eanet.inference.report import Report
 from eanet.models import costs
 from eanet.models.attentions import attention_class
 from eanet.signals import Request, stop_request
+from eanet.stopwatch import Stopwatch
 from eanet.training.run import Run, build_evaluate, build_plan
 from eanet.workdir.results import results_name, write_results
 
@@ -48,7 +49,7 @@ def evaluate(
     data_dir: str | None = None,
     figures: Sequence[str] = DEFAULT_KINDS,
     run: Run | None = None,
-    begun: float | None = None,
+    stopwatch: Stopwatch | None = None,
     console: Console | None = None,
     members: Members = ALONE,
 ) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def evaluate(
       data_dir: where the data is now; None for where it was.
       figures: kinds of files of the pictures, see `eanet.display.plot_style.KINDS`.
       run: what `set_up` made of the config, where that is at hand.
-      begun: when the run began, as of `time.time`; None where that is not how long it took.
+      stopwatch: runs since the run began; None where that is not all that it took.
       console: where to say what happens.
       members: the processes that evaluate together. At the end of training the others `take_part`;
         else all call this, and those that follow write nothing and return the metrics alone.
@@ -120,8 +121,8 @@ def evaluate(
         "host_settings": host.settings(),
         "matmul_precision": precision.in_force(config.matmul_precision),
     }
-    if begun is not None:
-        results["run_seconds"] = round(time.time() - begun, 3)
+    if stopwatch is not None:
+        results.update(stopwatch.read())
     console.results_table({**results, "split": split})
     if not os.path.isdir(workdir):
         console.note(f"not recorded: {workdir} is no directory of a run")

@@ -46,6 +46,7 @@ MEASURES = {
     "multiply_adds_per_image": Measure("MACs per image", "work"),
     "evaluation_seconds": Measure("evaluation took", "seconds"),
     "run_seconds": Measure("run took", "seconds"),
+    "cpu_seconds": Measure("CPU time of the run", "seconds"),
 }
 RULES: dict[str, Rule] = {
     **{name: OrNothing(_KINDS[measure.kind]) for name, measure in MEASURES.items()},
@@ -95,8 +96,8 @@ def write_results(
     """Writes the results of an evaluation and returns the path, see `results_name`.
 
     Results are loss, accuracy and top5_accuracy (fractions), num_examples, step (of a checkpoint),
-    parameters, multiply_adds_per_image, evaluation_seconds, run_seconds (from the start of the
-    program, where it trained without a stop), device, and the measures of
+    parameters, multiply_adds_per_image, evaluation_seconds, run_seconds and cpu_seconds (from the
+    start of the program, where it trained without a stop), device, and the measures of
     docs/evaluation.md; what else `environment` tells is added. `beside` has the content of more
     files by their kind; the results are written last, with digests of these.
 
