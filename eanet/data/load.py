@@ -150,23 +150,26 @@ def load_dataset(
             f"dataset.decode_crop={decode_crop:g} is for images in files, which {name} has not; "
             "use augment.random_resized_crop"
         )
+    mean, std = splits.channel_statistics(train.images)
+    weights = None
+    if class_weights == "balanced":
+        weights = splits.balanced_weights(train.labels, len(decoded.class_names))
     return Dataset(
-        name,
-        train,
-        val,
-        decoded.splits["test"],
-        decoded.class_names,
-        *splits.channel_statistics(train.images),
-        {"val": decoded.fingerprints["train"], **decoded.fingerprints},
-        decoded.place,
-        decoded.bits,
-        resize,
-        decoded.skipped,
-        splits.balanced_weights(train.labels, len(decoded.class_names))
-        if class_weights == "balanced"
-        else None,
-        Crops(train.images, decode_crop, seed) if decode_crop else None,
-        decoded.tested_on,
+        name=name,
+        train=train,
+        val=val,
+        test=decoded.splits["test"],
+        class_names=decoded.class_names,
+        mean=mean,
+        std=std,
+        fingerprints={"val": decoded.fingerprints["train"], **decoded.fingerprints},
+        place=decoded.place,
+        bits=decoded.bits,
+        resize=resize,
+        skipped=decoded.skipped,
+        class_weights=weights,
+        crops=Crops(train.images, decode_crop, seed) if decode_crop else None,
+        tested_on=decoded.tested_on,
     )
 
 
