@@ -70,11 +70,18 @@ def fastest(records: Sequence[Record]) -> Record:
     return min(records, key=lambda record: record.minutes[-1])
 
 
+def cpu_minutes(results: Sequence[dict[str, Any]]) -> str:
+    """The least of a whole run, where one was recorded that was not stopped."""
+    recorded = [result["cpu_seconds"] / 60 for result in results if "cpu_seconds" in result]
+    return f"{min(recorded):.1f}" if recorded else ""
+
+
 def table(runs: dict[str, list[Record]], anchors: list[dict[str, str]]) -> str:
     """All of them as Markdown, ours first."""
     lines = [
-        "| network | parameters | MACs | epochs | n | top-1, % | top-5, % | minutes | commit |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | parameters | MACs | epochs | n | top-1, % | top-5, % | minutes | CPU minutes "
+        "| commit |",
+        f"|{' --- |' * 10}",
     ]
     for name, records in runs.items():
         results = [record.results for record in records]
@@ -89,13 +96,14 @@ def table(runs: dict[str, list[Record]], anchors: list[dict[str, str]]) -> str:
                 for key in ("accuracy", "top5_accuracy")
             ),
             f"{fastest(records).minutes[-1]:.1f}",
+            cpu_minutes(results),
             ", ".join(sorted({result["git_commit"][:7] for result in results})),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for anchor in anchors:
         where = f"[{anchor['model']}]({anchor['source']})"
         size, macs = f"{anchor['parameters_millions']} M", f"{anchor['macs_millions']} M"
-        cells = [where, size, macs, anchor["epochs"], "", anchor["top1"], "", "", ""]
+        cells = [where, size, macs, anchor["epochs"], "", anchor["top1"], "", "", "", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
