@@ -24,7 +24,7 @@ NAMED = {
     },
     "eanet_cifar100_fast": {
         "memory_size": 21, "heads": 15, "norm": 12, "attention": 12, "elements": 39,
-        "options": 21,
+        "options": 9,
     },
     "eanet_digits": {"memory_size": 6},
 }  # fmt: skip
