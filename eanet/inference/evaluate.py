@@ -37,6 +37,7 @@ from eanet.training.run import Run, build_evaluate, build_plan
 from eanet.workdir.results import results_name, write_results
 
 Logits = Float[np.ndarray, "n classes"]
+Measure = Callable[..., dict[str, float] | None]  # see `eanet.training.evaluation`
 
 
 @devices.refusals()
@@ -84,11 +85,7 @@ def evaluate(
         if unused := host.unused_accelerator():
             console.warn(unused)
         examples = load_examples(model, split, dataset=dataset, data_dir=data_dir, log=console.note)
-        members.refuse_differences(
-            alike.program() | alike.settings(config) | _compared(model, examples)
-        )
-        measure = build_evaluate(config, model.network, model.mean, model.std, members)
-        members.connect(mesh)
+        measure = _made_ready(model, examples, mesh, members)
     else:
         examples = Examples(getattr(run.dataset, split), run.dataset.fingerprints[split])
         measure = run.evaluate
@@ -115,14 +112,10 @@ def evaluate(
     results = {
         **answers.metrics,
         **(report.numbers if report else {}),
-        **_facts(model, examples),
+        **_facts(model, examples, mesh),
         "evaluation_seconds": round(answers.seconds, 3),
-        "device": device(mesh.devices.flat),
-        "host_settings": host.settings(),
-        "matmul_precision": precision.in_force(config.matmul_precision),
+        **(stopwatch.read() if stopwatch else {}),
     }
-    if stopwatch is not None:
-        results.update(stopwatch.read())
     console.results_table({**results, "split": split})
     if not os.path.isdir(workdir):
         console.note(f"not recorded: {workdir} is no directory of a run")
@@ -166,7 +159,7 @@ def _answers(
     params: Any,
     classes: int,
     mesh: jax.sharding.Mesh,
-    measure: Callable[..., dict[str, float] | None],
+    measure: Measure,
     examples: Split,
     held_out: Callable[[], Split | None] | None,
     members: Members,
@@ -192,14 +185,23 @@ def _answers(
     return _Answers(metrics, logits, seconds, temperature)
 
 
-def _compared(model: Model, examples: Examples) -> dict[str, str]:
-    """What processes must have alike that evaluate together."""
-    number = str(len(examples.split))
-    return {"step": str(model.step), "images": examples.fingerprint, "number of images": number}
+def _made_ready(
+    model: Model, examples: Examples, mesh: jax.sharding.Mesh, members: Members
+) -> Measure:
+    """What takes a split through the model, in all processes alike."""
+    compared = {
+        "step": str(model.step),
+        "images": examples.fingerprint,
+        "number of images": str(len(examples.split)),
+    }
+    members.refuse_differences(alike.program() | alike.settings(model.config) | compared)
+    measure = build_evaluate(model.config, model.network, model.mean, model.std, members)
+    members.connect(mesh)
+    return measure
 
 
-def _facts(model: Model, examples: Examples) -> dict[str, Any]:
-    """Which images were shown to which model."""
+def _facts(model: Model, examples: Examples, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Which images were shown to which model, and by what."""
     parameters, multiply_adds = costs.totals(costs.summarize(model.network.abstract))
     data, epoch = model.record.data, 0.0
     if model.step:
@@ -214,6 +216,9 @@ def _facts(model: Model, examples: Examples) -> dict[str, Any]:
         "epoch": epoch,
         "parameters": parameters,
         "multiply_adds_per_image": multiply_adds,
+        "device": device(mesh.devices.flat),
+        "host_settings": host.settings(),
+        "matmul_precision": precision.in_force(model.config.matmul_precision),
     }
 
 
@@ -253,7 +258,7 @@ def _record(
 
 
 def _answer(
-    measure: Callable[..., dict[str, float] | None],
+    measure: Measure,
     params: Any,
     classes: int,
     stop: Request,
