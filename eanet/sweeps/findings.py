@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from eanet.sweeps.records import SweepRecord
 from eanet.sweeps.statistics import (
     Setting,
+    baseline,
     leaders,
     settings,
     unsure_by_images,
@@ -19,23 +20,24 @@ def warnings(sweep: SweepRecord, found: Sequence[Setting], first: Sequence[Setti
     if not first or len(found) < 2:
         return []
     leader, told = first[0], []
+    compared, name = baseline(found) or leader, "baseline" if baseline(found) else "best"
     if leader.validation.count == 1:
         told.append(
             "Every setting has one finished run (n = 1): what another seed would change is not "
             "known, so that no difference here tells settings apart. Several seeds do, as with "
             "seed=0..2."
         )
-    elif unsure := unsure_by_seeds(found, leader):
+    elif unsure := unsure_by_seeds(found, compared):
         told.append(
-            "By their seeds not told apart from the best, as 0 lies in the 95 % interval of the "
+            f"By their seeds not told apart from the {name}, as 0 lies in the 95 % interval of the "
             f"paired difference (Student's t): {_named(unsure)}."
         )
     images = min(
         (run.data.splits["val"].examples for run in sweep.runs if run.data is not None), default=0
     )
-    if images and (unsure := unsure_by_images(found, leader, images)):
+    if images and (unsure := unsure_by_images(found, compared, images)):
         told.append(
-            f"Validation has {images:,} images. Other images might order these and the best "
+            f"Validation has {images:,} images. Other images might order these and the {name} "
             f"differently (95 % interval of a difference of binomial shares): {_named(unsure)}."
         )
     return told
@@ -50,9 +52,10 @@ def conclusion(sweep: SweepRecord) -> str:
     so_far = " so far" if any(run.state in ("waiting", "unfinished") for run in sweep.runs) else ""
     lead = f"Best on validation{so_far}, of the settings with most finished runs"
     if len(first) > 1:
+        differences = "" if baseline(found) else " Differences are to the first of them."
         return (
             f"{lead}, are equally: {_named(first)}. None is chosen, and no test accuracy is "
-            "reported. Differences are to the first of them."
+            f"reported.{differences}"
         )
     test = f"{first[0].test.percent()} % (n = {first[0].test.count})"
     if len(found) == 1:

@@ -17,7 +17,10 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 def headings(keys: Iterable[str]) -> dict[str, str]:
     """For each key what stands above a column or at an axis: "learning rate"."""
-    return {key: KNOWN.get(key, [_in_words(name)])[0] for key, name in short_names(keys).items()}
+    names = short_names(keys).items()
+    # An optimizer, and no "name" of it.
+    words = {key: key.split(".")[-2] if name == "name" else name for key, name in names}
+    return {key: KNOWN.get(key, [_in_words(name)])[0] for key, name in words.items()}
 
 
 def symbols(keys: Iterable[str]) -> dict[str, str]:
@@ -30,10 +33,14 @@ def shown_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def shown_values(values: dict[str, Any]) -> str:
-    """The values of a setting by full key, in one line: "S = 4, learning rate = 0.001"."""
+def shown_values(values: dict[str, Any], told: Iterable[str] | None = None) -> str:
+    """The values of a setting by full key, in one line: "S = 4, learning rate = 0.001".
+
+    Only of the keys `told`, if given, in words that tell these from all the others.
+    """
     words = symbols(values)
-    return ", ".join(f"{words[key]} = {shown_value(value)}" for key, value in values.items())
+    shown = values if told is None else told
+    return ", ".join(f"{words[key]} = {shown_value(values[key])}" for key in shown)
 
 
 def _in_words(name: str) -> str:

@@ -1,6 +1,7 @@
 """The pictures of a sweep: accuracy by setting, and what it costs."""
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from eanet.sweeps import search_pictures
 from eanet.sweeps.axes import ACCURACY, SINGLE_RUN, log_where_wide, note
 from eanet.sweeps.keys import headings, shown_value, shown_values, symbols
 from eanet.sweeps.records import SweepRecord
-from eanet.sweeps.statistics import Setting, numeric_keys, pareto_front
+from eanet.sweeps.statistics import Setting, baseline, numeric_keys, pareto_front
 
 _STYLES: tuple[Any, ...] = ("-", "--", ":", "-.")
 # Its axis: an attribute of a run, and what that is multiplied by.
@@ -34,6 +35,8 @@ _BESIDE = 6  # points between the bars of two lines
 _MAX_LABELS = 8
 _MAX_LINES = len(PALETTE)
 _MAX_ROWS = 40
+_LONGEST = 70  # letters beside a row
+_SETTING = "setting"  # stands for a key where settings are told by what they change
 
 
 def draw_all(title: str, settings: Sequence[Setting], sweep: SweepRecord) -> dict[str, Any]:
@@ -56,6 +59,8 @@ def draw_all(title: str, settings: Sequence[Setting], sweep: SweepRecord) -> dic
 
 def _accuracy(title: str, settings: Sequence[Setting]) -> Any:
     """Lines over the first numeric key where there are lines, else a row for each setting."""
+    if settings[0].changed is not None:
+        return _rows(title, settings)
     keys = numeric_keys(settings)
     for key in keys:
         lines = _by_others(settings, key)
@@ -99,9 +104,13 @@ def _lines(title: str, key: str, lines: Mapping[str, Sequence[Setting]]) -> Any:
 
 
 def _rows(title: str, settings: Sequence[Setting]) -> Any:
-    figure = new_figure(7.2, 1.4 + 0.28 * len(settings), title)
+    names = [textwrap.fill(setting.name, _LONGEST) for setting in settings]
+    lines = 1 + max(name.count("\n") for name in names)
+    figure = new_figure(7.2, 1.4 + (0.12 + 0.16 * lines) * len(settings), title)
     axes = figure.subplots()
     style(axes, "", ACCURACY)
+    if around := baseline(settings):
+        axes.axvline(100 * around.validation.mean, color=FAINT, linestyle="--", linewidth=1)
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
     rows = range(len(settings))
     for row, setting in zip(rows, settings, strict=True):
@@ -109,7 +118,7 @@ def _rows(title: str, settings: Sequence[Setting]) -> Any:
             axes.plot(100 * run.val_accuracy, row, "o", color=PALETTE[0], **SINGLE_RUN)
     means, errors = _means(settings)
     axes.errorbar(means, rows, xerr=errors, color=PALETTE[0], fmt="o", markersize=6, capsize=3)
-    axes.set_yticks(rows, [setting.name for setting in settings])
+    axes.set_yticks(rows, names)
     axes.set_ylim(len(settings) - 0.5, -0.5)
     _footnote(figure, settings)
     return figure
@@ -170,11 +179,15 @@ def _pareto(title: str, settings: Sequence[Setting], sweep: SweepRecord) -> Any:
     named = (
         "number of the trial" if sweep.space else ", ".join(symbols(settings[0].values).values())
     )
+    if settings[0].changed is not None:
+        named = "what was changed"
     note(figure, f"beside the points: {named}" if named else "")
 
     def name_of(setting: Setting) -> str:
         if sweep.space:
             return str(numbers[setting.runs[0].name])
+        if setting.changed is not None:
+            return setting.name
         return ", ".join(map(shown_value, setting.values.values()))
 
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -218,12 +231,7 @@ def _curves(title: str, settings: Sequence[Setting]) -> Any:
     """Validation accuracy of all runs; the colour is the first key, the kind of line the second."""
     from matplotlib import colormaps
 
-    numeric = numeric_keys(settings)
-    kinds: dict[str, list[Any]] = {}  # what the colour stands for, then the kind of line
-    for key in list(dict.fromkeys([*numeric, *settings[0].values]))[:2]:
-        values = list(dict.fromkeys(setting.values[key] for setting in settings))
-        if not kinds or len(values) <= len(_STYLES):
-            kinds[key] = sorted(values) if key in numeric else values
+    kinds = _kinds(settings)
     count = len(next(iter(kinds.values()), [None]))
     colours: Any = PALETTE
     if count > 4:  # a scale
@@ -232,7 +240,7 @@ def _curves(title: str, settings: Sequence[Setting]) -> Any:
     axes = figure.subplots()
     style(axes, ACCURACY, "epoch")
     for setting in settings:
-        indices = [values.index(setting.values[key]) for key, values in kinds.items()]
+        indices = [values.index(_value(setting, key)) for key, values in kinds.items()]
         colour, line = (*indices, 0, 0)[:2]
         for run in setting.runs:
             epochs = [record["epoch"] for record in run.validations]
@@ -242,8 +250,25 @@ def _curves(title: str, settings: Sequence[Setting]) -> Any:
             axes.plot(epochs, accuracies, **look)
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", integer=axes.get_xlim()[1] >= 3)
-    _legend(axes, kinds, colours, headings(settings[0].values))
+    _legend(axes, kinds, colours, {_SETTING: _SETTING, **headings(settings[0].values)})
     return figure
+
+
+def _kinds(settings: Sequence[Setting]) -> dict[str, list[Any]]:
+    """The values that the colour stands for, and then the kind of line, by their keys."""
+    if baseline(settings):
+        return {_SETTING: [setting.name for setting in settings]}
+    numeric = numeric_keys(settings)
+    kinds: dict[str, list[Any]] = {}
+    for key in list(dict.fromkeys([*numeric, *settings[0].values]))[:2]:
+        values = list(dict.fromkeys(setting.values[key] for setting in settings))
+        if not kinds or len(values) <= len(_STYLES):
+            kinds[key] = sorted(values) if key in numeric else values
+    return kinds
+
+
+def _value(setting: Setting, key: str) -> Any:
+    return setting.name if key == _SETTING else setting.values[key]
 
 
 def _legend(
@@ -253,7 +278,7 @@ def _legend(
 
     handles = []
     for place, (key, values) in enumerate(kinds.items()):
-        few = len(values) <= _MAX_LABELS
+        few = len(values) <= _MAX_LABELS or key == _SETTING
         handles.append(Line2D([], [], color="none", label=words[key]))
         for index in range(len(values)) if few else (0, len(values) // 2, len(values) - 1):
             colour, line = (colours[index], 0) if place == 0 else (INK, index)

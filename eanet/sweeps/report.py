@@ -18,7 +18,7 @@ from eanet.sweeps.keys import headings
 from eanet.sweeps.pictures import draw_all
 from eanet.sweeps.records import RunRecord, SweepRecord
 from eanet.sweeps.seeds import write_cards
-from eanet.sweeps.statistics import Setting, best, leaders, settings
+from eanet.sweeps.statistics import Setting, baseline, best, leaders, settings
 from eanet.workdir.tensorboard import write_reported
 
 
@@ -93,6 +93,8 @@ def _title(sweep: SweepRecord, found: Sequence[Setting]) -> str:
     subject += f" on {data.pop()}" if len(data) == 1 else ""
     subject += f", {lengths.pop():g} epochs" if len(lengths) == 1 else ""
     varied = ", ".join(headings(found[0].values).values()) if found else ""
+    if baseline(found):
+        varied = f"{len(found) - 1} changes of a baseline"
     return f"{subject}: {varied}" if varied else subject
 
 

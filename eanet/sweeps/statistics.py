@@ -14,6 +14,7 @@ class Setting(NamedTuple):
     """The runs of one config but for the seed."""
 
     values: dict[str, Any]  # of the keys that tell the settings apart
+    changed: tuple[str, ...] | None  # those that differ from the baseline; None where there is none
     runs: list[RunRecord]  # all of them, finished or not
     done: list[RunRecord]  # those that count
     validation: Summary  # of the highest validation accuracy of each of these
@@ -21,8 +22,10 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The values in one line."""
-        return shown_values(self.values) or "all runs"
+        """The values in one line; beside a baseline, those that differ from it."""
+        if self.changed == ():
+            return "baseline"
+        return shown_values(self.values, self.changed) or "all runs"
 
 
 def varied_keys(sweep: SweepRecord) -> list[str]:
@@ -63,13 +66,36 @@ def settings(sweep: SweepRecord) -> list[Setting]:
         if all(key in run.settings for key in keys):
             grouped.setdefault(tuple(run.settings[key] for key in keys), []).append(run)
     found = []
-    for values, runs in grouped.items():
+    named = [dict(zip(keys, values, strict=True)) for values in grouped]
+    around = None if sweep.space else _baseline(named)
+    for values, runs in zip(named, grouped.values(), strict=True):
         done = [run for run in runs if run.state == "done"]
         tested = [run.test["accuracy"] for run in done if run.test.get("accuracy") is not None]
         validation = summary([run.val_accuracy for run in done])
-        named = dict(zip(keys, values, strict=True))
-        found.append(Setting(named, runs, done, validation, summary(tested)))
+        changed = None if around is None else tuple(_changed(values, around))
+        found.append(Setting(values, changed, runs, done, validation, summary(tested)))
     return found
+
+
+def baseline(found: Sequence[Setting]) -> Setting | None:
+    """The setting that all others change in one respect, as in an ablation; None without one."""
+    return next((each for each in found if each.changed == ()), None)
+
+
+def _baseline(settings: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The values that all other settings change, in two or more respects that share no key.
+
+    In a grid there are none: some settings change one key, and others that one and another.
+    """
+    for values in settings:
+        respects = {frozenset(_changed(each, values)) for each in settings} - {frozenset()}
+        if len(respects) > 1 and sum(map(len, respects)) == len(frozenset().union(*respects)):
+            return values
+    return None
+
+
+def _changed(values: dict[str, Any], baseline: dict[str, Any]) -> list[str]:
+    return [key for key in values if values[key] != baseline[key]]
 
 
 def leaders(found: Sequence[Setting]) -> list[Setting]:
@@ -90,12 +116,13 @@ def best(found: Sequence[Setting]) -> Setting | None:
     return first[0] if len(first) == 1 else None
 
 
-def unsure_by_seeds(found: Sequence[Setting], leader: Setting) -> list[Setting]:
-    """The settings whose paired difference to the leader may be 0, by its 95 % interval.
+def unsure_by_seeds(found: Sequence[Setting], compared: Setting) -> list[Setting]:
+    """The settings whose paired difference to another one may be 0, by its 95 % interval.
 
     One that shares fewer than two seeds with it is among them.
     """
-    differences = [(each, paired_difference(each, leader)) for each in found if each is not leader]
+    others = [each for each in found if each is not compared]
+    differences = [(each, paired_difference(each, compared)) for each in others]
     return [
         each
         for each, difference in differences
@@ -103,8 +130,8 @@ def unsure_by_seeds(found: Sequence[Setting], leader: Setting) -> list[Setting]:
     ]
 
 
-def unsure_by_images(found: Sequence[Setting], leader: Setting, images: int) -> list[Setting]:
-    """The settings that other images than so many of validation might put before the leader.
+def unsure_by_images(found: Sequence[Setting], compared: Setting, images: int) -> list[Setting]:
+    """The settings that other images than so many of validation might order otherwise with one.
 
     Each accuracy p over n images has the variance p (1 − p) / n of a binomial share; the difference
     of two is looked at with its 95 % interval, as if they were independent.
@@ -116,10 +143,10 @@ def unsure_by_images(found: Sequence[Setting], leader: Setting, images: int) -> 
     return [
         each
         for each in found
-        if each is not leader
+        if each is not compared
         and each.validation.count
-        and leader.validation.mean - each.validation.mean
-        <= 1.96 * math.sqrt(variance(each) + variance(leader))
+        and abs(compared.validation.mean - each.validation.mean)
+        <= 1.96 * math.sqrt(variance(each) + variance(compared))
     ]
 
 

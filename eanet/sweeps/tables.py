@@ -6,7 +6,7 @@ from eanet.display import spreadsheet
 from eanet.display.numbers import epochs, human
 from eanet.sweeps.keys import headings, short_names, shown_value
 from eanet.sweeps.records import EARLY, SweepRecord
-from eanet.sweeps.statistics import Setting, paired_difference, varied_keys
+from eanet.sweeps.statistics import Setting, baseline, paired_difference, varied_keys
 
 _NOTHING = {"", "–", "0"}  # cells of a column that is left out
 
@@ -14,32 +14,39 @@ _NOTHING = {"", "–", "0"}  # cells of a column that is left out
 def of_settings(
     sweep: SweepRecord, found: Sequence[Setting], first: Sequence[Setting]
 ) -> list[list[str]]:
-    """A row for each setting, below a heading; differences are to the `first` of the leaders."""
-    keys = headings(found[0].values) if found else {}
+    """A row for each setting, below a heading.
+
+    Differences are to the baseline, beside which a setting is what it changes, or else to the
+    `first` of the leaders.
+    """
+    around = baseline(found)
+    keys = headings(found[0].values).values() if found else []
+    named = ["setting"] if around else keys
     numbers = {run.name: number for number, run in enumerate(sweep.runs)}
-    compared = ["difference to the best, paired"] if len(found) > 1 else []
+    best = "baseline" if around else "best"
+    compared = [f"difference to the {best}, paired"] if len(found) > 1 else []
     measured = ["validation accuracy, %", "n", *compared]
-    heading = [*keys.values(), *measured, "parameters", "MACs", "latency, ms", *EARLY]
+    heading = [*named, *measured, "parameters", "MACs", "latency, ms", *EARLY]
     rows = [["trial", *heading] if sweep.space else heading]
     for setting in found:
         run = setting.runs[0]
         difference = "best" if len(first) == 1 else "equally best"
-        if first and not any(setting is each for each in first):
-            paired = paired_difference(setting, first[0])
+        if around or (first and not any(setting is each for each in first)):
+            paired = paired_difference(setting, around or first[0])
             difference = paired.percent(sign="+") + (f" ({paired.count})" if paired.count else "")
         latencies = [each.latency for each in setting.runs if each.latency is not None]
         row = [
-            *map(shown_value, setting.values.values()),
+            *([setting.name] if around else map(shown_value, setting.values.values())),
             setting.validation.percent(),
             str(setting.validation.count),
-            *([difference if first else "–"] if compared else []),
+            *(["–" if setting is around or not first else difference] if compared else []),
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
             f"{latencies[0]:.2f}" if latencies else "–",
             *(str(sum(run.state == state for run in setting.runs)) for state in EARLY),
         ]
         rows.append([str(numbers[run.name]), *row] if sweep.space else row)
-    return _without_empty(rows, keep=len(keys) + bool(sweep.space))
+    return _without_empty(rows, keep=len(named) + bool(sweep.space))
 
 
 def of_runs(sweep: SweepRecord) -> list[list[str]]:

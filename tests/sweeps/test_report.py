@@ -222,6 +222,66 @@ def test_of_equals_none_is_chosen(tmp_path, no_pictures):
     assert "class=best" not in (tmp_path / "report.html").read_text()
 
 
+AROUND = [
+    {"model.memory_size": 8, "model.final_norm": True, "optimizer.name": "adamw"} | change
+    for change in (
+        {}, {"model.memory_size": 4}, {"model.final_norm": False}, {"optimizer.name": "muon"}
+    )
+]  # fmt: skip
+
+
+def test_beside_a_baseline_a_setting_is_what_it_changes(tmp_path, no_pictures):
+    runs = [values | {"seed": seed} for values in AROUND for seed in (0, 1)]
+    make(tmp_path, runs, [0.50, 0.52, 0.40, 0.42, 0.60, 0.61, 0.49, 0.55], tuple(runs[0]))
+    describe(tmp_path, 10**9)
+    report.write_report(tmp_path)
+    lines, text = settings_rows(tmp_path), (tmp_path / "sweep.md").read_text()
+    assert [line[:4] for line in lines] == [
+        ["setting", "validation accuracy, %", "n", "difference to the baseline, paired"],
+        ["---"] * 4,
+        ["baseline", "51.00 ± 1.41", "2", "–"],
+        ["S = 4", "41.00 ± 1.41", "2", "−10.00 ± 0.00 (2)"],
+        ["**final norm = False**", "**60.50 ± 0.71**", "**2**", "**+9.50 ± 0.71 (2)**"],
+        ["optimizer = muon", "52.00 ± 4.24", "2", "+1.00 ± 2.83 (2)"],
+    ]
+    assert "3 epochs: 3 changes of a baseline\n" in text
+    assert re.search(r"not told apart from the baseline.*\): optimizer = muon\.\n", text)
+    assert (
+        "Best on validation, of the settings with most finished runs: final norm = False." in text
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides, expected",
+    [
+        (AROUND, [(), ("model.memory_size",), ("model.final_norm",), ("optimizer.name",)]),
+        (grid(), None),
+        (grid(width=(32,)), None),
+        ([*AROUND[:2], AROUND[1] | {"model.final_norm": False}, AROUND[3]], None),
+        (AROUND[1:3], None),
+    ],
+    ids=["one at a time", "grid", "axis", "overlapping", "two"],
+)  # fmt: skip
+def test_only_one_that_all_others_change_in_a_respect_of_their_own_is_a_baseline(
+    tmp_path, overrides, expected
+):
+    make(tmp_path, overrides, [0.5] * len(overrides), tuple(overrides[0]))
+    changed = [setting.changed for setting in settings(records.read_sweep(tmp_path))]
+    assert changed == (expected or [None] * len(changed))
+
+
+def test_chains_through_one_setting_have_it_as_their_baseline(tmp_path):
+    default = {"model.memory_size": 8, "model.num_heads": 4, "model.head_dim": 8}
+    memory = [default | {"model.memory_size": size} for size in (4, 8, 16)]
+    heads = [
+        default | {"model.num_heads": 32 // width, "model.head_dim": width} for width in (16, 4)
+    ]
+    make(tmp_path, [*memory, *heads], [0.5] * 5, tuple(default))
+    assert [setting.name for setting in settings(records.read_sweep(tmp_path))] == [
+        "S = 4", "baseline", "S = 16", "heads = 2, head width = 16", "heads = 8, head width = 4"
+    ]  # fmt: skip
+
+
 def test_columns_that_say_nothing_are_left_out(tmp_path, no_pictures):
     make(tmp_path, grid(memory=(4, 8), width=(32,)), [0.5, 0.6, 0.4, 0.3])
     report.write_report(tmp_path)
@@ -412,6 +472,14 @@ def test_latencies_are_taken_up(tmp_path, no_pictures):
     )
 
 
+MANY = {
+    f"augment.{key}": 0.5
+    for key in ("rotation", "contrast", "zoom", "random_erasing", "mixup", "cutmix",
+                "mix_probability")
+} | {"label_smoothing": 0.5, "model.dropout_rate": 0.5, "optimizer.learning_rate": 0.5,
+     "optimizer.weight_decay": 0.5, "optimizer.momentum": 0.5}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
@@ -425,8 +493,10 @@ def test_latencies_are_taken_up(tmp_path, no_pictures):
          ("optimizer.learning_rate", "model.depth")),
         ([{"model.final_norm": n > 4, "model.embed_dim": 8 * n} for n in range(1, 10)],
          ("model.final_norm", "model.embed_dim")),
+        (AROUND, tuple(AROUND[0])),
+        ([{key: value - n * 1e-3 for key, value in MANY.items()} for n in range(3)], tuple(MANY)),
     ],
-    ids=["names", "seeds alone", "many sizes", "a search", "a switch"],
+    ids=["names", "seeds alone", "many sizes", "a search", "a switch", "a baseline", "long names"],
 )  # fmt: skip
 def test_other_sweeps_are_drawn_too(tmp_path, overrides, keys):
     accuracies = [0.3 + 0.01 * (n % 7) for n in range(len(overrides))]
