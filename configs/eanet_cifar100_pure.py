@@ -17,10 +17,14 @@ def get_config() -> ConfigDict:
     """Every second batch is mixed, by mixup or CutMix; the last five epochs see images as are."""
     config = eanet_cifar100_fast.get_config()
     config.num_epochs = 50.0
+    config.augment.pad_crop = 4
     config.augment.mixup = 0.2
     config.augment.cutmix = 1.0
     config.augment.mix_probability = 0.5
     config.mild_epochs = 5.0
+    config.model.final_norm = True
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 3e-3
+    config.optimizer.decay = "matrices"
+    config.optimizer.clip_norm = 1.0
     return config

@@ -33,7 +33,7 @@ SHAPES = {
 PARAMETERS = {
     ("eanet_cifar100", ""): 361_380,
     ("eanet_cifar10", ""): 355_530,
-    ("eanet_cifar100_fast", ""): 417_572,
+    ("eanet_cifar100_fast", ""): 417_444,
     ("eanet_cifar100_pure", ""): 417_572,
     ("eanet_cifar100_best", ""): 469_476,
     ("eanet_digits", ""): 137_802,
