@@ -1,4 +1,4 @@
-"""EANet on CIFAR-100 in fifty epochs, without any convolution: the fast config, and mixed images.
+"""EANet on CIFAR-100 in fifty epochs, without any convolution: mixed images, and AdamW.
 
 python main.py --config=configs/eanet_cifar100_pure.py
 

@@ -30,16 +30,12 @@ def of_settings(
     rows = [["trial", *heading] if sweep.space else heading]
     for setting in found:
         run = setting.runs[0]
-        difference = "best" if len(first) == 1 else "equally best"
-        if around or (first and not any(setting is each for each in first)):
-            paired = paired_difference(setting, around or first[0])
-            difference = paired.percent(sign="+") + (f" ({paired.count})" if paired.count else "")
         latencies = [each.latency for each in setting.runs if each.latency is not None]
         row = [
             *([setting.name] if around else map(shown_value, setting.values.values())),
             setting.validation.percent(),
             str(setting.validation.count),
-            *(["–" if setting is around or not first else difference] if compared else []),
+            *([_difference(setting, around, first)] if compared else []),
             f"{run.parameters:,}" if run.parameters else "–",
             human(run.multiply_adds) if run.multiply_adds else "–",
             f"{latencies[0]:.2f}" if latencies else "–",
@@ -47,6 +43,16 @@ def of_settings(
         ]
         rows.append([str(numbers[run.name]), *row] if sweep.space else row)
     return _without_empty(rows, keep=len(named) + bool(sweep.space))
+
+
+def _difference(setting: Setting, around: Setting | None, first: Sequence[Setting]) -> str:
+    """To the baseline, or to the `first` of the leaders; which of them it is."""
+    if setting is around or not first:
+        return "–"
+    if around is None and any(setting is each for each in first):
+        return "best" if len(first) == 1 else "equally best"
+    paired = paired_difference(setting, around or first[0])
+    return paired.percent(sign="+") + (f" ({paired.count})" if paired.count else "")
 
 
 def of_runs(sweep: SweepRecord) -> list[list[str]]:
